@@ -1,0 +1,7 @@
+"""`zeroth bench`: each measurement runs its rival in the same process run and prints the ratio."""
+
+from __future__ import annotations
+
+import typer
+
+app = typer.Typer(help="Measure against a rival in the same run.", no_args_is_help=True)

@@ -1,0 +1,48 @@
+"""The command `zeroth`: one table of commands, and the one place where an error becomes a message and a status.
+
+Each command lives in a file of its own and imports what is heavy only when it runs, so that `zeroth --help` and a
+mistyped recipe answer at once. Machine-readable output goes to standard output, everything else to standard error.
+Exit status: 0 for success, 1 for a failed run, 2 for a bad call.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from jobs import bench, console, sandbox, serve
+
+app = typer.Typer(
+    name="zeroth",
+    help="Reinforcement learning with verifiable rewards: from a base model to a reasoning model.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.add_typer(sandbox.app, name="sandbox")
+app.add_typer(serve.app, name="serve")
+app.add_typer(bench.app, name="bench")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs one command and ends the process with its exit status.
+
+    An exception that carries an integer ``exit_status`` is a message for the user (2: the call or its input was bad,
+    1: the run failed) and is printed without a traceback. Any other exception is a bug and keeps its traceback.
+    """
+    try:
+        app(args=arguments, prog_name="zeroth")
+    except KeyboardInterrupt:
+        console.error("interrupted")
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        status = getattr(error, "exit_status", None)
+        if not isinstance(status, int):
+            raise
+        console.error(str(error))
+        sys.exit(status)
