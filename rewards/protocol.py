@@ -29,7 +29,9 @@ class Score:
 
     def __post_init__(self) -> None:
         if (self.value is None) == (self.status == "ok"):
-            raise ValueError(f"a Score has a value exactly when its status is ok, not {self.value!r} with {self.status!r}")
+            raise ValueError(
+                f"a Score has a value exactly when its status is ok, not {self.value!r} with {self.status!r}"
+            )
         if self.value is not None and self.value != self.value:
             raise ValueError("a Score's value is a number, not NaN: report what could not be judged as an error")
 

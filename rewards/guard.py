@@ -1,0 +1,74 @@
+"""A foreign reward behind a guard: whatever it does, each sample gets a Score that says whose fault a failure was."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rewards.protocol import Sample, Score
+
+
+class Guarded:
+    """Calls a reward written by someone else.
+
+    A reward that raises, takes longer than ``timeout_s`` seconds for a batch, or answers anything but one Score (or
+    number) for each sample, gives Scores without a value that name the plugin, the sample and the remedy. A plain
+    function is called in a thread, which cannot be killed: a plugin that may hang belongs behind a dialect prefix,
+    whose functions run in killable processes.
+    """
+
+    DEFAULT_TIMEOUT_S = 60.0
+
+    def __init__(self, name: str, inner: Any, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+        self.name = name
+        self.inner = inner
+        self.timeout_s = timeout_s
+
+    def check(self, problem: Mapping[str, Any]) -> None:
+        """What the plugin's own ``check`` says, where it has one."""
+        inner_check = getattr(self.inner, "check", None)
+        if inner_check is not None:
+            inner_check(problem)
+
+    async def __call__(self, samples: Sequence[Sample], /) -> list[Score]:
+        try:
+            answered = await asyncio.wait_for(self._ask(samples), self.timeout_s)
+        except TimeoutError:
+            remedy = (
+                f"took longer than timeout_s = {self.timeout_s} s for {len(samples)} samples: raise it or be faster"
+            )
+            return [Score(None, "timeout", detail=self._about(sample, remedy)) for sample in samples]
+        except Exception as error:  # noqa: BLE001  a plugin may raise anything; the samples are reported, the run goes on
+            remedy = f"raised {type(error).__name__}: {error}"
+            return [Score(None, "error", detail=self._about(sample, remedy)) for sample in samples]
+        if not isinstance(answered, (list, tuple)) or len(answered) != len(samples):
+            got = f"{len(answered)} values" if isinstance(answered, (list, tuple)) else type(answered).__name__
+            remedy = f"must return a list of {len(samples)} Scores, one for each sample, not {got}"
+            return [Score(None, "error", detail=self._about(sample, remedy)) for sample in samples]
+        return [self._score(sample, value) for sample, value in zip(samples, answered, strict=True)]
+
+    async def close(self) -> None:
+        close = getattr(self.inner, "close", None)
+        result = close() if close is not None else None
+        if inspect.isawaitable(result):
+            await result
+
+    async def _ask(self, samples: Sequence[Sample]) -> Any:
+        call = self.inner if inspect.isroutine(self.inner) else type(self.inner).__call__
+        if inspect.iscoroutinefunction(call):
+            return await self.inner(samples)
+        result = await asyncio.to_thread(self.inner, samples)
+        return await result if inspect.isawaitable(result) else result
+
+    def _score(self, sample: Sample, value: Any) -> Score:
+        if isinstance(value, Score):
+            return value
+        if isinstance(value, (int, float)) and not math.isnan(value):
+            return Score(float(value))
+        return Score(None, "error", detail=self._about(sample, f"must return Scores or numbers, not {value!r:.80}"))
+
+    def _about(self, sample: Sample, what: str) -> str:
+        return f"reward {self.name!r}, sample {sample.problem.get('id', '?')!r}: {what}"

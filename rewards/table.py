@@ -1,0 +1,101 @@
+"""Which reward a name means: one visible table, then entry points, dialect prefixes and ``module:object``.
+
+A name is read in this order: the table below; the entry-point group ``zeroth.rewards``; a dialect prefix, which says
+for which framework a function was written (``verl:file.py:compute_score``); any other ``module:object``. A dialect is
+never guessed from a signature.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from rewards.errors import BadSetting, UnknownReward
+from rewards.guard import Guarded
+from rewards.protocol import Reward
+
+GROUP = "zeroth.rewards"
+
+TABLE: Mapping[str, str] = {
+    "math": "rewards.math_answer:MathReward",
+    "code": "rewards.program:CodeReward",
+    "format": "rewards.format:FormatReward",
+    "boxed": "rewards.format:BoxedReward",
+    "language": "rewards.language:LanguageReward",
+    "overlong": "rewards.shaping:OverlongReward",
+    "length": "rewards.shaping:LengthReward",
+    "repetition": "rewards.shaping:RepetitionReward",
+}
+
+
+def known_names() -> list[str]:
+    """Every name that ``find`` knows without a colon."""
+    return sorted({*TABLE, *(point.name for point in entry_points(group=GROUP))})
+
+
+def find(name: str, **settings: Any) -> Reward:
+    """The reward of this name, built with these settings.
+
+    Raises UnknownReward for a name that means nothing, and BadSetting for a setting that the reward does not have;
+    both carry ``exit_status`` 2.
+    """
+    if name in TABLE:
+        reward: Reward = _build(name, _load(TABLE[name]), settings)
+        return reward
+    plugin = _entry_point(name)
+    if plugin is not None:
+        return _plugin(name, plugin.load, settings)
+    if ":" in name:
+        return _plugin(name, lambda: _load(name), settings)
+    raise UnknownReward(name, known_names())
+
+
+def check_problem(reward: Reward, problem: Mapping[str, Any]) -> None:
+    """Raises BadProblem where the problem lacks what the reward needs; a reward without ``check`` needs nothing."""
+    check = getattr(reward, "check", None)
+    if check is not None:
+        check(problem)
+
+
+def _entry_point(name: str) -> EntryPoint | None:
+    return next(iter(entry_points(group=GROUP, name=name)), None)
+
+
+def _load(path: str) -> Any:
+    module_name, _, attribute = path.partition(":")
+    found = importlib.import_module(module_name)
+    for part in attribute.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def _plugin(name: str, load: Callable[[], Any], settings: Mapping[str, Any]) -> Reward:
+    try:
+        loaded = load()
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UnknownReward(name, known_names(), reason=f"{type(error).__name__}: {error}") from error
+    timeout_s = settings.get("timeout_s", Guarded.DEFAULT_TIMEOUT_S)
+    rest = {key: value for key, value in settings.items() if key != "timeout_s"}
+    made = (
+        _build(name, loaded, rest)
+        if inspect.isclass(loaded) or not inspect.iscoroutinefunction(_call_of(loaded))
+        else loaded
+    )
+    if not callable(made):
+        raise UnknownReward(name, known_names(), reason=f"{type(made).__name__} cannot be called with samples")
+    return Guarded(name, made, timeout_s=timeout_s)
+
+
+def _call_of(candidate: Any) -> Any:
+    return candidate if inspect.isroutine(candidate) else getattr(candidate, "__call__", None)  # noqa: B004
+
+
+def _build(name: str, factory: Any, settings: Mapping[str, Any]) -> Any:
+    try:
+        inspect.signature(factory).bind(**settings)
+    except TypeError as error:
+        raise BadSetting(f"reward {name!r}: {error}; it takes {inspect.signature(factory)}") from error
+    return factory(**settings)
