@@ -1,0 +1,233 @@
+"""The one place that knows Ray: it starts or joins a cluster and places a trainer, rollout workers and reward workers.
+
+    driver (the pipeline's loop) --update, publish, save--> trainer
+                                 --publish, generate------> rollout workers (weights come from the object store)
+                                 --score------------------> reward workers --> sandbox, math workers
+
+The driver holds no weights: the trainer puts them into the object store and the driver passes the reference on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from jobs.config import GrpoRecipe
+from model.engine import Completion, Request, Sampling
+from model.publish import Published
+from rewards import Sample, Score
+from rl.rollout import Group
+from rl.step import Metrics
+
+T = TypeVar("T")
+Item = TypeVar("Item")
+
+
+class ClusterError(RuntimeError):
+    """Ray, or a process that Ray placed, is gone."""
+
+    exit_status = 1
+
+
+class TrainerActor:
+    def __init__(self, recipe: GrpoRecipe) -> None:
+        from jobs.parts import make_trainer
+
+        self.trainer = make_trainer(recipe)
+
+    def update(self, groups: Sequence[Group]) -> Metrics:
+        return self.trainer.update_now(groups)
+
+    def publish(self) -> list[Any]:
+        import ray
+
+        return [ray.put(self.trainer.policy.publish(self.trainer.rollout_precision))]
+
+    def save(self, folder: Path) -> None:
+        asyncio.run(self.trainer.save(folder))
+
+    def restore(self, folder: Path) -> None:
+        asyncio.run(self.trainer.restore(folder))
+
+
+class RolloutActor:
+    def __init__(self, folder: Path, max_rows: int, threads: int) -> None:
+        from jobs.parts import make_engine
+
+        self.engine = make_engine(folder, max_rows, threads)
+
+    def publish(self, weights: Published) -> None:
+        asyncio.run(self.engine.publish(weights))
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Completion]]:
+        return self.engine.sample(requests, sampling)
+
+
+class RewardActor:
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self.reward = make()
+
+    async def score(self, samples: Sequence[Sample]) -> list[Score]:
+        scores: list[Score] = await self.reward(samples)
+        return scores
+
+    async def close(self) -> None:
+        await self.reward.close()
+
+
+class RemoteTrainer:
+    def __init__(self, actor: Any) -> None:
+        self.actor = actor
+
+    async def update(self, groups: Sequence[Group]) -> Metrics:
+        metrics: Metrics = await call(self.actor.update.remote(groups), "the trainer")
+        return metrics
+
+    async def publish(self) -> Any:
+        return (await call(self.actor.publish.remote(), "the trainer"))[0]
+
+    async def save(self, folder: Path) -> None:
+        await call(self.actor.save.remote(folder.resolve()), "the trainer")
+
+    async def restore(self, folder: Path) -> None:
+        await call(self.actor.restore.remote(folder.resolve()), "the trainer")
+
+
+class RemoteEngine:
+    """Rollout workers as one engine: requests are dealt out in order, in equal runs."""
+
+    def __init__(self, actors: Sequence[Any]) -> None:
+        self.actors = actors
+
+    async def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Completion]]:
+        parts = deal(requests, len(self.actors))
+        return joined(
+            await asyncio.gather(
+                *(
+                    call(actor.generate.remote(part, sampling), f"rollout worker {i}")
+                    for i, (actor, part) in enumerate(zip(self.actors, parts, strict=False))
+                )
+            )
+        )
+
+    async def publish(self, weights: Any) -> None:
+        await asyncio.gather(
+            *(call(actor.publish.remote(weights), f"rollout worker {i}") for i, actor in enumerate(self.actors))
+        )
+
+
+class RemoteReward:
+    """Reward workers as one reward."""
+
+    def __init__(self, actors: Sequence[Any]) -> None:
+        self.actors = actors
+
+    async def __call__(self, samples: Sequence[Sample], /) -> list[Score]:
+        parts = deal(samples, len(self.actors))
+        return joined(
+            await asyncio.gather(
+                *(
+                    call(actor.score.remote(part), f"reward worker {i}")
+                    for i, (actor, part) in enumerate(zip(self.actors, parts, strict=False))
+                )
+            )
+        )
+
+    async def close(self) -> None:
+        await asyncio.gather(*(call(actor.close.remote(), "a reward worker") for actor in self.actors))
+
+
+class Cluster:
+    """Places the parts of a run. Made by `connect`."""
+
+    def trainer(self, recipe: GrpoRecipe) -> RemoteTrainer:
+        table = recipe.cluster
+        return RemoteTrainer(
+            _place(TrainerActor, table.trainer_threads, table.gpus_per_trainer, recipe_with_absolute_paths(recipe))
+        )
+
+    def engine(self, recipe: GrpoRecipe) -> RemoteEngine:
+        table = recipe.cluster
+        arguments = (recipe.base.resolve(), recipe.rollout.max_rows, table.rollout_threads)
+        return RemoteEngine(
+            [
+                _place(RolloutActor, table.rollout_threads, table.gpus_per_rollout_worker, *arguments)
+                for _ in range(table.rollout_workers)
+            ]
+        )
+
+    def reward(self, make: Callable[[], Any], workers: int) -> RemoteReward:
+        """``make`` builds a reward in each worker."""
+        return RemoteReward([_place(RewardActor, 1, 0, make) for _ in range(workers)])
+
+
+@contextmanager
+def connect(address: str | None, cpus: int) -> Iterator[Cluster]:
+    """Joins the cluster at ``address``, or the one this process is a job of, or starts one on this machine's loopback
+    address with at least ``cpus`` places. Token authentication is on. Leaves it as it was found."""
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+
+    address = address or os.environ.get("RAY_ADDRESS")
+    try:
+        if address:
+            ray.init(address=address, log_to_driver=False, namespace=None)
+        else:
+            ray.init(
+                num_cpus=max(cpus, os.cpu_count() or 1),
+                include_dashboard=False,
+                log_to_driver=False,
+                _node_ip_address="127.0.0.1",
+            )
+    except Exception as error:  # noqa: BLE001 - whatever Ray raises here, the remedy is the same
+        where = f"cannot reach a Ray cluster at {address}" if address else "cannot start Ray on this machine"
+        raise ClusterError(f"{where}: {error}\ncheck the address, and that RAY_AUTH_TOKEN is the cluster's") from None
+    try:
+        yield Cluster()
+    finally:
+        ray.shutdown()
+
+
+async def call(reference: Awaitable[T], who: str) -> T:
+    """Awaits a remote call. An exception of the called code is raised as it was; a dead process becomes a
+    ClusterError that names it."""
+    import ray.exceptions
+
+    try:
+        return await reference
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, Exception) and hasattr(error.cause, "exit_status"):
+            raise error.cause from None
+        raise
+    except ray.exceptions.RayActorError as error:
+        raise ClusterError(
+            f"{who} died: {str(error).splitlines()[-1].strip()}\nits log is in /tmp/ray/session_latest/logs; continue "
+            "the run with --resume. If memory ran out, lower rollout.max_rows or train.micro_batch_tokens"
+        ) from None
+
+
+def deal(items: Sequence[Item], hands: int) -> list[Sequence[Item]]:
+    """Runs of nearly equal size, in order; fewer than ``hands`` when there are fewer items."""
+    size = max(1, -(-len(items) // hands))
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def joined(parts: Sequence[Sequence[Item]]) -> list[Item]:
+    return [item for part in parts for item in part]
+
+
+def recipe_with_absolute_paths(recipe: GrpoRecipe) -> GrpoRecipe:
+    """Actors run in another working directory."""
+    return recipe.model_copy(update={"base": recipe.base.resolve()})
+
+
+def _place(kind: type[Any], cpus: float, gpus: float, *arguments: Any) -> Any:
+    import ray
+
+    return ray.remote(kind).options(num_cpus=cpus, num_gpus=gpus, max_restarts=0).remote(*arguments)

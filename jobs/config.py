@@ -1,0 +1,255 @@
+"""Recipes: TOML files with strict keys. A wrong key is an error that names the file, the key and the nearest known one.
+
+Each table of a recipe is a small model here; a command composes the tables it needs. ``key=value`` on the command line
+overrides one key: ``zeroth grpo recipe.toml optimizer.lr=1e-4 rollout.lag=0``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from rl.problems import R1_ZERO
+
+Precision = Literal["fp32", "bf16", "fp8"]
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be run; the message names the file, the key and the remedy."""
+
+    exit_status = 2
+
+
+class Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RunTable(Table):
+    """``dir``: the run directory. ``checkpoint_every`` steps; ``keep_checkpoints`` newest ones stay."""
+
+    dir: Path
+    seed: int = 0
+    checkpoint_every: int = Field(50, ge=0)
+    keep_checkpoints: Count = 2
+
+
+class OptimizerTable(Table):
+    lr: float = Field(gt=0)
+    warmup_steps: int = Field(0, ge=0)
+    decay_steps: int = Field(0, ge=0)
+    lr_floor: Share = 0.1
+    weight_decay: NonNegative = 0.0
+    beta2: float = Field(0.95, gt=0, lt=1)
+    clip_norm: float = Field(1.0, gt=0)
+    bias_speed: NonNegative = 1e-3
+
+
+class PrecisionTable(Table):
+    """``train``: of the policy. ``rollout``: of the weights that engines are given and sample from."""
+
+    train: Precision = "fp32"
+    rollout: Precision = "fp8"
+
+
+class DataTable(Table):
+    """Problem files. ``template`` holds {prompt}; its text is what the policy completes."""
+
+    train: Path
+    held_out: Path | None = None
+    template: str = R1_ZERO
+
+
+class RolloutTable(Table):
+    groups_per_step: Count = 16
+    samples_per_group: Annotated[int, Field(ge=2)] = 8
+    lag: int = Field(1, ge=0)
+    temperature: float = Field(1.0, gt=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    max_tokens: Count = 1024
+    stop: tuple[str, ...] = ()
+    dynamic_sampling: bool = False
+    max_dropped_groups: Count = 1000
+    max_rows: Count = 512
+
+
+class RewardTable(Table):
+    """``added``: rewards beside each problem's own, by name and weight. ``settings``: by reward name."""
+
+    added: dict[str, float] = Field(default_factory=dict)
+    settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+
+class LossTable(Table):
+    clip_low: float = Field(0.2, gt=0, lt=1)
+    clip_high: float = Field(0.28, gt=0)
+    kl: NonNegative = 0.001
+    importance_cap: float = Field(2.0, ge=1)
+    aggregation: Literal["token", "sequence"] = "token"
+    advantage_by_std: bool = True
+    mask_truncated: bool = False
+    balance: NonNegative = 0.0
+    reference_every: Count = 400
+
+
+class TrainTable(Table):
+    steps: Count
+    minibatches: Count = 1
+    micro_batch_tokens: Count = 8192
+
+
+class EvaluateTable(Table):
+    """``every`` steps, and before and after: ``problems`` held-out ones, greedily and with ``samples`` each."""
+
+    every: int = Field(0, ge=0)
+    problems: Count = 128
+    samples: Count = 1
+
+
+class ClusterTable(Table):
+    """Where Ray runs: ``address`` of a cluster, or none to start one on this machine. ``*_threads`` are CPU threads of
+    one process."""
+
+    address: str | None = None
+    rollout_workers: Count = 1
+    reward_workers: Count = 1
+    trainer_threads: Count = 1
+    rollout_threads: Count = 1
+    gpus_per_rollout_worker: NonNegative = 0
+    gpus_per_trainer: NonNegative = 0
+
+
+class GrpoRecipe(Table):
+    """``base``: the checkpoint folder that training starts from."""
+
+    base: Path
+    run: RunTable
+    data: DataTable
+    train: TrainTable
+    optimizer: OptimizerTable
+    rollout: RolloutTable = RolloutTable()
+    reward: RewardTable = RewardTable()
+    loss: LossTable = LossTable()
+    precision: PrecisionTable = PrecisionTable()
+    evaluate: EvaluateTable = EvaluateTable()
+    cluster: ClusterTable = ClusterTable()
+
+
+class PretrainDataTable(Table):
+    """``documents``: a JSONL file of {"text"} objects, or of {"prompt", "response"} laid out by the template."""
+
+    documents: Path
+    template: str = R1_ZERO
+    vocab_size: Count = 512
+
+
+class PretrainTrainTable(Table):
+    """``sequence_tokens`` cuts longer documents; ``mtp_weight`` weighs multi-token prediction, ``balance`` the
+    sequence-wise or batch-wise auxiliary loss."""
+
+    steps: Count
+    batch_documents: Count = 64
+    sequence_tokens: Count = 1024
+    mtp_weight: NonNegative = 0.0
+    balance: NonNegative = 0.0
+    balance_over: Literal["sequence", "batch"] = "sequence"
+    threads: Count | None = None
+
+
+class PretrainRecipe(Table):
+    """``model``: the fields of `model.config.ModelConfig`."""
+
+    run: RunTable
+    data: PretrainDataTable
+    train: PretrainTrainTable
+    optimizer: OptimizerTable
+    model: dict[str, Any] = Field(default_factory=dict)
+    precision: PrecisionTable = PrecisionTable()
+
+
+R = TypeVar("R", bound=Table)
+
+
+def read(path: Path, kind: type[R], overrides: Sequence[str] = ()) -> R:
+    """A recipe with its overrides applied and checked. Paths in it are relative to the working directory. Raises
+    RecipeError."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecipeError(f"{path}: no such recipe; recipes that come with zeroth: {', '.join(shipped())}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: not TOML: {error}") from None
+    for override in overrides:
+        _set(values, override)
+    return build(values, kind, str(path))
+
+
+def build(values: dict[str, Any], kind: type[R], source: str) -> R:
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        messages = [_message(dict(problem), kind, source) for problem in error.errors()]
+        raise RecipeError("\n".join(messages)) from None
+
+
+def write(recipe: Table, path: Path) -> None:
+    """The resolved recipe, every default included."""
+    path.write_text(tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True)))
+
+
+def shipped() -> list[str]:
+    """The names of the recipes that come with the package."""
+    return sorted(path.stem for path in (Path(__file__).parent / "recipes").glob("*.toml"))
+
+
+def find(name: str) -> Path:
+    """A recipe by path, or by the name of one that comes with the package."""
+    path = Path(name)
+    inside = Path(__file__).parent / "recipes" / f"{path.name.removesuffix('.toml')}.toml"
+    return inside if not path.exists() and path.parent == Path() and inside.exists() else path
+
+
+def _set(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise RecipeError(f"{override!r}: an override is key=value, as in optimizer.lr=1e-4")
+    try:
+        value = tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *tables, last = key.split(".")
+    for table in tables:
+        values = values.setdefault(table, {})
+        if not isinstance(values, dict):
+            raise RecipeError(f"{override!r}: {table!r} is a value, not a table")
+    values[last] = value
+
+
+def _message(problem: dict[str, Any], kind: type[Table], source: str) -> str:
+    place = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        known = _keys(kind)
+        near = difflib.get_close_matches(place, known, n=1, cutoff=0.0)[0]
+        return f"{source}: unknown key {place!r}; the nearest known key is {near!r}"
+    if problem["type"] == "missing":
+        return f"{source}: the key {place!r} is missing"
+    return f"{source}: {place}: {problem['msg']}, not {problem['input']!r}"
+
+
+def _keys(kind: type[Table], prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for name, info in kind.model_fields.items():
+        inner = info.annotation
+        if isinstance(inner, type) and issubclass(inner, Table):
+            keys += _keys(inner, f"{prefix}{name}.")
+        else:
+            keys.append(prefix + name)
+    return keys

@@ -1,0 +1,165 @@
+"""`zeroth grpo`: group relative policy optimisation from a base checkpoint, with verifiable rewards."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import Progress as Bar
+
+from jobs import config, console
+from jobs.config import GrpoRecipe, RecipeError
+
+RecipeArgument = Annotated[str, typer.Argument(help="A recipe: a TOML file, or the name of one that is shipped.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, as in optimizer.lr=1e-4")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, print the resolved recipe, run nothing.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue from the run directory's last checkpoint.")]
+
+
+def command(recipe: RecipeArgument, overrides: Overrides = None, dry_run: DryRun = False, resume: Resume = False) -> None:
+    """Train a policy by GRPO on problems with verifiable rewards."""
+    path = config.find(recipe)
+    resolved = config.read(path, GrpoRecipe, overrides or [])
+    if dry_run:
+        checked(resolved, resume=resume)
+        sys.stdout.write(resolved_text(resolved))
+        return
+    train(resolved, resume=resume)
+
+
+def resolved_text(recipe: config.Table) -> str:
+    import tomli_w
+
+    return tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True))
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What was read and found usable before anything starts."""
+
+    problems: Any
+    make_judge: Callable[[], Any]
+    encode: Callable[[Any], tuple[int, ...]]
+
+
+def checked(recipe: GrpoRecipe, *, resume: bool) -> Checked:
+    """Reads everything that a run needs and raises for the first thing that it cannot use."""
+    from jobs import parts
+    from model import checkpoint
+    from rl.judge import Judge
+
+    journal = recipe.run.dir / "metrics.jsonl"
+    if journal.exists() and not resume:
+        raise RecipeError(f"{recipe.run.dir} holds a run already: continue it with --resume, or set another run.dir")
+    if resume and not recipe.run.dir.is_dir():
+        raise RecipeError(f"{recipe.run.dir}: there is no run to resume here")
+    model, tokenizer = checkpoint.shape(recipe.base)
+    problems = parts.load_problems(recipe)
+    limit = model.max_position_embeddings
+    for part, source in ((problems.train, recipe.data.train), (problems.held_out, recipe.data.held_out)):
+        parts.check_lengths(part, tokenizer, recipe.data.template, limit, str(source))
+    make_judge = partial(Judge, problems.rewards, recipe.reward.added, recipe.reward.settings)
+    judge = make_judge()
+    judge.check(problems.train, str(recipe.data.train))
+    judge.check(problems.held_out, str(recipe.data.held_out))
+    asyncio.run(judge.close())
+    return Checked(problems, make_judge, parts.encoder(tokenizer, recipe.data.template))
+
+
+def train(recipe: GrpoRecipe, *, resume: bool) -> None:
+    """A whole run, on Ray."""
+    from jobs import cluster, report
+
+    ready = checked(recipe, resume=resume)
+    recipe.run.dir.mkdir(parents=True, exist_ok=True)
+    config.write(recipe, recipe.run.dir / "recipe.toml")
+    table = recipe.cluster
+    places = table.trainer_threads + table.rollout_workers * table.rollout_threads + table.reward_workers
+    with console.console.status("starting Ray"), cluster.connect(table.address, places) as ray:
+        trainer, engine = ray.trainer(recipe), ray.engine(recipe)
+        reward = ray.reward(ready.make_judge, table.reward_workers)
+        with console.progress() as bar:
+            done = asyncio.run(drive(recipe, ready, trainer, engine, reward, bar))
+    page = report.write(recipe.run.dir)
+    last = recipe.run.dir / "checkpoints" / f"step-{done}"
+    if done < recipe.train.steps:
+        console.say(f"stopped after step {done} of {recipe.train.steps}; continue with --resume")
+    console.say(f"checkpoint {last}\nreport     {page}")
+
+
+async def drive(recipe: GrpoRecipe, ready: Checked, trainer: Any, engine: Any, reward: Any, bar: Bar) -> int:
+    """Builds the pipeline around the parts, wherever they run, and runs it; returns the steps done."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    from jobs import parts
+    from rl.journal import Journal, Progress
+    from rl.pipeline import Pipeline
+    from rl.problems import Stream
+    from rl.rollout import rollout
+
+    journal = Journal(recipe.run.dir, recipe.run.keep_checkpoints)
+    found = journal.resume()
+    if found is None:
+        journal.forget_after(-1)
+    folder, progress = found or (None, Progress())
+    if folder is not None:
+        await trainer.restore(folder)
+    settings = parts.rollout_settings(recipe)
+    board = SummaryWriter(str(recipe.run.dir), purge_step=progress.step + 1 if folder else None)
+    task = bar.add_task("grpo", total=recipe.train.steps, completed=progress.step, note="")
+
+    def report(step: int, metrics: dict[str, float]) -> None:
+        for name, value in metrics.items():
+            board.add_scalar(name, value, step)
+        bar.update(task, completed=step, note=note(metrics))
+
+    pipeline = Pipeline(
+        Stream(ready.problems.train, recipe.run.seed),
+        lambda draws: rollout(draws, ready.encode, engine, reward, settings),
+        trainer,
+        engine.publish,
+        journal,
+        parts.pipeline_settings(recipe),
+        evaluate=partial(parts.evaluation, recipe, ready.problems.held_out, ready.encode, engine, reward)
+        if recipe.evaluate.every
+        else None,
+        report=report,
+        progress=progress,
+    )
+    stop_on_signals(pipeline.stop)
+    try:
+        done = await pipeline.run()
+    finally:
+        board.close()
+        await reward.close()
+    return done.step
+
+
+def note(metrics: dict[str, float]) -> str:
+    """The few numbers that say how a run is going."""
+    shown = [f"{n.removeprefix('held_out/')} {v:.0%}" for n, v in metrics.items() if n.startswith("held_out/greedy")]
+    if "reward" in metrics:
+        shown.insert(0, f"reward {metrics['reward']:.2f}")
+    return "  ".join(shown)
+
+
+def stop_on_signals(stop: Callable[[], None]) -> None:
+    """The first Ctrl-C (or SIGTERM, as `ray job stop` sends) ends the run after the step in hand; a second one ends
+    it at once."""
+    loop = asyncio.get_running_loop()
+
+    def first(number: signal.Signals) -> None:
+        loop.remove_signal_handler(number)
+        signal.signal(number, signal.default_int_handler)
+        console.say("finishing the step in hand, then saving; again to stop at once")
+        stop()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, first, number)

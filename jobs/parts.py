@@ -1,0 +1,159 @@
+"""From a recipe's tables to the parts of a run. No Ray here: the same functions build the parts in this process, in a
+test, and inside Ray's actors."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from jobs.config import GrpoRecipe, OptimizerTable, RecipeError
+from model import checkpoint
+from model.engine import Engine, Request, Sampling
+from model.native import NativeEngine
+from model.policy import OptimizerSettings, Policy
+from model.tokenizer import Tokenizer
+from rewards import Reward, Sample
+from rl.loss import LossSettings
+from rl.pipeline import PipelineSettings
+from rl.problems import Draw, Problem, load, render
+from rl.rollout import RolloutSettings, sample_seed
+from rl.step import Metrics, StepSettings
+from rl.trainer import LocalTrainer
+
+
+def optimizer_settings(table: OptimizerTable) -> OptimizerSettings:
+    return OptimizerSettings(**table.model_dump())
+
+
+def step_settings(recipe: GrpoRecipe) -> StepSettings:
+    loss = recipe.loss
+    return StepSettings(
+        loss=LossSettings(loss.clip_low, loss.clip_high, loss.kl, loss.importance_cap),
+        micro_batch_tokens=recipe.train.micro_batch_tokens,
+        minibatches=recipe.train.minibatches,
+        aggregation=loss.aggregation,
+        balance=loss.balance,
+        reference_every=loss.reference_every,
+        temperature=recipe.rollout.temperature,
+    )
+
+
+def rollout_settings(recipe: GrpoRecipe) -> RolloutSettings:
+    table = recipe.rollout
+    sampling = Sampling(table.temperature, table.top_p, table.max_tokens, table.stop)
+    return RolloutSettings(
+        table.samples_per_group, sampling, recipe.loss.advantage_by_std, recipe.loss.mask_truncated, recipe.run.seed
+    )
+
+
+def pipeline_settings(recipe: GrpoRecipe) -> PipelineSettings:
+    table = recipe.rollout
+    return PipelineSettings(
+        steps=recipe.train.steps,
+        groups_per_step=table.groups_per_step,
+        lag=table.lag,
+        dynamic_sampling=table.dynamic_sampling,
+        max_dropped=table.max_dropped_groups,
+        evaluate_every=recipe.evaluate.every,
+        checkpoint_every=recipe.run.checkpoint_every,
+    )
+
+
+def make_trainer(recipe: GrpoRecipe) -> LocalTrainer:
+    torch.set_num_threads(recipe.cluster.trainer_threads)
+    model, tokenizer = checkpoint.load(recipe.base)
+    policy = Policy(model, tokenizer, optimizer_settings(recipe.optimizer), recipe.precision.train)
+    return LocalTrainer(policy, step_settings(recipe), recipe.precision.rollout)
+
+
+def make_engine(folder: Path, max_rows: int, threads: int) -> NativeEngine:
+    """A native engine with the shape and tokenizer of a checkpoint; weights come with the first publish."""
+    torch.set_num_threads(threads)
+    config, tokenizer = checkpoint.shape(folder)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return NativeEngine(config, tokenizer, max_rows=max_rows, device=device)
+
+
+@dataclass(frozen=True)
+class Problems:
+    """A run's problems. ``held_out`` is empty where the recipe names no file."""
+
+    train: list[Problem]
+    held_out: list[Problem]
+
+    @property
+    def rewards(self) -> set[str]:
+        return {problem.reward for problem in (*self.train, *self.held_out)}
+
+
+def load_problems(recipe: GrpoRecipe) -> Problems:
+    if "{prompt}" not in recipe.data.template:
+        raise RecipeError("data.template must contain {prompt}, the place where a problem's prompt goes")
+    train = load(recipe.data.train)
+    held_out = load(recipe.data.held_out) if recipe.data.held_out else []
+    if recipe.evaluate.every and not held_out:
+        raise RecipeError("evaluate.every is set, but data.held_out names no problems to evaluate on")
+    return Problems(train, held_out[: recipe.evaluate.problems])
+
+
+def encoder(tokenizer: Tokenizer, template: str) -> Callable[[Draw], tuple[int, ...]]:
+    """A draw's prompt tokens."""
+    return lambda draw: tuple(tokenizer.encode(render(draw.problem, template)))
+
+
+def check_lengths(problems: Sequence[Problem], tokenizer: Tokenizer, template: str, limit: int, source: str) -> None:
+    """Raises RecipeError, naming a problem, where a prompt leaves no room for an answer."""
+    for problem in problems:
+        tokens = len(tokenizer.encode(render(problem, template)))
+        if tokens >= limit:
+            raise RecipeError(
+                f"{source}: problem {problem.id!r} is {tokens} tokens long with its template, and the model's context "
+                f"is {limit} tokens; remove it or use a model with a longer context"
+            )
+
+
+async def accuracy(
+    problems: Sequence[Problem],
+    encode: Callable[[Draw], tuple[int, ...]],
+    engine: Engine,
+    reward: Reward,
+    sampling: Sampling,
+    samples: int,
+) -> dict[str, float]:
+    """The mean of each problem's own reward, by the name of the reward: accuracies. Samples that could not be judged
+    are left out."""
+    draws = [Draw(problem, -1) for problem in problems]
+    requests = [
+        Request(encode(draw), tuple(sample_seed(0, draw.sample_id(copy)) for copy in range(samples))) for draw in draws
+    ]
+    completed = await engine.generate(requests, sampling)
+    flat = [(p, c) for p, group in zip(problems, completed, strict=True) for c in group]
+    scores = await reward([Sample(problem.fields, completion.text) for problem, completion in flat])
+    found: dict[str, list[float]] = {}
+    for (problem, _), score in zip(flat, scores, strict=True):
+        own = score.parts.get("accuracy", score.value)
+        if own is not None:
+            found.setdefault(problem.reward, []).append(own)
+    return {name: statistics.fmean(values) for name, values in sorted(found.items())}
+
+
+async def evaluation(
+    recipe: GrpoRecipe,
+    problems: Sequence[Problem],
+    encode: Callable[[Draw], tuple[int, ...]],
+    engine: Engine,
+    reward: Reward,
+) -> Metrics:
+    """Held-out accuracy of the weights last published, greedy and sampled: ``held_out/greedy/math`` and so on."""
+    table = recipe.rollout
+    greedy = Sampling(0.0, 1.0, table.max_tokens, table.stop)
+    sampled = Sampling(table.temperature, table.top_p, table.max_tokens, table.stop)
+    metrics: Metrics = {}
+    for way, sampling, samples in (("greedy", greedy, 1), ("sampled", sampled, recipe.evaluate.samples)):
+        for name, value in (await accuracy(problems, encode, engine, reward, sampling, samples)).items():
+            metrics[f"held_out/{way}/{name}"] = value
+    return metrics

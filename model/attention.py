@@ -1,0 +1,95 @@
+"""Multi-head latent attention (DeepSeek-V2 report, section 2.1; V3 report, section 2.1.1).
+
+Keys and values are expanded from a latent of ``kv_lora_rank`` numbers a token; one rotated key of
+``qk_rope_head_dim`` numbers is shared by all heads. A cache holds just these two: the latent as kv_b_proj is given it
+(rounded to FP8 tiles when the layer is in fp8) and the rotated key. Decoding never expands it: kv_b_proj is absorbed
+into the query and the output, which gives the same numbers because the expansion is linear.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from model import fp8, rope
+from model.config import ModelConfig
+from model.linear import Linear, RMSNorm
+from model.segments import Segments, attention
+
+
+class Attention(nn.Module):
+    def __init__(self, c: ModelConfig) -> None:
+        super().__init__()
+        self.c = c
+        self.scale = rope.softmax_scale(c)
+        heads, std = c.num_attention_heads, c.initializer_range
+        if c.q_lora_rank is None:
+            self.q_proj = Linear(c.hidden_size, heads * c.qk_head_dim, std)
+        else:
+            self.q_a_proj = Linear(c.hidden_size, c.q_lora_rank, std)
+            self.q_a_layernorm = RMSNorm(c.q_lora_rank, c.rms_norm_eps)
+            self.q_b_proj = Linear(c.q_lora_rank, heads * c.qk_head_dim, std)
+        self.kv_a_proj_with_mqa = Linear(c.hidden_size, c.kv_lora_rank + c.qk_rope_head_dim, std)
+        self.kv_a_layernorm = RMSNorm(c.kv_lora_rank, c.rms_norm_eps)
+        self.kv_b_proj = Linear(c.kv_lora_rank, heads * (c.qk_nope_head_dim + c.v_head_dim), std)
+        self.o_proj = Linear(heads * c.v_head_dim, c.hidden_size, std)
+
+    def queries(self, x: Tensor, turns: Tensor) -> tuple[Tensor, Tensor]:
+        """x [N, H] -> the unrotated part [N, heads, nope] and the rotated part [N, heads, rope]."""
+        c = self.c
+        q = self.q_proj(x) if c.q_lora_rank is None else self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x)))
+        nope, rotary = q.unflatten(-1, (c.num_attention_heads, -1)).split([c.qk_nope_head_dim, c.qk_rope_head_dim], -1)
+        return nope, rope.rotate(rotary, turns.unsqueeze(-2))
+
+    def latents(self, x: Tensor, turns: Tensor) -> tuple[Tensor, Tensor]:
+        """x [N, H] -> the latent [N, kv_lora_rank] and the rotated shared key [N, rope]."""
+        latent, key = self.kv_a_proj_with_mqa(x).split([self.c.kv_lora_rank, self.c.qk_rope_head_dim], -1)
+        return self.kv_a_layernorm(latent), rope.rotate(key, turns)
+
+    def forward(self, x: Tensor, turns: Tensor, segments: Segments) -> tuple[Tensor, Tensor]:
+        """Attention within each segment. x [N, H] -> the output [N, H] and what a cache keeps of each token,
+        [N, kv_lora_rank + rope]."""
+        c = self.c
+        q_nope, q_rope = self.queries(x, turns)
+        latent, k_rope = self.latents(x, turns)
+        expanded = self.kv_b_proj(latent).unflatten(-1, (c.num_attention_heads, -1))
+        k_nope, v = expanded.split([c.qk_nope_head_dim, c.v_head_dim], -1)
+        q = torch.cat([q_nope, q_rope], -1)
+        k = torch.cat([k_nope, k_rope.unsqueeze(-2).expand_as(q_rope)], -1)
+        out = attention(q, k, v, segments, self.scale)
+        cached = torch.cat([self.as_cached(latent.detach()), k_rope.detach()], -1)
+        return self.o_proj(out.flatten(-2)), cached
+
+    def decode(self, x: Tensor, turns: Tensor, cache: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
+        """One new token a row against the cache, in the absorbed form.
+
+        x [B, H]; cache [N, kv_lora_rank + rope] is written at ``lengths`` [B]; mask [B, 1, T] is added
+        to the scores: -inf past the new token, else 0. Returns [B, H].
+        """
+        c = self.c
+        q_nope, q_rope = self.queries(x, turns)
+        latent, k_rope = self.latents(x, turns)
+        rows = torch.arange(len(x), device=x.device)
+        cache[rows, lengths] = torch.cat([self.as_cached(latent), k_rope], -1)
+        up_k, up_v = self.expansion(x.dtype)
+        q_latent = torch.bmm(q_nope.transpose(0, 1), up_k).transpose(0, 1)  # [B, heads, kv_lora_rank]
+        q = torch.cat([q_latent, q_rope], -1)
+        scores = torch.baddbmm(mask, q, cache.mT, alpha=self.scale)
+        attended = torch.bmm(scores.softmax(-1, dtype=torch.float32).to(x.dtype), cache[..., : c.kv_lora_rank])
+        out = torch.bmm(attended.transpose(0, 1), up_v).transpose(0, 1)  # [B, heads, v]
+        return self.o_proj(out.flatten(-2))
+
+    def as_cached(self, latent: Tensor) -> Tensor:
+        """The latent as kv_b_proj multiplies it."""
+        return fp8.round_tiles(latent) if self.kv_b_proj.fp8 else latent
+
+    def expansion(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """kv_b_proj's two halves: to keys [heads, nope, kv_lora_rank], to values [heads, kv_lora_rank, v]."""
+        layer = self.kv_b_proj
+        weight = fp8.round_blocks(layer.weight) if layer.fp8 and not layer.rounded else layer.weight
+        up_k, up_v = (
+            weight.to(dtype)
+            .unflatten(0, (self.c.num_attention_heads, -1))
+            .split([self.c.qk_nope_head_dim, self.c.v_head_dim], 1)
+        )
+        return up_k, up_v.mT

@@ -1,0 +1,164 @@
+"""The shape of a model of the DeepSeek-V3 architecture, under the names of Hugging Face's ``DeepseekV3Config``."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+Precision = Literal["fp32", "bf16", "fp8"]
+
+
+class ConfigError(ValueError):
+    """A model configuration that no model can be built from."""
+
+    exit_status = 2
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes are counts of elements unless they say otherwise.
+
+    Every rope is YaRN (arXiv:2309.00071), with ``rope_factor`` 1 where the context is not extended: loaders disagree
+    about the default rope and agree about YaRN. ``topk_group`` of ``n_group`` groups of experts are eligible for a
+    token. ``num_nextn_predict_layers`` is the number of multi-token-prediction modules.
+    """
+
+    vocab_size: int = 512
+    hidden_size: int = 128
+    intermediate_size: int = 256
+    moe_intermediate_size: int = 64
+    num_hidden_layers: int = 4
+    num_attention_heads: int = 4
+    q_lora_rank: int | None = None
+    kv_lora_rank: int = 64
+    qk_nope_head_dim: int = 16
+    qk_rope_head_dim: int = 16
+    v_head_dim: int = 32
+    n_routed_experts: int = 8
+    n_shared_experts: int = 1
+    num_experts_per_tok: int = 2
+    n_group: int = 1
+    topk_group: int = 1
+    first_k_dense_replace: int = 1
+    norm_topk_prob: bool = True
+    routed_scaling_factor: float = 1.0
+    num_nextn_predict_layers: int = 0
+    max_position_embeddings: int = 512
+    rms_norm_eps: float = 1e-6
+    initializer_range: float = 0.006
+    rope_theta: float = 10000.0
+    rope_factor: float = 1.0
+    rope_original_max_position_embeddings: int = 512
+    rope_beta_fast: float = 32.0
+    rope_beta_slow: float = 1.0
+    bos_token_id: int = 0
+    eos_token_id: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_experts_per_tok"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"model: {name} must be at least 1, not {getattr(self, name)}")
+        if self.qk_rope_head_dim % 2:
+            raise ConfigError(f"model: qk_rope_head_dim must be even, not {self.qk_rope_head_dim}")
+        if self.n_routed_experts % self.n_group:
+            raise ConfigError(
+                f"model: n_routed_experts ({self.n_routed_experts}) must be a multiple of n_group ({self.n_group})"
+            )
+        if not 1 <= self.topk_group <= self.n_group:
+            raise ConfigError(
+                f"model: topk_group must be between 1 and n_group ({self.n_group}), not {self.topk_group}"
+            )
+        eligible = self.n_routed_experts // self.n_group * self.topk_group
+        if self.num_experts_per_tok > eligible:
+            raise ConfigError(
+                f"model: num_experts_per_tok ({self.num_experts_per_tok}) exceeds the {eligible} experts of "
+                f"{self.topk_group} group(s)"
+            )
+        if self.n_group > 1 and self.n_routed_experts // self.n_group < 2:
+            raise ConfigError("model: a group of experts needs at least 2 experts, since its score sums its two best")
+        if not 0 <= self.first_k_dense_replace <= self.num_hidden_layers:
+            raise ConfigError("model: first_k_dense_replace must be between 0 and num_hidden_layers")
+
+    @property
+    def qk_head_dim(self) -> int:
+        return self.qk_nope_head_dim + self.qk_rope_head_dim
+
+    def moe_layers(self) -> list[int]:
+        """The indices of the decoder layers, MTP modules included, that hold a router."""
+        return list(range(self.first_k_dense_replace, self.num_hidden_layers + self.num_nextn_predict_layers))
+
+
+def to_hf(config: ModelConfig) -> dict[str, Any]:
+    """The config.json that transformers and vLLM load as ``DeepseekV3ForCausalLM``."""
+    fields = {k: v for k, v in dataclasses.asdict(config).items() if not k.startswith("rope_")}
+    return {
+        "architectures": ["DeepseekV3ForCausalLM"],
+        "model_type": "deepseek_v3",
+        **fields,
+        "num_key_value_heads": config.num_attention_heads,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "tie_word_embeddings": False,
+        "moe_layer_freq": 1,
+        "scoring_func": "sigmoid",
+        "topk_method": "noaux_tc",
+        "rope_theta": config.rope_theta,
+        "rope_interleave": True,
+        "rope_scaling": {
+            "type": "yarn",
+            "rope_type": "yarn",
+            "factor": config.rope_factor,
+            "original_max_position_embeddings": config.rope_original_max_position_embeddings,
+            "beta_fast": config.rope_beta_fast,
+            "beta_slow": config.rope_beta_slow,
+            "mscale": 1.0,
+            "mscale_all_dim": 1.0,
+        },
+    }
+
+
+def from_hf(values: dict[str, Any], source: str) -> ModelConfig:
+    """Reads a ``DeepseekV3ForCausalLM`` config.json; ``source`` names it in errors. Raises ConfigError."""
+    if values.get("model_type") != "deepseek_v3":
+        raise ConfigError(f"{source}: model_type is {values.get('model_type')!r}, this project loads 'deepseek_v3'")
+    if values.get("scoring_func", "sigmoid") != "sigmoid":
+        raise ConfigError(f"{source}: scoring_func {values['scoring_func']!r} is not supported, only 'sigmoid'")
+    if values.get("tie_word_embeddings"):
+        raise ConfigError(f"{source}: tied embeddings are not part of this architecture")
+    names = {f.name for f in dataclasses.fields(ModelConfig)}
+    known = {k: v for k, v in values.items() if k in names and v is not None}
+    # transformers 5 writes rope_parameters where earlier releases wrote rope_theta and rope_scaling.
+    rope = dict(values.get("rope_parameters") or values.get("rope_scaling") or {})
+    known["rope_theta"] = rope.get("rope_theta", values.get("rope_theta", 10000.0))
+    known["rope_original_max_position_embeddings"] = rope.get(
+        "original_max_position_embeddings", values.get("max_position_embeddings", 4096)
+    )
+    for ours, theirs in (("rope_factor", "factor"), ("rope_beta_fast", "beta_fast"), ("rope_beta_slow", "beta_slow")):
+        if theirs in rope:
+            known[ours] = float(rope[theirs])
+    return ModelConfig(**known)
+
+
+def from_recipe(values: dict[str, Any], source: str) -> ModelConfig:
+    """A config from a recipe's [model] table. An unknown key is a ConfigError that names the nearest known one."""
+    names = [f.name for f in dataclasses.fields(ModelConfig)]
+    for key in values:
+        if key not in names:
+            near = difflib.get_close_matches(key, names, n=1, cutoff=0.0)[0]
+            raise ConfigError(f"{source}: unknown key {key!r}; the nearest known key is {near!r}")
+    return ModelConfig(**values)
+
+
+def load(folder: Path) -> ModelConfig:
+    path = folder / "config.json"
+    try:
+        values = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"{folder}: not a checkpoint, there is no config.json in it") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: not JSON: {error}") from None
+    return from_hf(values, str(path))

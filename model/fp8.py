@@ -1,0 +1,131 @@
+"""Block FP8 as DeepSeek-V3 trains with it (technical report, section 3.3), in plain torch.
+
+This is the reference that every kernel is held against, and what runs where there is no GPU: it stores real
+``float8_e4m3fn`` bytes with their scales and multiplies what they decode to, in FP32.
+
+Activations and gradients are quantised in tiles of 1x128 along the contraction, weights in blocks of 128x128. All
+three products of a linear layer are quantised: forward (Fprop), gradient of the input (Dgrad) and of the weight
+(Wgrad, whose operands are tiled along the tokens). Scales are FP32, ``amax / 448`` with amax clamped at 1e-4; a value
+decodes as ``byte * scale``, the layout of ``weight_scale_inv`` in published checkpoints.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+BLOCK = 128
+E4M3_MAX = 448.0
+AMAX_FLOOR = 1e-4
+
+
+class Quantized(NamedTuple):
+    """``data`` [..., N, K] float8_e4m3fn and ``scale`` FP32: [..., N, ceil(K/128)] for 1x128 tiles,
+    [..., ceil(N/128), ceil(K/128)] for 128x128 blocks."""
+
+    data: Tensor
+    scale: Tensor
+
+
+def quantize_tiles(x: Tensor) -> Quantized:
+    """1x128 tiles along the last dimension of ``x`` [..., K], any float dtype."""
+    tiles = _pad(x.float(), -1).unflatten(-1, (-1, BLOCK))
+    scale = tiles.abs().amax(-1).clamp_min(AMAX_FLOOR) / E4M3_MAX
+    data = (tiles / scale.unsqueeze(-1)).to(torch.float8_e4m3fn).flatten(-2)
+    return Quantized(data[..., : x.shape[-1]], scale)
+
+
+def dequantize_tiles(q: Quantized) -> Tensor:
+    scale = q.scale.repeat_interleave(BLOCK, -1)[..., : q.data.shape[-1]]
+    return q.data.float() * scale
+
+
+def quantize_blocks(w: Tensor) -> Quantized:
+    """128x128 blocks over the last two dimensions of ``w`` [..., N, K]."""
+    n, k = w.shape[-2:]
+    padded = _pad(_pad(w.float(), -1), -2)
+    blocks = padded.unflatten(-1, (-1, BLOCK)).unflatten(-3, (-1, BLOCK))  # [..., n, 128, k, 128]
+    scale = blocks.abs().amax((-3, -1)).clamp_min(AMAX_FLOOR) / E4M3_MAX
+    data = (blocks / scale[..., :, None, :, None]).to(torch.float8_e4m3fn)
+    return Quantized(data.flatten(-2).flatten(-3, -2)[..., :n, :k].contiguous(), scale)
+
+
+def dequantize_blocks(q: Quantized) -> Tensor:
+    n, k = q.data.shape[-2:]
+    scale = q.scale.repeat_interleave(BLOCK, -1).repeat_interleave(BLOCK, -2)[..., :n, :k]
+    return q.data.float() * scale
+
+
+def round_tiles(x: Tensor) -> Tensor:
+    """What ``x`` becomes by a trip through 1x128 FP8 tiles, in ``x``'s dtype."""
+    k = x.shape[-1]
+    if k % BLOCK and k > BLOCK:
+        return dequantize_tiles(quantize_tiles(x)).to(x.dtype)
+    tiles = x.float().unflatten(-1, (-1, min(k, BLOCK)))
+    scale = tiles.abs().amax(-1, keepdim=True).clamp_min(AMAX_FLOOR) / E4M3_MAX
+    return ((tiles / scale).to(torch.float8_e4m3fn).float() * scale).flatten(-2).to(x.dtype)
+
+
+def round_blocks(w: Tensor) -> Tensor:
+    """What ``w`` becomes by a trip through 128x128 FP8 blocks, in ``w``'s dtype."""
+    return dequantize_blocks(quantize_blocks(w)).to(w.dtype)
+
+
+class Product(torch.autograd.Function):
+    """``x_e @ w_e^T`` for each expert e: x [M, K] sorted by expert, w [E, N, K], ``counts`` rows an expert. A plain
+    linear layer is the case of one expert.
+
+    With ``quantized``, all three products are in FP8 as in the report: forward in 1x128 tiles of x along K, Dgrad in
+    1x128 tiles of dy along N, Wgrad with both operands in tiles of 128 tokens within each expert.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, w: Tensor, counts: list[int], quantized: bool) -> Tensor:  # type: ignore[no-untyped-def]
+        used = round_blocks(w) if quantized else w
+        ctx.save_for_backward(x, used)
+        ctx.counts, ctx.quantized = counts, quantized
+        return grouped_matmul(round_tiles(x) if quantized else x, used, counts)
+
+    @staticmethod
+    def backward(ctx, dy: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[no-untyped-def]
+        x, used = ctx.saved_tensors
+        dy = dy.contiguous()
+        dx = grouped_matmul(round_tiles(dy) if ctx.quantized else dy, used.mT, ctx.counts)
+        dw = torch.empty_like(used)
+        for dw_e, dy_e, x_e in zip(dw, _rows(dy, ctx.counts), _rows(x, ctx.counts), strict=True):
+            if not len(dy_e):
+                dw_e.zero_()
+            elif ctx.quantized:
+                torch.mm(round_tiles(dy_e.T.contiguous()), round_tiles(x_e.T.contiguous()).T, out=dw_e)
+            else:
+                torch.mm(dy_e.T, x_e, out=dw_e)
+        return dx, dw, None, None
+
+
+def product(x: Tensor, w: Tensor, counts: list[int], quantized: bool) -> Tensor:
+    """`Product` with types: x [M, K], w [E, N, K] -> [M, N]."""
+    out: Tensor = Product.apply(x, w, counts, quantized)
+    return out
+
+
+def grouped_matmul(x: Tensor, w: Tensor, counts: list[int]) -> Tensor:
+    """``x_e @ w_e^T`` for the rows of each expert, without gradient: x [M, K], w [E, N, K] -> [M, N]."""
+    out = x.new_empty(len(x), w.shape[1])
+    for out_e, x_e, w_e in zip(_rows(out, counts), _rows(x, counts), w.unbind(0), strict=True):
+        if len(x_e):
+            torch.mm(x_e, w_e.T, out=out_e)
+    return out
+
+
+def _rows(x: Tensor, counts: list[int]) -> tuple[Tensor, ...]:
+    return torch.split(x, counts)
+
+
+def _pad(x: Tensor, dim: int) -> Tensor:
+    missing = -x.shape[dim] % BLOCK
+    if not missing:
+        return x
+    return F.pad(x, (0, missing) if dim == -1 else (0, 0, 0, missing))

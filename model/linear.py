@@ -1,0 +1,110 @@
+"""Linear layers whose precision is a setting: fp32, bf16, or block FP8.
+
+The weights are FP32 masters. In fp32 and bf16 a layer computes in the dtype of its input. In fp8 it quantises both
+operands (`model/fp8.py`); an engine that was given FP8 weights sets ``rounded``, so that they are used as decoded and
+not quantised again.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model import fp8
+from model.config import Precision
+
+
+class GroupedLinear(nn.Module):
+    """One weight [E, N, K] for E experts; rows come sorted by expert. E = 1 is a plain linear layer."""
+
+    def __init__(self, experts: int, in_features: int, out_features: int, std: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(experts, out_features, in_features))
+        self.std = std
+        self.fp8 = False
+        self.rounded = False
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.weight, std=self.std)
+
+    def forward(self, x: Tensor, counts: list[int]) -> Tensor:
+        """x [M, K] -> [M, N]; ``counts`` [E] sums to M."""
+        if self.fp8 and self.rounded:
+            return fp8.grouped_matmul(fp8.round_tiles(x), self.weight.to(x.dtype), counts)
+        return fp8.product(x, self.weight.to(x.dtype), counts, self.fp8)
+
+
+class Linear(GroupedLinear):
+    """A linear layer without bias. ``weight`` [N, K]."""
+
+    def __init__(self, in_features: int, out_features: int, std: float) -> None:
+        super().__init__(1, in_features, out_features, std)
+        self.weight = nn.Parameter(self.weight.data[0])
+
+    def forward(self, x: Tensor, counts: list[int] | None = None) -> Tensor:
+        """x [..., K] -> [..., N]."""
+        if not self.fp8:
+            return F.linear(x, self.weight.to(x.dtype))
+        if self.rounded:
+            return F.linear(fp8.round_tiles(x), self.weight.to(x.dtype))
+        rows = x.reshape(-1, x.shape[-1])
+        return fp8.product(rows, self.weight.to(x.dtype).unsqueeze(0), [len(rows)], True).view(*x.shape[:-1], -1)
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def reset_parameters(self) -> None:
+        nn.init.ones_(self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu" or x.dtype != torch.float32:
+            return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
+        normed: Tensor = _Norm.apply(x, self.weight, self.eps)
+        return normed
+
+
+class _Norm(torch.autograd.Function):
+    """RMSNorm in FP32 with half the passes over memory of the operator that torch composes on a CPU."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, eps: float) -> Tensor:  # type: ignore[no-untyped-def]
+        size = x.shape[-1]
+        inverse = (torch.linalg.vecdot(x, x).unsqueeze(-1) / size + eps).rsqrt_()
+        ctx.save_for_backward(x, weight, inverse)
+        return (x * inverse).mul_(weight)
+
+    @staticmethod
+    def backward(ctx, dy: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[no-untyped-def]
+        x, weight, inverse = ctx.saved_tensors
+        normed = x * inverse
+        dw = (dy * normed).flatten(0, -2).sum(0)
+        g = dy * weight
+        along = torch.linalg.vecdot(g, normed).unsqueeze(-1) / -x.shape[-1]
+        return g.addcmul_(normed, along).mul_(inverse), dw, None
+
+
+def set_precision(module: nn.Module, precision: Precision) -> None:
+    for layer in module.modules():
+        if isinstance(layer, GroupedLinear):
+            layer.fp8 = precision == "fp8"
+
+
+def set_rounded(module: nn.Module, rounded: bool) -> None:
+    """Says whether the weights already hold decoded FP8 values."""
+    for layer in module.modules():
+        if isinstance(layer, GroupedLinear):
+            layer.rounded = rounded
+
+
+def compute_dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    """The dtype of everything that is not quantised. FP8 multiplies beside BF16 on a GPU; the CPU reference stays in
+    FP32, where BF16 is slow on most machines."""
+    if precision == "bf16" or (precision == "fp8" and device.type == "cuda"):
+        return torch.bfloat16
+    return torch.float32

@@ -1,0 +1,179 @@
+"""The mixture of experts: sigmoid router with group limits and a routing-only bias, shared and fine-grained experts,
+and the losses and the bias update that balance them (DeepSeek-V3 report, section 2.1.2, equations 12 to 20)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.config import ModelConfig
+from model.linear import GroupedLinear, Linear
+
+
+class Routing(NamedTuple):
+    """Where one layer sent T tokens. ``scores`` FP32 [T, E] before the bias, ``indices`` [T, K], ``gates`` FP32
+    [T, K], ``counts`` int64 [E] tokens an expert."""
+
+    scores: Tensor
+    indices: Tensor
+    gates: Tensor
+    counts: Tensor
+
+
+class Router(nn.Module):
+    """Chooses experts by score + bias and weights them by score alone. The bias gets no gradient: it is moved after
+    each optimizer step by `bias_step`."""
+
+    e_score_correction_bias: Tensor
+
+    def __init__(self, c: ModelConfig) -> None:
+        super().__init__()
+        self.c = c
+        self.weight = nn.Parameter(torch.empty(c.n_routed_experts, c.hidden_size))
+        self.register_buffer("e_score_correction_bias", torch.zeros(c.n_routed_experts))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.weight, std=self.c.initializer_range)
+
+    def forward(self, x: Tensor) -> Routing:
+        """x [T, H]; logits are computed in FP32."""
+        c = self.c
+        scores = F.linear(x.float(), self.weight.float()).sigmoid()
+        choice = scores.detach() + self.e_score_correction_bias
+        if c.n_group > 1:
+            grouped = choice.unflatten(-1, (c.n_group, -1))
+            best = grouped.topk(2, -1).values.sum(-1).topk(c.topk_group, -1).indices
+            keep = torch.zeros_like(grouped[..., 0], dtype=torch.bool).scatter(-1, best, True)
+            choice = grouped.masked_fill(~keep.unsqueeze(-1), float("-inf")).flatten(-2)
+        indices = choice.topk(c.num_experts_per_tok, -1).indices
+        gates = scores.gather(-1, indices)
+        if c.norm_topk_prob:
+            gates = gates / (gates.sum(-1, keepdim=True) + 1e-20)
+        counts = torch.bincount(indices.flatten(), minlength=c.n_routed_experts)
+        return Routing(scores, indices, gates * c.routed_scaling_factor, counts)
+
+
+class MLP(nn.Module):
+    """SwiGLU."""
+
+    def __init__(self, hidden: int, width: int, std: float) -> None:
+        super().__init__()
+        self.gate_proj = Linear(hidden, width, std)
+        self.up_proj = Linear(hidden, width, std)
+        self.down_proj = Linear(width, hidden, std)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return out
+
+
+class Experts(nn.Module):
+    """E SwiGLU experts in two stacked weights; gate_up_proj [E, 2 I, H] holds gate over up."""
+
+    def __init__(self, c: ModelConfig) -> None:
+        super().__init__()
+        std = c.initializer_range
+        self.gate_up_proj = GroupedLinear(c.n_routed_experts, c.hidden_size, 2 * c.moe_intermediate_size, std)
+        self.down_proj = GroupedLinear(c.n_routed_experts, c.moe_intermediate_size, c.hidden_size, std)
+
+    def forward(self, x: Tensor, routing: Routing) -> Tensor:
+        """x [T, H] -> [T, H]: the gated sum of each token's experts. No token is dropped."""
+        tokens, k = routing.indices.shape
+        order = routing.indices.flatten().argsort(stable=True)
+        counts: list[int] = routing.counts.tolist()
+        rows = _Dispatch.apply(x, order, k)
+        gate, up = self.gate_up_proj(rows, counts).chunk(2, -1)
+        out = _Permute.apply(self.down_proj(F.silu(gate) * up, counts), _inverse(order))
+        combined: Tensor = torch.bmm(routing.gates.to(out.dtype).unsqueeze(1), out.view(tokens, k, -1))
+        return combined.squeeze(1)
+
+
+class MoE(nn.Module):
+    def __init__(self, c: ModelConfig) -> None:
+        super().__init__()
+        self.gate = Router(c)
+        self.experts = Experts(c)
+        if c.n_shared_experts:
+            self.shared_experts = MLP(c.hidden_size, c.n_shared_experts * c.moe_intermediate_size, c.initializer_range)
+        self.shared = c.n_shared_experts > 0
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Routing]:
+        """x [..., H]."""
+        flat = x.reshape(-1, x.shape[-1])
+        routing = self.gate(flat)
+        out = self.experts(flat, routing)
+        if self.shared:
+            out = out + self.shared_experts(flat)
+        return out.view_as(x), routing
+
+
+class _Dispatch(torch.autograd.Function):
+    """Each token's row to its k experts: row order[i] // k to place i. The gradient of plain indexing is a scatter
+    with collisions; this one reads the k gradients of a token and adds them, the same at every run."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, order: Tensor, k: int) -> Tensor:  # type: ignore[no-untyped-def]
+        ctx.order, ctx.k = order, k
+        return x.index_select(0, order // k)
+
+    @staticmethod
+    def backward(ctx, dy: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def]
+        return dy.index_select(0, _inverse(ctx.order)).unflatten(0, (-1, ctx.k)).sum(1), None, None
+
+
+class _Permute(torch.autograd.Function):
+    """Rows in a new order. The gradient is the inverse permutation, which, unlike the scatter of plain indexing, is
+    fast on a CPU and the same at every run."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, order: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        ctx.order = order
+        return x.index_select(0, order)
+
+    @staticmethod
+    def backward(ctx, dy: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
+        return dy.index_select(0, _inverse(ctx.order)), None
+
+
+def _inverse(order: Tensor) -> Tensor:
+    inverse = torch.empty_like(order)
+    inverse[order] = torch.arange(len(order), device=order.device)
+    return inverse
+
+
+def balance_loss(routing: Routing, segments: Tensor, experts_per_token: int) -> Tensor:
+    """The auxiliary loss of equations 17 to 20 before its weight alpha: the mean over segments of
+    sum_i f_i P_i, with f_i = E / (K T) times the tokens sent to expert i and P_i the mean normalised score.
+
+    ``segments`` [T] numbers each token's sequence from 0; negative marks padding. One sequence a segment is the
+    sequence-wise loss, one segment for the whole batch the batch-wise loss (section 4.5.3).
+    """
+    real = segments >= 0
+    sequence = segments[real]
+    total = int(sequence.max()) + 1 if len(sequence) else 1
+    scores = routing.scores[real]
+    experts = scores.shape[-1]
+    chosen = torch.zeros_like(scores).scatter(-1, routing.indices[real], 1.0)
+    share = scores / scores.sum(-1, keepdim=True)
+    tokens = torch.bincount(sequence, minlength=total).clamp_min(1).unsqueeze(-1)
+    pick = F.one_hot(sequence, total).to(scores.dtype).T
+    f = pick @ chosen * (experts / (experts_per_token * tokens))
+    p = pick @ share / tokens
+    return (f * p).sum(-1).mean()
+
+
+def bias_step(bias: Tensor, counts: Tensor, gamma: float) -> None:
+    """Moves the routing bias [E] in place by gamma towards the experts that had fewer tokens than the mean
+    (arXiv:2408.15664), from the counts [E] of the whole batch."""
+    load = counts.float()
+    bias.add_(gamma * torch.sign(load.mean() - load))
+
+
+def max_violation(counts: Tensor) -> float:
+    """MaxVio (arXiv:2408.15664): the busiest expert's load over the mean load, minus 1."""
+    load = counts.float()
+    return float(load.max() / load.mean().clamp_min(1e-9) - 1)

@@ -1,0 +1,152 @@
+"""What is trained: the model, its optimizer, its frozen reference, and the one place that knows about accelerate."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from model import checkpoint, moe, publish
+from model.config import Precision
+from model.loss import token_logprobs
+from model.publish import Published
+from model.segments import Segments
+from model.tokenizer import Tokenizer
+from model.transformer import Transformer
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """AdamW. ``lr`` is reached after ``warmup_steps`` and, if ``decay_steps`` is not 0, falls along a cosine to
+    ``lr_floor`` x lr at that step. ``bias_speed`` is gamma, the step of the routing bias."""
+
+    lr: float = 1e-4
+    warmup_steps: int = 0
+    decay_steps: int = 0
+    lr_floor: float = 0.1
+    weight_decay: float = 0.0
+    beta2: float = 0.95
+    clip_norm: float = 1.0
+    bias_speed: float = 1e-3
+
+    def lr_at(self, step: int) -> float:
+        """The learning rate of optimizer step ``step``, counted from 0."""
+        if step < self.warmup_steps:
+            return self.lr * (step + 1) / self.warmup_steps
+        if not self.decay_steps:
+            return self.lr
+        done = min(1.0, (step - self.warmup_steps) / max(1, self.decay_steps - self.warmup_steps))
+        return self.lr * (self.lr_floor + (1 - self.lr_floor) * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+class Forward(NamedTuple):
+    """Log-probabilities [M] FP32 of the targets, entropies [M] in nats, and each MoE layer's routing."""
+
+    logp: Tensor
+    entropy: Tensor
+    routing: list[moe.Routing]
+
+
+class Policy:
+    """A model in training. ``updates`` counts optimizer steps; the weight version that is published is theirs."""
+
+    def __init__(
+        self, model: Transformer, tokenizer: Tokenizer, settings: OptimizerSettings, precision: Precision = "fp32"
+    ) -> None:
+        from accelerate import Accelerator
+
+        self.accelerator = Accelerator(cpu=not torch.cuda.is_available())
+        model.to(self.accelerator.device).use(precision)
+        self.tokenizer, self.settings = tokenizer, settings
+        matrices = [p for p in model.parameters() if p.dim() > 1]
+        vectors = [p for p in model.parameters() if p.dim() <= 1]
+        optimizer = torch.optim.AdamW(
+            [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
+            lr=settings.lr,
+            betas=(0.9, settings.beta2),
+            fused=True,
+        )
+        self.wrapped, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.model: Transformer = self.accelerator.unwrap_model(self.wrapped)
+        self.reference: Transformer | None = None
+        self.updates = 0
+        self.counts = [torch.zeros_like(r.e_score_correction_bias) for r in self.model.routers()]
+
+    def forward(
+        self, tokens: Tensor, lengths: tuple[int, ...], at: Tensor, targets: Tensor, temperature: float
+    ) -> Forward:
+        """tokens [N] of segments ``lengths``; ``at`` [M] says which outputs predict ``targets`` [M]."""
+        device = self.model.device
+        out = self.wrapped(tokens.to(device), Segments.of(lengths, device))
+        logp, entropy = token_logprobs(self.model.logits, out.hidden[at.to(device)], targets.to(device), temperature)
+        return Forward(logp, entropy, out.routing)
+
+    @torch.no_grad()
+    def reference_logprobs(
+        self, tokens: Tensor, lengths: tuple[int, ...], at: Tensor, targets: Tensor, temperature: float
+    ) -> Tensor:
+        """[M] FP32 under the frozen reference."""
+        if self.reference is None:
+            raise RuntimeError("the policy keeps no reference; call replace_reference first")
+        device = self.model.device
+        out = self.reference(tokens.to(device), Segments.of(lengths, device))
+        return token_logprobs(self.reference.logits, out.hidden[at.to(device)], targets.to(device), temperature)[0]
+
+    def backward(self, loss: Tensor, routing: list[moe.Routing]) -> None:
+        """Adds a micro-batch's gradient, and its load to what moves the routing bias."""
+        self.accelerator.backward(loss)
+        for total, routed in zip(self.counts, routing, strict=False):
+            total.add_(routed.counts)
+
+    def apply(self) -> dict[str, float]:
+        """One optimizer step from the gathered gradients, then the routing bias. A gradient that is not finite is
+        dropped and counted, the weights stay."""
+        lr = self.settings.lr_at(self.updates)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        norm = float(self.accelerator.clip_grad_norm_(self.wrapped.parameters(), self.settings.clip_norm))
+        finite = math.isfinite(norm)
+        if finite:
+            self.optimizer.step()
+            for router, counts in zip(self.model.routers(), self.counts, strict=True):
+                moe.bias_step(router.e_score_correction_bias, counts, self.settings.bias_speed)
+        self.optimizer.zero_grad()
+        violation = max((moe.max_violation(c) for c in self.counts if c.sum() > 0), default=0.0)
+        for counts in self.counts:
+            counts.zero_()
+        self.updates += 1
+        return {"lr": lr, "grad_norm": norm, "skipped_updates": float(not finite), "max_violation": violation}
+
+    def replace_reference(self) -> None:
+        """Makes the current weights the reference that the KL term is measured from."""
+        self.reference = copy.deepcopy(self.model).requires_grad_(False)
+
+    def publish(self, precision: Precision) -> Published:
+        return publish.publish(self.model, self.updates, precision)
+
+    def save(self, folder: Path) -> None:
+        """Writes the weights, and what resuming needs beside them, into an existing folder."""
+        checkpoint.save(self.model, self.tokenizer, folder)
+        state: dict[str, Any] = {
+            "updates": self.updates,
+            "optimizer": self.optimizer.state_dict(),
+            "reference": None if self.reference is None else self.reference.state_dict(),
+        }
+        torch.save(state, folder / "trainer.pt")
+
+    def restore(self, folder: Path) -> None:
+        """Takes weights, optimizer, reference and counters from a folder that `save` wrote."""
+        model, _ = checkpoint.load(folder)
+        self.model.load_state_dict(model.state_dict())
+        state = torch.load(folder / "trainer.pt", map_location=self.model.device, weights_only=True)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.updates = int(state["updates"])
+        if state["reference"] is not None:
+            self.replace_reference()
+            assert self.reference is not None
+            self.reference.load_state_dict(state["reference"])

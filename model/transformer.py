@@ -1,0 +1,167 @@
+"""The DeepSeek-V3 transformer and its multi-token-prediction modules (technical report, sections 2.1 and 2.2).
+
+Module names follow the published checkpoints, so that a state dict differs from one only in how experts are stacked.
+The file reads as if there were one device; parallelism wraps the model from outside (`model/policy.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from model import rope
+from model.attention import Attention
+from model.config import ModelConfig, Precision
+from model.linear import Linear, RMSNorm, compute_dtype, set_precision
+from model.moe import MLP, MoE, Router, Routing
+from model.segments import Segments
+
+
+@dataclass
+class Output:
+    """``hidden`` [N, H] after the final norm. ``routing`` holds each MoE layer's, in order. ``cached`` holds each
+    layer's [N, kv_lora_rank + rope] for a KV cache."""
+
+    hidden: Tensor
+    routing: list[Routing] = field(default_factory=list)
+    cached: list[Tensor] = field(default_factory=list)
+
+
+class Block(nn.Module):
+    def __init__(self, c: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(c.hidden_size, c.rms_norm_eps)
+        self.self_attn = Attention(c)
+        self.post_attention_layernorm = RMSNorm(c.hidden_size, c.rms_norm_eps)
+        dense = layer < c.first_k_dense_replace
+        self.mlp: MLP | MoE = MLP(c.hidden_size, c.intermediate_size, c.initializer_range) if dense else MoE(c)
+
+    def forward(self, x: Tensor, turns: Tensor, segments: Segments) -> tuple[Tensor, Tensor, Routing | None]:
+        """x [N, H] -> the next residual stream, the layer's cache entries, its routing."""
+        attended, cached = self.self_attn(self.input_layernorm(x), turns, segments)
+        x, routing = self.feed_forward(x + attended)
+        return x, cached, routing
+
+    def decode(self, x: Tensor, turns: Tensor, cache: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
+        x = x + self.self_attn.decode(self.input_layernorm(x), turns, cache, lengths, mask)
+        return self.feed_forward(x)[0]
+
+    def feed_forward(self, x: Tensor) -> tuple[Tensor, Routing | None]:
+        normed = self.post_attention_layernorm(x)
+        if isinstance(self.mlp, MLP):
+            return x + self.mlp(normed), None
+        out, routing = self.mlp(normed)
+        return x + out, routing
+
+
+class MTP(nn.Module):
+    """Predicts one token further than what it is given (report, equations 21 to 23). The concatenation is
+    [norm(embedding), norm(hidden)], as published checkpoints and loaders have it: the reverse of the report's text."""
+
+    def __init__(self, c: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.enorm = RMSNorm(c.hidden_size, c.rms_norm_eps)
+        self.hnorm = RMSNorm(c.hidden_size, c.rms_norm_eps)
+        self.eh_proj = nn.Linear(2 * c.hidden_size, c.hidden_size, bias=False)
+        nn.init.normal_(self.eh_proj.weight, std=c.initializer_range)
+        self.block = Block(c, layer)
+        self.norm = RMSNorm(c.hidden_size, c.rms_norm_eps)
+
+    def forward(self, hidden: Tensor, embedded: Tensor, turns: Tensor, segments: Segments) -> tuple[Tensor, Routing]:
+        """hidden [N, H] of tokens i and embedded [N, H] of tokens i+1 -> normed hidden [N, H] that predicts i+2."""
+        joined = torch.cat([self.enorm(embedded), self.hnorm(hidden)], -1)
+        x, _, routing = self.block(F.linear(joined, self.eh_proj.weight.to(joined.dtype)), turns, segments)
+        assert routing is not None
+        return self.norm(x), routing
+
+
+class Transformer(nn.Module):
+    """Embedding, blocks, final norm, output head, MTP modules. ``precision`` is set by `use`."""
+
+    freqs: Tensor
+
+    def __init__(self, c: ModelConfig) -> None:
+        super().__init__()
+        self.c = c
+        self.embed_tokens = nn.Embedding(c.vocab_size, c.hidden_size)
+        nn.init.normal_(self.embed_tokens.weight, std=c.initializer_range)
+        self.layers = nn.ModuleList(Block(c, i) for i in range(c.num_hidden_layers))
+        self.norm = RMSNorm(c.hidden_size, c.rms_norm_eps)
+        self.lm_head = nn.Linear(c.hidden_size, c.vocab_size, bias=False)
+        nn.init.normal_(self.lm_head.weight, std=c.initializer_range)
+        self.mtp = nn.ModuleList(MTP(c, c.num_hidden_layers + i) for i in range(c.num_nextn_predict_layers))
+        self.register_buffer("freqs", rope.frequencies(c), persistent=False)
+        self.dtype = torch.float32
+        self.recompute = False
+
+    def use(self, precision: Precision, *, recompute: bool = False) -> Transformer:
+        """Sets the precision of every layer; ``recompute`` keeps only each block's input for the backward pass."""
+        set_precision(self, precision)
+        self.dtype = compute_dtype(precision, self.embed_tokens.weight.device)
+        self.recompute = recompute
+        return self
+
+    def forward(self, tokens: Tensor, segments: Segments) -> Output:
+        """tokens [N] int64."""
+        out = Output(self.embed_tokens(tokens).to(self.dtype))
+        turns = rope.rotations(segments.positions, self.freqs)
+        for layer in self.layers:
+            if self.recompute and torch.is_grad_enabled():
+                x, cached, routing = checkpoint(layer, out.hidden, turns, segments, use_reentrant=False)
+            else:
+                x, cached, routing = layer(out.hidden, turns, segments)
+            out.hidden = x
+            out.cached.append(cached)
+            if routing is not None:
+                out.routing.append(routing)
+        out.hidden = self.norm(out.hidden)
+        return out
+
+    def decode(self, tokens: Tensor, cache: list[Tensor], lengths: Tensor) -> Tensor:
+        """One token a row: tokens [B], cache of [B, T, kv_lora_rank + rope] a layer, filled to ``lengths`` [B] and
+        written there. Returns hidden [B, H] after the final norm."""
+        x = self.embed_tokens(tokens).to(self.dtype)
+        turns = rope.rotations(lengths, self.freqs)
+        keys = torch.arange(cache[0].shape[1], device=x.device)
+        mask = torch.where(keys <= lengths.unsqueeze(-1), 0.0, float("-inf")).to(x.dtype).unsqueeze(1)
+        for layer, kept in zip(self.layers, cache, strict=True):
+            x = layer.decode(x, turns, kept, lengths, mask)
+        normed: Tensor = self.norm(x)
+        return normed
+
+    def mtp_hidden(self, out: Output, tokens: Tensor, segments: Segments) -> list[tuple[Tensor, Tensor]]:
+        """The MTP modules' full causal chain. For each depth k = 1, 2, ...: hidden [N, H], which at token i predicts
+        token i+1+k, and a mask [N] of the tokens whose prediction lies in their own segment. Appends their routing to
+        ``out.routing``."""
+        chain: list[tuple[Tensor, Tensor]] = []
+        hidden, turns = out.hidden, rope.rotations(segments.positions, self.freqs)
+        lengths = torch.tensor(segments.lengths, device=tokens.device)[segments.ids]
+        for depth, module in enumerate(self.mtp, 1):
+            following = torch.roll(tokens, -depth)
+            hidden, routing = module(hidden, self.embed_tokens(following).to(self.dtype), turns, segments)
+            out.routing.append(routing)
+            chain.append((hidden, segments.positions + depth + 1 < lengths))
+        return chain
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden [..., H] -> FP32 logits [..., V]."""
+        return F.linear(hidden, self.lm_head.weight.to(hidden.dtype)).float()
+
+    def routers(self) -> list[Router]:
+        """Every layer's router, in the order of `Output.routing` after `mtp_hidden`."""
+        return [module for module in self.modules() if isinstance(module, Router)]
+
+    @property
+    def device(self) -> torch.device:
+        return self.embed_tokens.weight.device
+
+
+def build(config: ModelConfig, seed: int) -> Transformer:
+    """A model with freshly drawn FP32 weights; the same seed gives the same weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Transformer(config)

@@ -1,0 +1,128 @@
+"""The run's memory on disk: metrics.jsonl, samples.jsonl and the checkpoints.
+
+Lines are appended step by step. A run that is killed leaves lines of steps after its last checkpoint, and perhaps half
+a line: resuming drops them, since those steps are made again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import shutil
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from model.checkpoint import written_whole
+from rl.rollout import Group
+from rl.step import Metrics
+
+
+class JournalError(RuntimeError):
+    """The run directory cannot be written or resumed."""
+
+    exit_status = 1
+
+
+@dataclass(frozen=True)
+class Progress:
+    """``step`` steps are done; the next group is at ``place`` of the problem stream."""
+
+    step: int = 0
+    place: int = 0
+
+
+class Journal:
+    """One run directory. ``keep`` bounds how many checkpoints stay (the newest ones)."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder, self.keep = folder, keep
+        self.metrics_path, self.samples_path = folder / "metrics.jsonl", folder / "samples.jsonl"
+        self.checkpoints = folder / "checkpoints"
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+
+    def metrics(self, step: int, metrics: Metrics) -> None:
+        _append(self.metrics_path, [{"step": step, **metrics}])
+
+    def samples(self, step: int, groups: Sequence[Group], *, trained: bool) -> None:
+        """Every sample of these groups; ``trained`` is false for groups that were dropped for lack of signal."""
+        _append(self.samples_path, [line for group in groups for line in sample_lines(step, group, trained)])
+
+    @asynccontextmanager
+    async def checkpoint(self, progress: Progress) -> AsyncIterator[Path]:
+        """A folder to write a checkpoint into; it takes its name, and old ones go, when the block ends well."""
+        for path in (self.metrics_path, self.samples_path):
+            if path.exists():
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+        with written_whole(self.checkpoints / f"step-{progress.step}") as draft:
+            yield draft
+            (draft / "progress.json").write_text(json.dumps(asdict(progress)))
+        for old in self.steps()[: -self.keep]:
+            shutil.rmtree(self.checkpoints / f"step-{old}")
+
+    def steps(self) -> list[int]:
+        """The steps that have a whole checkpoint, oldest first."""
+        found = (re.fullmatch(r"step-(\d+)", path.name) for path in self.checkpoints.iterdir())
+        return sorted(int(match[1]) for match in found if match)
+
+    def resume(self) -> tuple[Path, Progress] | None:
+        """The newest checkpoint and its progress, or None where there is none; drops the lines of later steps."""
+        steps = self.steps()
+        if not steps:
+            return None
+        folder = self.checkpoints / f"step-{steps[-1]}"
+        progress = Progress(**json.loads((folder / "progress.json").read_text()))
+        self.forget_after(progress.step)
+        return folder, progress
+
+    def forget_after(self, step: int) -> None:
+        for path in (self.metrics_path, self.samples_path):
+            if path.exists():
+                draft = path.with_suffix(".tmp")
+                with draft.open("w") as file:
+                    file.writelines(json.dumps(line) + "\n" for line in read(path) if line["step"] <= step)
+                draft.replace(path)
+
+
+def sample_lines(step: int, group: Group, trained: bool) -> Iterator[dict[str, Any]]:
+    for copy, (completion, score, advantage) in enumerate(
+        zip(group.completions, group.scores, group.advantages, strict=True)
+    ):
+        yield {
+            "id": group.draw.sample_id(copy),
+            "step": step,
+            "problem": group.draw.problem.id,
+            "prompt": group.draw.problem.fields["prompt"],
+            "text": completion.text,
+            "tokens": len(completion.token_ids),
+            "finish_reason": completion.finish_reason,
+            "versions": [[v, len(list(run))] for v, run in itertools.groupby(completion.versions)],
+            "score": score.value,
+            "status": score.status,
+            "parts": dict(score.parts),
+            "detail": score.detail,
+            "advantage": advantage,
+            "trained": trained and advantage is not None,
+        }
+
+
+def read(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a journal file; a last line that was cut off by a kill is passed over."""
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            if not line.endswith("\n"):
+                return
+            yield json.loads(line)
+
+
+def _append(path: Path, lines: Sequence[dict[str, Any]]) -> None:
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    except OSError as error:
+        raise JournalError(f"{path}: cannot write ({error.strerror}); free space, then continue with --resume") from None

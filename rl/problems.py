@@ -1,0 +1,135 @@
+"""Problems: what a policy is asked, and what its reward needs."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+
+class ProblemError(ValueError):
+    """A problem file that cannot be used; the message names the file, the line and the remedy."""
+
+    exit_status = 2
+
+
+@dataclass(frozen=True)
+class Problem:
+    """``fields`` is the whole line, ``id``, ``prompt`` and ``reward`` included; a reward reads what it needs from it.
+    ``prompt`` is text or a list of messages {"role", "content"}."""
+
+    id: str
+    prompt: str | tuple[Mapping[str, str], ...]
+    reward: str
+    fields: Mapping[str, Any]
+
+
+R1_ZERO = (
+    "A conversation between User and Assistant. The User asks a question and the Assistant solves it. The Assistant "
+    "first thinks about the reasoning process and then gives the answer, as <think> reasoning process </think> "
+    "<answer> answer </answer>.\nUser: {prompt}\nAssistant: <think>"
+)
+"""The default template: the form of DeepSeek-R1-Zero's (arXiv:2501.12948, table 1), in our words."""
+
+
+def parse(line: str, place: str) -> Problem:
+    """One line of a problem file; ``place`` (file:line) names it in errors. Raises ProblemError."""
+    try:
+        fields = json.loads(line)
+    except ValueError as error:
+        raise ProblemError(f"{place}: not JSON ({error}); a problem is one JSON object a line") from None
+    if not isinstance(fields, dict):
+        raise ProblemError(f"{place}: a problem is a JSON object, not {type(fields).__name__}")
+    for key in ("id", "prompt", "reward"):
+        if key not in fields:
+            raise ProblemError(f'{place}: the problem has no "{key}"')
+    identity, prompt, reward = fields["id"], fields["prompt"], fields["reward"]
+    if not isinstance(identity, str | int) or isinstance(identity, bool) or identity == "":
+        raise ProblemError(f'{place}: "id" must be a text or a whole number, not {identity!r}')
+    if not isinstance(reward, str):
+        raise ProblemError(f'{place}: "reward" must be a name such as "math", not {reward!r}')
+    if isinstance(prompt, list):
+        if not prompt or not all(_is_message(message) for message in prompt):
+            raise ProblemError(f'{place}: a "prompt" list holds messages {{"role": text, "content": text}}')
+        return Problem(str(identity), tuple(prompt), reward, fields)
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise ProblemError(f'{place}: "prompt" must be a text or a list of messages, not {prompt!r}')
+    return Problem(str(identity), prompt, reward, fields)
+
+
+def load(path: Path) -> list[Problem]:
+    """Every problem of a JSONL file; blank lines are skipped. Raises ProblemError for the first line that is
+    malformed or repeats an id, and for a file that is absent or holds no problem."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ProblemError(f"{path}: no such problem file") from None
+    except UnicodeDecodeError as error:
+        raise ProblemError(f"{path}: not UTF-8 text ({error})") from None
+    seen: dict[str, int] = {}
+    problems: list[Problem] = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        problem = parse(line, f"{path}:{number}")
+        if problem.id in seen:
+            raise ProblemError(f"{path}:{number}: the id {problem.id!r} was used at line {seen[problem.id]} already")
+        seen[problem.id] = number
+        problems.append(problem)
+    if not problems:
+        raise ProblemError(f"{path}: the file holds no problem")
+    return problems
+
+
+def render(problem: Problem, template: str) -> str:
+    """The text that a policy completes. Messages are laid out as "Role: content" lines and take the prompt's place."""
+    if isinstance(problem.prompt, str):
+        prompt = problem.prompt
+    else:
+        first, *rest = problem.prompt
+        lead = first["content"] if first["role"] == "user" else f"{first['role'].capitalize()}: {first['content']}"
+        prompt = "\n".join([lead, *(f"{m['role'].capitalize()}: {m['content']}" for m in rest)])
+    return template.replace("{prompt}", prompt)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One problem's turn in the endless, shuffled stream of epochs."""
+
+    problem: Problem
+    epoch: int
+
+    def sample_id(self, copy: int) -> str:
+        return f"{self.problem.id}/{self.epoch}/{copy}"
+
+
+class Stream:
+    """Problems in an order that depends on the seed alone: place i of the stream is always the same draw, so a run
+    is resumed by remembering one number."""
+
+    def __init__(self, problems: Sequence[Problem], seed: int) -> None:
+        self.problems = problems
+        self._order = lru_cache(maxsize=2)(lambda epoch: _shuffled(len(problems), f"{seed}/{epoch}"))
+
+    def __getitem__(self, place: int) -> Draw:
+        epoch, index = divmod(place, len(self.problems))
+        return Draw(self.problems[self._order(epoch)[index]], epoch)
+
+
+def _shuffled(count: int, seed: str) -> list[int]:
+    order = list(range(count))
+    random.Random(seed).shuffle(order)
+    return order
+
+
+def _is_message(message: Any) -> bool:
+    return (
+        isinstance(message, dict)
+        and isinstance(message.get("role"), str)
+        and message["role"] != ""
+        and isinstance(message.get("content"), str)
+    )

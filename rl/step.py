@@ -1,0 +1,126 @@
+"""One training step: groups become micro-batches, micro-batches become gradients, gradients become an update."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from model.moe import balance_loss
+from model.policy import Forward, Policy
+from rl.batch import Aggregation, MicroBatch, pack
+from rl.loss import LossSettings, TokenLoss, grpo_loss
+from rl.rollout import Group
+
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """``micro_batch_tokens`` bounds memory and changes nothing else. ``minibatches`` is the number of optimizer
+    updates a step. ``balance`` weighs the sequence-wise auxiliary loss. ``reference_every`` is in steps."""
+
+    loss: LossSettings = field(default_factory=LossSettings)
+    micro_batch_tokens: int = 8192
+    minibatches: int = 1
+    aggregation: Aggregation = "token"
+    balance: float = 0.0
+    reference_every: int = 400
+    temperature: float = 1.0
+
+
+def step(policy: Policy, groups: Sequence[Group], settings: StepSettings) -> Metrics:
+    """Trains on the groups and reports. Groups without any sample to train on leave the policy as it is."""
+    if settings.loss.kl > 0 and policy.reference is None:
+        policy.replace_reference()
+    minibatches = pack(
+        groups,
+        max_tokens=settings.micro_batch_tokens,
+        minibatches=settings.minibatches,
+        by=settings.aggregation,
+    )
+    with torch.no_grad():
+        starts = [[_forward(policy, m, settings).logp for m in mini] for mini in minibatches[1:]]
+    tally = _Tally()
+    for i, mini in enumerate(minibatches):
+        for j, micro in enumerate(mini):
+            out = _forward(policy, micro, settings)
+            start = starts[i - 1][j] if i else None
+            parts = grpo_loss(
+                out.logp, start, micro.sampled, _reference(policy, micro, settings), micro.advantages, micro.weights,
+                settings.loss,
+            )  # fmt: skip
+            policy.backward(parts.loss + _balance(out, micro, settings, policy), out.routing)
+            tally.add(micro, out, parts, policy.updates)
+        tally.update(policy.apply())
+    return tally.metrics()
+
+
+def _forward(policy: Policy, micro: MicroBatch, settings: StepSettings) -> Forward:
+    return policy.forward(micro.tokens, micro.lengths, micro.at, micro.targets, settings.temperature)
+
+
+def _reference(policy: Policy, micro: MicroBatch, settings: StepSettings) -> Tensor | None:
+    if settings.loss.kl == 0:
+        return None
+    return policy.reference_logprobs(micro.tokens, micro.lengths, micro.at, micro.targets, settings.temperature)
+
+
+def _balance(out: Forward, micro: MicroBatch, settings: StepSettings, policy: Policy) -> Tensor | float:
+    if settings.balance == 0:
+        return 0.0
+    segments = torch.repeat_interleave(torch.arange(len(micro.lengths)), torch.tensor(micro.lengths))
+    losses = [balance_loss(r, segments, policy.model.c.num_experts_per_tok) for r in out.routing]
+    # Each micro-batch counts by its share of the step's tokens, so that splitting does not change the sum.
+    return settings.balance * float(micro.weights.sum()) * torch.stack(losses).sum()
+
+
+class _Tally:
+    """Means over the step's sampled tokens, and maxima where a mean would hide the trouble."""
+
+    def __init__(self) -> None:
+        self.tokens = 0
+        self.sums: dict[str, float] = {}
+        self.largest_gap = 0.0
+        self.largest_lag = 0
+        self.updates: list[dict[str, float]] = []
+
+    def add(self, micro: MicroBatch, out: Forward, parts: TokenLoss, version: int) -> None:
+        logp = out.logp.detach()
+        gap = (logp - micro.sampled).abs()
+        lag = version - micro.versions
+        self.tokens += len(logp)
+        self.largest_gap = max(self.largest_gap, float(gap.max()))
+        self.largest_lag = max(self.largest_lag, int(lag.max()))
+        for name, value in {
+            "entropy": out.entropy,
+            "kl": parts.kl,
+            "clip_share": parts.clipped,
+            "importance": parts.importance,
+            "logprob_gap": gap,
+            "sampler_kl": micro.sampled - logp,
+            "lag": lag.float(),
+        }.items():
+            self.sums[name] = self.sums.get(name, 0.0) + float(value.sum())
+        self.sums["loss"] = self.sums.get("loss", 0.0) + float(parts.loss.detach())
+
+    def update(self, applied: dict[str, float]) -> None:
+        self.updates.append(applied)
+
+    def metrics(self) -> Metrics:
+        if not self.tokens:
+            return {"tokens_trained": 0.0, "updates": 0.0}
+        means = {name: value / self.tokens for name, value in self.sums.items() if name != "loss"}
+        applied = {name: math.fsum(u[name] for u in self.updates) / len(self.updates) for name in self.updates[0]}
+        return {
+            "loss": self.sums["loss"] / len(self.updates),
+            **means,
+            **applied,
+            "logprob_gap_max": self.largest_gap,
+            "lag_max": float(self.largest_lag),
+            "tokens_trained": float(self.tokens),
+            "updates": float(len(self.updates)),
+        }

@@ -1,0 +1,53 @@
+"""The trainer as the pipeline sees it: it updates, publishes, saves and restores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from model.config import Precision
+from model.policy import Policy
+from rl.rollout import Group
+from rl.step import Metrics, StepSettings, step
+
+
+class Trainer(Protocol):
+    """May be in another process. What `publish` returns is given to the engine as it is: weights, or a handle."""
+
+    async def update(self, groups: Sequence[Group]) -> Metrics: ...
+
+    async def publish(self) -> Any: ...
+
+    async def save(self, folder: Path) -> None:
+        """Writes into an existing folder."""
+
+    async def restore(self, folder: Path) -> None: ...
+
+
+class LocalTrainer:
+    """A trainer in this process. ``steps`` counts calls of `update`."""
+
+    def __init__(self, policy: Policy, settings: StepSettings, rollout_precision: Precision) -> None:
+        self.policy, self.settings, self.rollout_precision = policy, settings, rollout_precision
+        self.steps = 0
+
+    async def update(self, groups: Sequence[Group]) -> Metrics:
+        return self.update_now(groups)
+
+    async def publish(self) -> Any:
+        return self.policy.publish(self.rollout_precision)
+
+    async def save(self, folder: Path) -> None:
+        self.policy.save(folder)
+        (folder / "steps").write_text(str(self.steps))
+
+    async def restore(self, folder: Path) -> None:
+        self.policy.restore(folder)
+        self.steps = int((folder / "steps").read_text())
+
+    def update_now(self, groups: Sequence[Group]) -> Metrics:
+        if self.settings.loss.kl > 0 and self.steps % self.settings.reference_every == 0:
+            self.policy.replace_reference()
+        self.steps += 1
+        return step(self.policy, groups, self.settings)
