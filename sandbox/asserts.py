@@ -1,0 +1,262 @@
+"""Assert-style tests, run in an isolated process of their own that holds the tests and never the candidate.
+
+What the tests call is a ``Remote``: the call crosses to the candidate's process as plain data and its result comes back
+as plain data, so the ``==`` of an assert is that of the built-in types. Each top-level statement is run even when an
+earlier one failed; every assert that holds is counted. A candidate cannot skip, patch or catch an assert, because none
+is ever in its process.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import importlib
+import importlib.util
+import linecache
+import sys
+import traceback
+import types
+from collections.abc import Iterator
+from typing import Any
+
+from sandbox import program, wire
+
+_FILE = "tests.py"
+_ALIASES = {"np": "numpy", "pd": "pandas"}
+_PACKAGES = ("numpy", "pandas", "scipy", "sympy")
+
+
+class CandidateEnded(BaseException):
+    """The candidate's process is gone; no test can go on."""
+
+
+class Candidate:
+    """The other side: asks, and turns the answer into values and exceptions."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The answer. Raises CandidateEnded when none comes, and what the candidate raised as the built-in exception
+        nearest to it."""
+        try:
+            program.send(self._descriptor, request)
+            answer = program.receive(self._descriptor)
+        except (EOFError, OSError, ValueError) as error:
+            raise CandidateEnded(str(error)) from None
+        if not isinstance(answer, dict):
+            raise CandidateEnded("an answer that is none")
+        if "raised" in answer:
+            raise _exception(answer["raised"])
+        return answer
+
+    def decode(self, form: Any) -> Any:
+        return wire.decode(form, self._remote)
+
+    def encode(self, value: Any) -> Any:
+        return wire.encode(value, _own_reference)
+
+    def _remote(self, body: Any) -> Remote:
+        number, kind, is_callable = body
+        return Remote(self, {"object": int(number)}, f"{kind} object", bool(is_callable))
+
+
+def _own_reference(value: Any) -> Any:
+    if type(value) is Remote:
+        target = object.__getattribute__(value, "_target")
+        if not target["path"] and "object" in target:
+            return {"object": [target["object"]]}
+    raise wire.Unencodable(f"a test can pass plain data and the candidate's own objects, not {type(value).__name__}")
+
+
+def _exception(raised: Any) -> BaseException:
+    names = raised.get("classes", []) if isinstance(raised, dict) else []
+    for name in names if isinstance(names, list) else []:
+        kind = getattr(builtins, str(name), None)
+        if isinstance(kind, type) and issubclass(kind, Exception):
+            try:
+                return kind(str(raised.get("text")))
+            except TypeError:
+                continue  # an exception with other arguments, UnicodeDecodeError say
+    return Exception(str(raised)[:500])
+
+
+class Remote:
+    """A function, class or object of the candidate's, as the tests see it."""
+
+    __slots__ = ("_callable", "_candidate", "_name", "_target")
+
+    def __init__(self, candidate: Candidate, target: dict[str, Any], name: str, is_callable: bool) -> None:
+        self._candidate = candidate
+        self._target = {"path": [], **target}
+        self._name = name
+        self._callable = is_callable
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        candidate = self._candidate
+        sent = [candidate.encode(argument) for argument in args]
+        request = {"call": self._target, "args": sent, "kwargs": candidate.encode(kwargs)}
+        answer = candidate.ask(request)
+        if "args" in answer:
+            _copy_changes(args, candidate.decode(answer["args"]))
+        return candidate.decode(answer.get("value"))
+
+    def __getattr__(self, attribute: str) -> Any:
+        target = {**self._target, "path": [*self._target["path"], attribute]}
+        if attribute.startswith("__") and attribute not in _FORWARDED_ATTRIBUTES:
+            raise AttributeError(attribute)
+        return self._candidate.decode(self._candidate.ask({"get": target}).get("value"))
+
+    def __iter__(self) -> Iterator[Any]:
+        iterator = _method(self, "__iter__")
+        while True:
+            try:
+                yield _method(iterator, "__next__")
+            except StopIteration:
+                return
+
+    def __eq__(self, other: object) -> bool:
+        """The same object, or not equal: what the candidate's ``__eq__`` says is no evidence."""
+        return type(other) is Remote and self._target == other._target
+
+    def __hash__(self) -> int:
+        return hash(str(self._target))
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __repr__(self) -> str:
+        return f"<{self._name}>"
+
+
+_FORWARDED_ATTRIBUTES = ("__name__", "__doc__")
+_FORWARDED_METHODS = (
+    "__len__ __getitem__ __setitem__ __delitem__ __contains__ __str__ __add__ __radd__ __sub__ __rsub__ __mul__ "
+    "__rmul__ __truediv__ __floordiv__ __mod__ __pow__ __neg__ __abs__ __lt__ __le__ __gt__ __ge__ __enter__ "
+    "__exit__ __next__ __int__ __float__"
+).split()
+
+
+def _method(remote: Remote, name: str, *args: Any) -> Any:
+    target = {**remote._target, "path": [*remote._target["path"], name]}
+    return Remote(remote._candidate, target, name, True)(*args)
+
+
+def _forward(name: str) -> Any:
+    return lambda self, *args: _method(self, name, *args)
+
+
+for _name in _FORWARDED_METHODS:
+    setattr(Remote, _name, _forward(_name))
+
+
+def _copy_changes(args: tuple[Any, ...], after: Any) -> None:
+    """Arguments that the candidate changed in place, in the tests' own objects."""
+    if not isinstance(after, list):
+        return
+    for mine, theirs in zip(args, after, strict=False):
+        if type(mine) is not type(theirs) or mine is theirs:
+            continue
+        if isinstance(mine, list | bytearray):
+            mine[:] = theirs
+        elif isinstance(mine, dict | set):
+            mine.clear()
+            mine.update(theirs)
+
+
+class _Counted(ast.NodeTransformer):
+    """After each assert, a call that counts it: reached only when the assert held."""
+
+    def visit_Assert(self, node: ast.Assert) -> list[ast.stmt]:
+        count = ast.Expr(ast.Call(ast.Name("__assert_held__", ast.Load()), [], []))
+        return [node, ast.copy_location(count, node)]
+
+
+def parse(source: str) -> tuple[ast.Module, int]:
+    """The tests and the number of asserts written in them. Raises SyntaxError."""
+    tree = ast.parse(source, _FILE)
+    return tree, sum(isinstance(node, ast.Assert) for node in ast.walk(tree))
+
+
+def _needed_names(tree: ast.Module) -> list[str]:
+    """Names that the tests use and do not get from the language."""
+    loaded = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+    return sorted(loaded - set(dir(builtins)))
+
+
+def _modules(tree: ast.Module) -> dict[str, types.ModuleType]:
+    """Modules that the tests use (``math.isclose``) without importing them: the solution's import usually served both.
+    They are imported here and never asked of the candidate, who could have replaced their functions."""
+    modules = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            name = _ALIASES.get(node.value.id, node.value.id)
+            if (name in sys.stdlib_module_names or name in _PACKAGES) and importlib.util.find_spec(name) is not None:
+                modules[node.value.id] = importlib.import_module(name)
+    return modules
+
+
+def _namespace(candidate: Candidate, tree: ast.Module) -> dict[str, Any]:
+    names = _needed_names(tree)
+    namespace: dict[str, Any] = {"__name__": "tests", "__builtins__": builtins}
+    found = candidate.ask({"names": names}).get("value")
+    for name, form in found.items() if isinstance(found, dict) else ():
+        if name in names:
+            value = candidate.decode(form)
+            namespace[name] = value if type(value) is not Remote else Remote(candidate, {"name": name}, name, True)
+    namespace.update(_modules(tree))
+    return namespace
+
+
+def run(channel: int, source: str) -> int:
+    """Runs the tests and reports {"held", "failures": [[line, text]...], "ended"} over the channel."""
+    tree, written = parse(source)
+    held = 0
+    failures: list[tuple[int, str, list[str], int | None]] = []
+    statements = 0
+    ended = ""
+
+    def count() -> None:
+        nonlocal held
+        held += 1
+
+    linecache.cache[_FILE] = (len(source), None, source.splitlines(keepends=True), _FILE)
+    try:
+        candidate = Candidate(program.PEER)
+        ready = program.receive(program.PEER)
+        if ready != {"ready": True}:
+            raise CandidateEnded("it did not define its functions")
+        namespace = _namespace(candidate, tree)
+        namespace["__assert_held__"] = count
+        for statement in tree.body:
+            counted = ast.fix_missing_locations(ast.Module([*_as_list(_Counted().visit(statement))], []))
+            statements += 1
+            try:
+                exec(compile(counted, _FILE, "exec"), namespace)  # noqa: S102
+            except CandidateEnded:
+                raise
+            except BaseException as error:  # noqa: BLE001 - a failed test, whatever it raises
+                failures.append(_failure(statement, error))
+    except CandidateEnded as end:
+        ended = str(end) or "the program ended"
+    except (EOFError, OSError, wire.Malformed) as error:
+        ended = str(error) or "the program ended"
+    program.report(
+        channel,
+        {"held": held, "written": written, "failures": failures[:20], "failed": len(failures), "ended": ended},
+    )
+    sys.stdout.flush()
+    return 0
+
+
+def _as_list(node: Any) -> list[ast.stmt]:
+    return node if isinstance(node, list) else [node]
+
+
+def _failure(statement: ast.stmt, error: BaseException) -> tuple[int, str, list[str], int | None]:
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == _FILE]
+    line = (lines or [statement.lineno])[-1] or statement.lineno
+    text = linecache.getline(_FILE, line).strip()
+    said = "" if isinstance(error, AssertionError) and not str(error) else f" ({type(error).__name__}: {error})"
+    described = program.describe(error)
+    return line, f"line {line}: {text[:200]}{said[:300]}", described["classes"], described["errno"]

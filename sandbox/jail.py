@@ -1,0 +1,263 @@
+"""The jail: namespaces, a minimal read-only root, and what every run adds to it, as lists whose order is the argument.
+
+``enter`` runs once, in the process that becomes the zygote. ``isolate`` runs once for every program, in the process
+that is about to run it.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+from dataclasses import dataclass
+
+from sandbox import kernel, seccomp
+
+ZYGOTE_ID, PROGRAM_ID = 61100, 61101
+"""Real user and group ids that root drops to. They lie in a range that systemd reserves for nobody."""
+INNER_ZYGOTE_ID, INNER_PROGRAM_ID = 1001, 1000
+
+HOME = "/tmp"  # noqa: S108 - a file system of the run's own
+_DEVICES = ("null", "zero", "full", "random", "urandom")
+_SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/lib32", "/etc/alternatives", "/etc/ld.so.cache")
+_FILES = {
+    "/etc/passwd": f"program:x:{INNER_PROGRAM_ID}:{INNER_PROGRAM_ID}:program:{HOME}:/bin/sh\n",
+    "/etc/group": f"program:x:{INNER_PROGRAM_ID}:\n",
+    "/etc/hosts": "127.0.0.1 localhost\n::1 localhost\n",
+    "/etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
+}
+_MB = 1 << 20
+
+LANDLOCK_FILES = (1 << 13) - 1  # ABI 1: execute, write, read, list, remove, make
+LANDLOCK_READ = 0b1101  # execute, read file, read directory
+_LANDLOCK_TRUNCATE, _LANDLOCK_REFER, _LANDLOCK_IOCTL = 1 << 14, 1 << 13, 1 << 15
+_LANDLOCK_WRITE_FILE = 1 << 1
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What the jail is made of; decided outside it."""
+
+    directories: tuple[str, ...]
+    """Directories of the host to show read-only at the same place: the interpreter, packages, toolchains."""
+    private_ids: bool
+    """Root maps two real unprivileged ids; an ordinary user has its own id and no other."""
+
+
+def visible_directories(layout: Layout) -> list[str]:
+    """The host paths that the jail shows, parents first, none inside another."""
+    chosen: list[str] = []
+    for path in sorted({*_SYSTEM, *layout.directories}):
+        if os.path.exists(path) and not any(path == parent or path.startswith(parent + "/") for parent in chosen):
+            chosen.append(path)
+    return chosen
+
+
+def namespaces() -> None:
+    """A user namespace first: it owns the others, so nothing here has power over the host's."""
+    kernel.unshare(
+        kernel.CLONE_NEWUSER
+        | kernel.CLONE_NEWNS
+        | kernel.CLONE_NEWPID
+        | kernel.CLONE_NEWNET
+        | kernel.CLONE_NEWIPC
+        | kernel.CLONE_NEWUTS
+        | kernel.CLONE_NEWCGROUP
+    )
+
+
+def take_mounts(layout: Layout) -> dict[str, int | str]:
+    """Copies of the visible mounts, made read-only while detached, and symbolic links as their targets.
+
+    Taken under the caller's own user id, which may read directories that the jail's id may not.
+    """
+    kernel.mount("none", "/", "", kernel.MS_REC | kernel.MS_PRIVATE)
+    taken: dict[str, int | str] = {}
+    for path in visible_directories(layout):
+        if os.path.islink(path):
+            taken[path] = os.readlink(path)
+            continue
+        taken[path] = tree = kernel.clone_mount(path)
+        kernel.restrict_mount(tree, kernel.MOUNT_ATTR_RDONLY | kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV)
+    for device in _DEVICES:
+        taken[f"/dev/{device}"] = kernel.clone_mount(f"/dev/{device}")
+    return taken
+
+
+def take_unprivileged_id(layout: Layout) -> None:
+    """Root leaves its real user id before anything else: a mapped id alone would keep the host's uid 0 underneath."""
+    if layout.private_ids:
+        kernel.prctl(kernel.PR_SET_KEEPCAPS, 1)
+        os.setgroups([])
+        os.setresgid(INNER_ZYGOTE_ID, INNER_ZYGOTE_ID, INNER_ZYGOTE_ID)
+        os.setresuid(INNER_ZYGOTE_ID, INNER_ZYGOTE_ID, INNER_ZYGOTE_ID)
+
+
+def build_root(taken: dict[str, int | str]) -> bool:
+    """A tmpfs with the taken mounts, entered by pivot_root; the host's tree is detached. Runs as process 1 of the new
+    PID namespace. Returns whether the kernel lets this user namespace have a /proc."""
+    kernel.mount("tmpfs", HOME, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "mode=755,size=1m")
+    os.mkdir(f"{HOME}/old")
+    for name in ("/proc", "/tmp", "/dev", "/etc"):  # noqa: S108
+        os.mkdir(HOME + name, 0o755)
+    has_proc = mount_proc(f"{HOME}/proc")
+    for path, content in taken.items():
+        _place(HOME + path, content)
+    for path, text in _FILES.items():
+        with open(HOME + path, "w") as file:
+            file.write(text)
+    os.symlink(HOME, f"{HOME}/dev/shm")  # noqa: S108
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        os.symlink(f"/proc/self/fd/{number}", f"{HOME}/dev/{name}")
+    os.symlink("/proc/self/fd", f"{HOME}/dev/fd")
+    kernel.pivot_root(HOME, f"{HOME}/old")
+    os.chdir("/")
+    kernel.unmount("/old")
+    os.rmdir("/old")
+    kernel.mount(
+        "none", "/", "", kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY | kernel.MS_NOSUID | kernel.MS_NODEV
+    )
+    return has_proc
+
+
+def _place(target: str, content: int | str) -> None:
+    os.makedirs(os.path.dirname(target), 0o755, exist_ok=True)
+    if isinstance(content, str):
+        os.symlink(content, target)
+        return
+    if os.stat(content).st_mode & 0o170000 == 0o040000:
+        os.makedirs(target, 0o755, exist_ok=True)
+    else:
+        os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o644))
+    kernel.attach_mount(content, target)
+
+
+def mount_proc(target: str) -> bool:
+    """A /proc of the current PID namespace. False where the container hides parts of its own /proc: then the kernel
+    refuses a fresh one, and the program has none."""
+    flags = kernel.MS_RDONLY | kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
+    try:
+        kernel.mount("proc", target, "proc", flags)
+    except PermissionError:
+        return False
+    return True
+
+
+def forbid_nested_namespaces() -> None:
+    """No user namespace can be made below this one, whatever the seccomp filter says."""
+    try:
+        with open("/proc/sys/user/max_user_namespaces", "w") as file:
+            file.write("0")
+    except OSError:
+        pass  # /proc is read-only or absent; the filter still refuses the calls
+
+
+def renounce() -> None:
+    """Nothing that this process or its children execute can gain a capability or a set-user-id bit."""
+    kernel.prctl(kernel.PR_CAP_AMBIENT, kernel.PR_CAP_AMBIENT_CLEAR_ALL)
+    kernel.drop_bounding_set()
+    kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class RunLimits:
+    """The kernel's part of a run's limits."""
+
+    cpu_seconds: int
+    stack_bytes: int
+    processes: int
+    open_files: int
+    file_bytes: int
+    disk_bytes: int
+    disk_files: int
+    data_bytes: int
+    """Private writable memory of one process; 0 for none, where a memory cgroup counts better."""
+
+
+class Isolation:
+    """What each run does to itself. Made once in the zygote, so that a run only makes system calls."""
+
+    def __init__(self, layout: Layout, has_proc: bool) -> None:
+        self._layout = layout
+        self._has_proc = has_proc
+        self._filter = seccomp.allow_list()
+        self._landlock = _Landlock(kernel.landlock_abi())
+
+    def apply(self, limits: RunLimits) -> None:
+        """Namespaces while it still has the power, then the power itself, then what may be asked of the kernel."""
+        kernel.unshare(kernel.CLONE_NEWNS)
+        self._private_files(limits)
+        self._resource_limits(limits)
+        self._identity()
+        kernel.drop_capabilities()
+        self._landlock.apply()
+        self._filter.load()
+
+    def _private_files(self, limits: RunLimits) -> None:
+        options = f"mode=700,uid={INNER_PROGRAM_ID},gid={INNER_PROGRAM_ID},size={limits.disk_bytes},nr_inodes={limits.disk_files}"
+        kernel.mount("tmpfs", HOME, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, options)
+        if self._has_proc:
+            mount_proc("/proc")
+        os.chdir(HOME)
+
+    def _resource_limits(self, limits: RunLimits) -> None:
+        _limit(resource.RLIMIT_CORE, 0)
+        _limit(resource.RLIMIT_CPU, limits.cpu_seconds)
+        _limit(resource.RLIMIT_STACK, limits.stack_bytes)
+        _limit(resource.RLIMIT_NPROC, limits.processes)
+        _limit(resource.RLIMIT_NOFILE, limits.open_files)
+        _limit(resource.RLIMIT_FSIZE, limits.file_bytes)
+        _limit(resource.RLIMIT_MEMLOCK, 0)
+        if limits.data_bytes:
+            _limit(resource.RLIMIT_DATA, limits.data_bytes)
+
+    def _identity(self) -> None:
+        if self._layout.private_ids:
+            os.setresgid(INNER_PROGRAM_ID, INNER_PROGRAM_ID, INNER_PROGRAM_ID)
+            os.setresuid(INNER_PROGRAM_ID, INNER_PROGRAM_ID, INNER_PROGRAM_ID)
+            kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
+        os.setsid()
+
+
+def _limit(which: int, value: int) -> None:
+    hard = resource.getrlimit(which)[1]
+    if hard != resource.RLIM_INFINITY:
+        value = min(value, hard)
+    resource.setrlimit(which, (value, value))
+
+
+class _Landlock:
+    """Reading and executing everywhere in the small root, writing in /tmp and to devices; no TCP, no abstract sockets
+    and no signals out of the run where the kernel can forbid them."""
+
+    def __init__(self, abi: int) -> None:
+        self._abi = abi
+        self._files = LANDLOCK_FILES
+        for version, right in ((2, _LANDLOCK_REFER), (3, _LANDLOCK_TRUNCATE), (5, _LANDLOCK_IOCTL)):
+            if abi >= version:
+                self._files |= right
+        self._network = 3 if abi >= 4 else 0
+        self._scoped = 3 if abi >= 6 else 0
+        self._size = 24 if abi >= 6 else 16 if abi >= 4 else 8
+        if abi:
+            self._root = os.open("/", os.O_PATH | os.O_CLOEXEC)
+            self._devices = os.open("/dev", os.O_PATH | os.O_CLOEXEC)
+
+    def apply(self) -> None:
+        if not self._abi:
+            return
+        ruleset = kernel.landlock_ruleset(self._files, self._network, self._scoped, self._size)
+        home = os.open(HOME, os.O_PATH | os.O_CLOEXEC)
+        kernel.landlock_allow(ruleset, LANDLOCK_READ, self._root)
+        kernel.landlock_allow(ruleset, LANDLOCK_READ | _LANDLOCK_WRITE_FILE, self._devices)
+        kernel.landlock_allow(ruleset, self._files, home)
+        kernel.landlock_restrict(ruleset)
+        os.close(ruleset)
+        os.close(home)
+
+
+def interpreter_directories() -> tuple[str, ...]:
+    """Where the running Python keeps its program, its library and the installed packages."""
+    directories = {os.path.realpath(sys.base_prefix), sys.base_prefix}
+    directories |= {path for path in sys.path if path.endswith(("site-packages", "dist-packages"))}
+    return tuple(sorted(path for path in directories if path.startswith("/") and path not in ("/", "/usr")))

@@ -1,0 +1,374 @@
+"""The judge: runs a submission's tests one after another and compares outside the candidate's process.
+
+Rules
+- A stdin/stdout test is a run of its own: fresh process, fresh /tmp. It passes when the program exits with status 0 and
+  the output matches; a program that exits early is judged by what it printed.
+- Function calls share one process and are sent one at a time, so that no later call is known before the earlier ones
+  are answered. A call that ends or outstays its process fails, and the next call gets a fresh one.
+- Assert-style tests run in a process of their own (``asserts``) beside the candidate's.
+- Threads that a program leaves behind are waited for as Python does, within the time limit; after the last function
+  call they are ended with the process.
+- Tests after the submission's total time are not run and count as ``time_limit``.
+"""
+
+from __future__ import annotations
+
+import errno
+import signal
+import socket
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from sandbox import compare, wire
+from sandbox.program import PEER
+from sandbox.supervisor import Run, Supervisor
+from sandbox.verdict import Limits, Status, TestResult, Verdict
+
+_LIMIT_STATUS: dict[str, Status] = {
+    "wall_seconds": "time_limit",
+    "cpu_seconds": "time_limit",
+    "memory_mb": "memory_limit",
+    "processes": "process_limit",
+    "output_kb": "output_limit",
+}
+_ERRNO_LIMIT: dict[int, tuple[Status, str]] = {
+    errno.ENOSPC: ("output_limit", "disk_mb or disk_files: no space left in /tmp"),
+    errno.EFBIG: ("output_limit", "file_mb: a file became too large"),
+    errno.EMFILE: ("runtime_error", "open_files: too many open files"),
+}
+
+
+@dataclass
+class _Totals:
+    """What all runs of a submission used, and the streams of the one that the verdict shows."""
+
+    cpu_seconds: float = 0.0
+    peak_bytes: int = 0
+    shown: Run | None = None
+    tests: list[TestResult] = field(default_factory=list)
+
+    def add(self, run: Run, failed: bool) -> None:
+        self.cpu_seconds += run.cpu_seconds
+        self.peak_bytes = max(self.peak_bytes, run.peak_bytes)
+        if self.shown is None or (failed and not any(test.status != "passed" for test in self.tests)):
+            self.shown = run
+
+
+class Judge:
+    """Judges submissions one at a time with one supervisor's jail."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        self._events = (0, 0)
+
+    def judge(self, request: dict[str, Any]) -> Verdict:
+        """The verdict on ``{"solution", "tests", "language", "limits"}``, whose form the owner has checked."""
+        limits = Limits(**request["limits"])
+        group = self._supervisor.group
+        if group is not None:
+            group.limit(limits.memory_mb, limits.processes)
+            self._events = group.events()
+        started = time.monotonic()
+        totals = _Totals()
+        tests = request["tests"]
+        if isinstance(tests, str):
+            result = self._asserts(request["solution"], tests, limits, totals)
+            return self._verdict(result[0], totals, limits, started, result[1:])
+        if not tests:
+            run = self._program(request["solution"], b"", limits)
+            status, detail = self._outcome(run)
+            totals.add(run, status is not None)
+            single = TestResult(status or "passed", detail)
+            return self._verdict(single, totals, limits, started, (0, 0))
+        calls = [index for index, test in enumerate(tests) if "function" in test]
+        results: dict[int, TestResult] = {}
+        deadline = started + limits.total_seconds
+        for index, test in enumerate(tests):
+            if "function" not in test:
+                results[index] = self._stdin_test(request["solution"], test, limits, totals, deadline)
+                totals.tests.append(results[index])
+        if calls:
+            answers = self._calls(request["solution"], [tests[index] for index in calls], limits, totals, deadline)
+            results.update(zip(calls, answers, strict=True))
+        ordered = tuple(results[index] for index in range(len(tests)))
+        first = next((test for test in ordered if test.status != "passed"), TestResult("passed"))
+        passed = sum(test.status == "passed" for test in ordered)
+        return self._verdict(first, totals, limits, started, (passed, len(ordered)), ordered)
+
+    def after_break(self, why: str) -> Verdict:
+        """The verdict on a submission during which the jail itself ended."""
+        group = self._supervisor.group
+        if group is not None and group.events()[0] > self._events[0]:
+            return Verdict("memory_limit", detail="memory_mb: the kernel ended the jail for its memory")
+        return Verdict("sandbox_error", detail=why)
+
+    # ---- one kind of test each
+
+    def _program(self, source: str, stdin: bytes, limits: Limits, seconds: float | None = None) -> Run:
+        supervisor = self._supervisor
+        run = supervisor.start({"mode": "program", "source": source}, limits, stdin=stdin, seconds=seconds)
+        supervisor.wait(lambda: run.over)
+        supervisor.discard(run)
+        return run
+
+    def _stdin_test(
+        self, source: str, test: dict[str, Any], limits: Limits, totals: _Totals, deadline: float
+    ) -> TestResult:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return _out_of_time(limits)
+        stdin = test.get("stdin", "").encode("utf-8", "surrogateescape")
+        run = self._program(source, stdin, limits, min(limits.wall_seconds, left))
+        status, detail = self._outcome(run)
+        if status is None and "stdout" in test:
+            actual = bytes(run.stdout).decode("utf-8", "replace")
+            how = test.get("compare", compare.DEFAULT_COMPARISON)
+            tolerance = test.get("tolerance", compare.RELATIVE_TOLERANCE)
+            if not compare.outputs_match(actual, test["stdout"], how, tolerance):
+                status, detail = "wrong_answer", f"printed {_shorten(actual)}, not {_shorten(test['stdout'])}"
+        totals.add(run, status is not None)
+        return TestResult(status or "passed", detail, run.ended - run.started)
+
+    def _calls(
+        self, source: str, tests: list[dict[str, Any]], limits: Limits, totals: _Totals, deadline: float
+    ) -> list[TestResult]:
+        results: list[TestResult] = []
+        run: Run | None = None
+        for test in tests:
+            now = time.monotonic()
+            if now >= deadline:
+                results.append(_out_of_time(limits))
+                continue
+            if run is None:
+                run = self._supervisor.start({"mode": "functions", "source": source}, limits)
+            result, alive = self._call(run, test, limits, min(limits.wall_seconds, deadline - now))
+            results.append(result)
+            totals.tests.append(result)
+            if not alive:
+                totals.add(self._supervisor.finish(run), True)
+                run = None
+                if result.status == "compile_error":
+                    results += [result] * (len(tests) - len(results))
+                    break
+        if run is not None:
+            totals.add(self._supervisor.finish(run), False)
+        return results
+
+    def _call(self, run: Run, test: dict[str, Any], limits: Limits, seconds: float) -> tuple[TestResult, bool]:
+        """One call's result, and whether the process can take another."""
+        started = time.monotonic()
+        run.deadline = started + seconds
+        supervisor = self._supervisor
+        supervisor.wait(lambda: bool(run.messages) or run.over)
+        answer = run.messages.pop(0) if run.messages else None
+        if answer in ({"ready": True}, {"next": True}):
+            request = {"call": {"name": test["function"]}, "args": test["args"], "kwargs": test["kwargs"]}
+            supervisor.send(run, request)
+            supervisor.wait(lambda: bool(run.messages) or run.over)
+            answer = run.messages.pop(0) if run.messages else None
+        elapsed = time.monotonic() - started
+        if not isinstance(answer, dict) or not ("value" in answer or ("raised" in answer and not run.over)):
+            if answer is not None:
+                run.messages.append(answer)
+            supervisor.wait(lambda: run.over)
+            status, detail = self._outcome(run)
+            return TestResult(
+                status or "runtime_error", detail or "the program ended before it answered", elapsed
+            ), False
+        run.messages.insert(0, {"next": True})
+        if "raised" in answer:
+            status, detail = _raised(answer["raised"])
+            return TestResult(status, detail, elapsed), True
+        return _compare_value(answer["value"], test, elapsed), True
+
+    def _asserts(self, source: str, tests: str, limits: Limits, totals: _Totals) -> tuple[TestResult, int, int]:
+        supervisor = self._supervisor
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        with ours, theirs:
+            seconds = min(limits.wall_seconds, limits.total_seconds)
+            job = {"mode": "functions", "source": source, "serve_on": PEER}
+            candidate = supervisor.start(job, limits, seconds=seconds, peer=theirs)
+            tester = supervisor.start(
+                {"mode": "tests", "source": tests}, limits, seconds=seconds + 1.0, quiet=True, peer=ours
+            )
+        supervisor.wait(lambda: tester.over)
+        report = tester.messages[-1] if tester.messages else None
+        ended_first = candidate.exit_status is not None or candidate.exceeded != ""
+        if isinstance(report, dict) and report.get("ended"):
+            supervisor.wait(lambda: candidate.over)
+            ended_first = True
+        supervisor.finish(candidate)
+        supervisor.discard(tester)
+        result, passed, total = self._assert_result(candidate, tester, report, ended_first)
+        totals.add(candidate, result.status != "passed")
+        return result, passed, total
+
+    def _assert_result(self, candidate: Run, tester: Run, report: Any, ended: bool) -> tuple[TestResult, int, int]:
+        if not isinstance(report, dict) or "held" not in report:
+            status, detail = self._outcome(candidate) if ended else (None, "")
+            if status is None:
+                why = tester.why or f"exit status {tester.exit_status}"
+                said = bytes(tester.stderr).decode("utf-8", "replace").strip()[-300:]
+                return TestResult("sandbox_error", f"the tests' own process ended: {why} {said}"), 0, 0
+            return TestResult(status, detail), 0, 0
+        held, failed = report["held"], report["failed"]
+        total = max(held + failed, report["written"] if failed or ended else 0)
+        if report["ended"]:
+            status, detail = self._outcome(candidate)
+            return TestResult(status or "runtime_error", detail or report["ended"]), held, max(total, held + 1)
+        if failed:
+            status, detail = self._failure_status(report)
+            return TestResult(status, detail), held, total
+        if held == 0:
+            return TestResult("wrong_answer", "no assertion was reached"), 0, max(1, report["written"])
+        return TestResult("passed"), held, held
+
+    def _failure_status(self, report: dict[str, Any]) -> tuple[Status, str]:
+        _, text, classes, number = report["failures"][0]
+        if "AssertionError" in classes:
+            return "wrong_answer", text
+        return _raised({"classes": classes, "errno": number, "name": "", "text": text}, text)
+
+    # ---- what a run's end means
+
+    def _outcome(self, run: Run) -> tuple[Status | None, str]:
+        """The status of a run that did not end well, and None for one that did."""
+        if run.exceeded in ("wall_seconds", "cpu_seconds") and self._hit_process_limit(run):
+            return (
+                "process_limit",
+                f"processes: {run.limits.processes} at the same time, until the {run.exceeded} ended",
+            )
+        if run.exceeded in _LIMIT_STATUS:
+            return _LIMIT_STATUS[run.exceeded], f"{run.exceeded}: {run.why}"
+        if run.exceeded:
+            return None, ""
+        compile_error = _message(run, "compile_error")
+        if compile_error is not None:
+            return "compile_error", str(compile_error)[:500]
+        failed = _message(run, "failed")
+        if failed is not None and run.exit_status == 125:
+            return "sandbox_error", str(failed)[:500]
+        if run.exit_status == 0:
+            return None, ""
+        return self._bad_exit(run)
+
+    def _hit_process_limit(self, run: Run) -> bool:
+        group = self._supervisor.group
+        if group is not None and group.counts_processes:
+            return group.events()[1] > self._events[1]
+        return run.crowded
+
+    def _bad_exit(self, run: Run) -> tuple[Status, str]:
+        status = run.exit_status or 0
+        if self._supervisor.group is not None:
+            events = self._supervisor.group.events()
+            memory, processes = events[0] - self._events[0], events[1] - self._events[1]
+            self._events = events
+            if memory:
+                return "memory_limit", f"memory_mb: more than {run.limits.memory_mb} MiB"
+            if processes:
+                return "process_limit", f"processes: more than {run.limits.processes}"
+        if status == -signal.SIGSYS:
+            return "denied", "a forbidden system call ended the program"
+        if status == -signal.SIGXCPU or (status == -signal.SIGKILL and run.cpu_seconds >= run.limits.cpu_seconds):
+            return "time_limit", f"cpu_seconds: used {run.cpu_seconds:.1f} s of CPU time"
+        if status == -signal.SIGXFSZ:
+            return "output_limit", _ERRNO_LIMIT[errno.EFBIG][1]
+        raised = _message(run, "raised")
+        if raised is not None:
+            return _raised(raised)
+        if run.crowded:
+            return "process_limit", f"processes: {run.limits.processes} at the same time"
+        if status < 0:
+            return "runtime_error", f"ended by {_signal_name(-status)}"
+        return "runtime_error", f"exit status {status}"
+
+    def _verdict(
+        self,
+        first: TestResult,
+        totals: _Totals,
+        limits: Limits,
+        started: float,
+        counts: tuple[int, ...],
+        tests: tuple[TestResult, ...] = (),
+    ) -> Verdict:
+        shown = totals.shown
+        keep = limits.report_kb * 1024
+        return Verdict(
+            status=first.status,
+            passed=counts[0],
+            total=counts[1],
+            cpu_seconds=round(totals.cpu_seconds, 6),
+            wall_seconds=round(time.monotonic() - started, 6),
+            peak_memory_mb=round(totals.peak_bytes / (1 << 20), 2),
+            stdout=_kept(shown.stdout, keep) if shown else "",
+            stderr=_kept(shown.stderr, keep) if shown else "",
+            detail=first.detail,
+            tests=tests,
+        )
+
+
+def _out_of_time(limits: Limits) -> TestResult:
+    return TestResult("time_limit", f"total_seconds: the submission's {limits.total_seconds:g} s were used up")
+
+
+def _message(run: Run, key: str) -> Any:
+    for message in run.messages:
+        if isinstance(message, dict) and key in message:
+            return message[key]
+    return None
+
+
+def _raised(raised: Any, text: str | None = None) -> tuple[Status, str]:
+    """An exception that ended a call or a program; what it says about itself only chooses among failures."""
+    if not isinstance(raised, dict):
+        return "runtime_error", "raised something unreadable"
+    classes, number = raised.get("classes") or [], raised.get("errno")
+    text = text or f"{raised.get('name')}: {raised.get('text')}"[:500]
+    if "MemoryError" in classes:
+        return "memory_limit", text
+    if ("BlockingIOError" in classes and number == errno.EAGAIN) or "can't start new thread" in str(raised.get("text")):
+        return "process_limit", text
+    if isinstance(number, int) and number in _ERRNO_LIMIT and "OSError" in classes:
+        status, limit = _ERRNO_LIMIT[number]
+        return status, f"{limit} ({text})"
+    return "runtime_error", text
+
+
+def _compare_value(form: Any, test: dict[str, Any], elapsed: float) -> TestResult:
+    try:
+        actual = wire.decode(form)
+        expected = wire.decode(test["expected"])
+        if compare.values_match(actual, expected, test.get("tolerance", compare.RELATIVE_TOLERANCE)):
+            return TestResult("passed", "", elapsed)
+        detail = f"returned {_shorten(_text(actual))}, not {_shorten(_text(expected))}"
+    except wire.Malformed:
+        detail = "returned something that is not plain data"
+    except RecursionError:
+        detail = "returned something nested too deeply"
+    return TestResult("wrong_answer", detail, elapsed)
+
+
+def _text(value: Any) -> str:
+    try:
+        return repr(value)
+    except (ValueError, RecursionError):  # an integer with more digits than Python writes
+        return f"a {type(value).__name__} too long to show"
+
+
+def _shorten(text: str, length: int = 120) -> str:
+    text = repr(text) if "\n" in text else text
+    return text if len(text) <= length else f"{text[:length]}..."
+
+
+def _kept(data: bytearray, keep: int) -> str:
+    text = bytes(data[:keep]).decode("utf-8", "replace")
+    return text if len(data) <= keep else f"{text}\n... ({len(data)} bytes in all)"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,506 @@
+"""The process outside: starts the jail, gives each run its descriptors, and enforces deadlines and totals from outside.
+
+One supervisor owns one zygote. It is small and single-threaded, never runs candidate code, and reads what comes out of
+the jail as bounded bytes. When it ends, for whatever reason, the kernel ends the zygote and with it every run.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from sandbox import asserts, cgroup, jail, kernel, watch, wire, zygote
+from sandbox.verdict import Limits, SandboxUnavailable
+
+_START_SECONDS = 30.0
+_KILL_SECONDS = 5.0
+_WATCH_SECONDS = 0.05
+_READ_BYTES = 1 << 16
+_MB = 1 << 20
+
+
+class JailBroken(RuntimeError):
+    """The zygote ended or does not answer; the run in progress has no verdict."""
+
+
+@dataclass
+class Run:
+    """One isolated process, as seen from outside."""
+
+    number: int
+    limits: Limits
+    deadline: float
+    started: float
+    channel: socket.socket | None
+    reader: wire.FrameReader
+    output_left: int
+    stdout: bytearray = field(default_factory=bytearray)
+    stderr: bytearray = field(default_factory=bytearray)
+    messages: list[Any] = field(default_factory=list)
+    outgoing: bytearray = field(default_factory=bytearray)
+    exit_status: int | None = None
+    cpu_seconds: float = 0.0
+    peak_bytes: int = 0
+    ended: float = 0.0
+    exceeded: str = ""
+    """The name of the limit that ended it, empty while none did."""
+    why: str = ""
+    crowded: bool = False
+    """It was seen with as many processes and threads as it may have."""
+    descriptors: set[int] = field(default_factory=set)
+
+    @property
+    def over(self) -> bool:
+        """It has exited and everything it wrote has been read."""
+        return self.exit_status is not None and not self.descriptors
+
+
+class Supervisor:
+    """Owns the jail; ``start`` begins a run, ``wait`` serves all runs until something is so."""
+
+    def __init__(self, *, unsafe: bool, modules: list[str], paths: list[str], layout: jail.Layout) -> None:
+        self.unsafe = unsafe
+        self._modules = modules
+        self._paths = paths
+        self._layout = layout
+        self._poll = select.poll()
+        self._handlers: dict[int, Callable[[], None]] = {}
+        self._runs: dict[int, Run] = {}
+        self._next_number = 0
+        self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        self.group = cgroup.create() if not unsafe else None
+        self.mechanisms: dict[str, Any] = {}
+        self._launch()
+
+    # ---- the jail
+
+    def _launch(self) -> None:
+        self._control, inner = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._zygote_pid = _start_zygote(
+            inner, self._control, self.unsafe, self._modules, self._paths, self._layout, self.group
+        )
+        inner.close()
+        self._control.settimeout(_START_SECONDS)
+        try:
+            message = json.loads(self._control.recv(_READ_BYTES) or b"{}")
+        except (TimeoutError, ValueError):
+            message = {}
+        if "ready" not in message:
+            raise SandboxUnavailable(message.get("refused", "the jail did not start, and did not say why"))
+        self.mechanisms = message["ready"]
+        self._control.setblocking(False)
+        self._register(self._control.fileno(), self._on_zygote, select.POLLIN)
+
+    def close(self) -> None:
+        self._end_zygote()
+        if self.group is not None:
+            self.group.remove()
+
+    def _end_zygote(self) -> None:
+        self._unregister(self._control.fileno())
+        self._control.close()
+        try:
+            os.kill(self._zygote_pid, signal.SIGKILL)
+            os.waitpid(self._zygote_pid, 0)
+        except (ProcessLookupError, ChildProcessError):
+            pass
+
+    def abort(self) -> None:
+        """Ends every run in progress."""
+        for run in list(self._runs.values()):
+            self.finish(run)
+
+    def restart(self) -> None:
+        """A new jail in place of a broken one; runs in progress are over."""
+        self._end_zygote()
+        for run in list(self._runs.values()):
+            self.discard(run)
+        self._launch()
+
+    # ---- runs
+
+    def start(
+        self,
+        job: dict[str, Any],
+        limits: Limits,
+        *,
+        stdin: bytes = b"",
+        seconds: float | None = None,
+        quiet: bool = False,
+        peer: socket.socket | None = None,
+    ) -> Run:
+        """Begins a run that does ``job``. ``peer`` is one more descriptor for it."""
+        now = time.monotonic()
+        run = Run(
+            number=self._next_number,
+            limits=limits,
+            deadline=now + (limits.wall_seconds if seconds is None else seconds),
+            started=now,
+            channel=None,
+            reader=wire.FrameReader(limits.output_kb * 1024 + 4096),
+            output_left=limits.output_kb * 1024,
+        )
+        self._next_number += 1
+        self._runs[run.number] = run
+        theirs = [_stdin(stdin) if stdin else os.dup(self._null)]
+        for buffer in (run.stdout, run.stderr):
+            theirs.append(os.dup(self._null) if quiet else self._capture(run, buffer))
+        run.channel, inner = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        theirs.append(inner.detach())
+        if peer is not None:
+            theirs.append(os.dup(peer.fileno()))
+        try:
+            message = {"spawn": run.number, "limits": self._kernel_limits(limits)}
+            socket.send_fds(self._control, [json.dumps(message).encode()], theirs)
+        except OSError as error:
+            raise JailBroken(f"the zygote takes no run: {error}") from None
+        finally:
+            for descriptor in theirs:
+                os.close(descriptor)
+        run.channel.setblocking(False)
+        run.descriptors.add(run.channel.fileno())
+        self._register(run.channel.fileno(), lambda: self._on_channel(run), select.POLLIN)
+        self.send(run, job)
+        return run
+
+    def _kernel_limits(self, limits: Limits) -> list[int]:
+        data = 0 if self.group is not None and self.group.counts_memory else limits.memory_mb + limits.stack_mb * 8
+        extra = 8 if self.group is not None and self.group.counts_processes else 0 if self._layout.private_ids else 2
+        return [
+            int(limits.cpu_seconds) + 1,
+            limits.stack_mb * _MB,
+            limits.processes + extra,
+            limits.open_files,
+            limits.file_mb * _MB,
+            limits.disk_mb * _MB,
+            limits.disk_files,
+            data * _MB,
+        ]
+
+    def _capture(self, run: Run, buffer: bytearray) -> int:
+        """A pipe whose reading end fills ``buffer``; returns the writing end."""
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(reading, False)
+        os.set_blocking(writing, True)
+        run.descriptors.add(reading)
+        self._register(reading, lambda: self._on_output(run, reading, buffer), select.POLLIN)
+        return writing
+
+    def send(self, run: Run, message: Any) -> None:
+        """Queues a message for the run's channel."""
+        run.outgoing += wire.pack(message)
+        self._flush(run)
+
+    def kill(self, run: Run, exceeded: str = "", why: str = "") -> None:
+        """Ends all processes of the run; the reason is that of the first call."""
+        if run.exit_status is None and not run.exceeded:
+            run.exceeded, run.why = exceeded or "killed", why
+            run.deadline = time.monotonic() + _KILL_SECONDS
+            self._tell({"kill": run.number})
+
+    def discard(self, run: Run) -> None:
+        """Forgets the run and closes what belonged to it."""
+        for descriptor in list(run.descriptors):
+            self._close(run, descriptor)
+        self._runs.pop(run.number, None)
+
+    def finish(self, run: Run) -> Run:
+        """Kills the run if it is alive, waits for its end and forgets it."""
+        self.kill(run)
+        self.wait(lambda: run.over)
+        self.discard(run)
+        return run
+
+    def wait(self, condition: Callable[[], bool]) -> None:
+        """Serves everything until ``condition`` holds. Raises JailBroken."""
+        next_watch = time.monotonic() + _WATCH_SECONDS
+        while not condition():
+            now = time.monotonic()
+            if now >= next_watch:
+                self._watch()
+                next_watch = now + _WATCH_SECONDS
+            deadlines = [run.deadline for run in self._runs.values() if run.exit_status is None]
+            until = min([next_watch, *deadlines])
+            for descriptor, _ in self._poll.poll(max(0.0, (until - now) * 1000 + 0.5)):
+                handler = self._handlers.get(descriptor)
+                if handler is not None:
+                    handler()
+            self._enforce_deadlines()
+
+    def on_readable(self, descriptor: int, handler: Callable[[], None]) -> None:
+        """Serves a descriptor of the caller's while waiting."""
+        self._register(descriptor, handler, select.POLLIN)
+
+    # ---- events
+
+    def _enforce_deadlines(self) -> None:
+        now = time.monotonic()
+        for run in list(self._runs.values()):
+            if run.exit_status is None and now >= run.deadline:
+                if run.exceeded:
+                    raise JailBroken(f"a killed run did not end within {_KILL_SECONDS:g} s")
+                self.kill(run, "wall_seconds", f"still running after {now - run.started:.2f} s")
+
+    def _watch(self) -> None:
+        """Totals over all processes of the jail, which no rlimit sees."""
+        running = [run for run in self._runs.values() if run.exit_status is None and not run.exceeded]
+        if not running:
+            return
+        usage = watch.usage_below(self._zygote_pid)
+        counted = self.group is not None and self.group.counts_memory
+        for run in running:
+            run.peak_bytes = max(run.peak_bytes, usage.memory_bytes)
+            if usage.cpu_seconds > run.limits.cpu_seconds:
+                self.kill(run, "cpu_seconds", f"used more than {run.limits.cpu_seconds:g} s of CPU time")
+            elif usage.memory_bytes > run.limits.memory_mb * _MB and not counted:
+                self.kill(run, "memory_mb", f"used {usage.memory_bytes // _MB} MiB")
+            elif usage.tasks >= run.limits.processes:
+                run.crowded = True
+
+    def _on_zygote(self) -> None:
+        try:
+            data = self._control.recv(_READ_BYTES)
+        except OSError:
+            data = b""
+        if not data:
+            raise JailBroken("the zygote ended")
+        message = json.loads(data)
+        run = self._runs.get(message["exit"])
+        if run is not None:
+            run.exit_status = message["status"]
+            run.cpu_seconds = message["cpu_seconds"]
+            run.peak_bytes = max(run.peak_bytes, message["peak_kb"] * 1024)
+            run.ended = time.monotonic()
+
+    def _on_output(self, run: Run, descriptor: int, buffer: bytearray) -> None:
+        data = os.read(descriptor, _READ_BYTES)
+        if not data:
+            self._close(run, descriptor)
+            return
+        run.output_left -= len(data)
+        if run.output_left < 0:
+            self.kill(run, "output_kb", f"wrote more than {run.limits.output_kb} KiB")
+        else:
+            buffer += data
+
+    def _on_channel(self, run: Run) -> None:
+        assert run.channel is not None
+        if run.outgoing:
+            self._flush(run)
+        try:
+            data = run.channel.recv(_READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            if error.errno != errno.ECONNRESET:
+                raise
+            data = b""
+        if not data:
+            self._close(run, run.channel.fileno())
+            return
+        try:
+            run.messages += run.reader.feed(data)
+        except wire.Malformed as error:
+            self.kill(run, "output_kb", str(error))
+            self._close(run, run.channel.fileno())
+
+    def _flush(self, run: Run) -> None:
+        channel = run.channel
+        if channel is None or channel.fileno() < 0:
+            return
+        try:
+            while run.outgoing:
+                del run.outgoing[: channel.send(run.outgoing[: 1 << 20])]
+        except BlockingIOError:
+            pass
+        except OSError:
+            run.outgoing.clear()
+        self._poll.modify(channel.fileno(), select.POLLIN | (select.POLLOUT if run.outgoing else 0))
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        try:
+            self._control.send(json.dumps(message).encode())
+        except OSError as error:
+            raise JailBroken(f"the zygote takes no message: {error}") from None
+
+    def _close(self, run: Run, descriptor: int) -> None:
+        self._unregister(descriptor)
+        run.descriptors.discard(descriptor)
+        if run.channel is not None and run.channel.fileno() == descriptor:
+            run.channel.close()
+        else:
+            os.close(descriptor)
+
+    def _register(self, descriptor: int, handler: Callable[[], None], events: int) -> None:
+        self._handlers[descriptor] = handler
+        self._poll.register(descriptor, events)
+
+    def _unregister(self, descriptor: int) -> None:
+        if self._handlers.pop(descriptor, None) is not None:
+            self._poll.unregister(descriptor)
+
+
+def _stdin(data: bytes) -> int:
+    """A sealed file in memory: it can be read and sought, and nobody can write to it or make it grow."""
+    import fcntl
+
+    descriptor = os.memfd_create("stdin", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    fcntl.fcntl(
+        descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+    )
+    return descriptor
+
+
+# ---- starting the zygote: this process, a stage that enters the namespaces, the zygote as their process 1
+
+
+def _start_zygote(
+    inner: socket.socket,
+    control: socket.socket,
+    unsafe: bool,
+    modules: list[str],
+    paths: list[str],
+    layout: jail.Layout,
+    group: cgroup.Group | None,
+) -> int:
+    kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    stage = os.fork()
+    if stage == 0:
+        ours.close()
+        control.close()
+        _stage(inner, theirs, unsafe, modules, paths, layout)
+    theirs.close()
+    try:
+        if group is not None:
+            group.add(stage)
+        ours.sendall(b"1")
+        if layout.private_ids and not unsafe and ours.recv(1) == b"m":
+            _map_ids(stage)
+            ours.sendall(b"1")
+        answer = ours.recv(64)
+        os.waitpid(stage, 0)
+        if answer.startswith(b"p"):
+            ours.sendall(b"1")
+            return int(answer[1:])
+    except OSError as error:
+        os.kill(stage, signal.SIGKILL)
+        os.waitpid(stage, 0)
+        raise SandboxUnavailable(f"the jail could not be prepared: {error}") from error
+    finally:
+        ours.close()
+    return 0
+
+
+def _map_ids(pid: int) -> None:
+    for name in ("uid_map", "gid_map"):
+        with open(f"/proc/{pid}/{name}", "w") as file:
+            file.write(f"{jail.INNER_ZYGOTE_ID} {jail.ZYGOTE_ID} 1\n{jail.INNER_PROGRAM_ID} {jail.PROGRAM_ID} 1\n")
+
+
+def _stage(
+    inner: socket.socket, parent: socket.socket, unsafe: bool, modules: list[str], paths: list[str], layout: jail.Layout
+) -> None:
+    """Enters the namespaces and forks the zygote; never returns."""
+    step = "starting"
+    try:
+        parent.recv(1)
+        taken: dict[str, int | str] = {}
+        if not unsafe:
+            step = "new namespaces"
+            if layout.private_ids:
+                jail.namespaces()
+                step = "mapping unprivileged ids"
+                parent.sendall(b"m")
+                parent.recv(1)
+            else:
+                _enter_as_user()
+            step = "taking mounts"
+            taken = jail.take_mounts(layout)
+            step = "leaving the real user id"
+            jail.take_unprivileged_id(layout)
+        step = "forking the zygote"
+        pid = os.fork()
+        if pid == 0:
+            _zygote(inner, parent, unsafe, modules, paths, layout, taken)
+        parent.sendall(f"p{pid}".encode())
+        os._exit(0)
+    except BaseException as error:  # noqa: BLE001 - reported to the supervisor, then the end
+        _refuse(inner, step, error)
+
+
+def _enter_as_user() -> None:
+    uid, gid = os.getuid(), os.getgid()
+    jail.namespaces()
+    for name, text in (
+        ("setgroups", "deny"),
+        ("uid_map", f"{jail.INNER_PROGRAM_ID} {uid} 1"),
+        ("gid_map", f"{jail.INNER_PROGRAM_ID} {gid} 1"),
+    ):
+        with open(f"/proc/self/{name}", "w") as file:
+            file.write(text)
+
+
+def _zygote(
+    inner: socket.socket,
+    parent: socket.socket,
+    unsafe: bool,
+    modules: list[str],
+    paths: list[str],
+    layout: jail.Layout,
+    taken: dict[str, int | str],
+) -> None:
+    """Finishes the jail from inside and serves; never returns."""
+    step = "waiting"
+    try:
+        parent.recv(1)  # the stage is gone: this process is the supervisor's child now
+        kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+        isolation = None
+        ready: dict[str, Any] = {"unsafe": unsafe}
+        if not unsafe:
+            step = "building the root"
+            ready["proc"] = has_proc = jail.build_root(taken)
+            step = "giving up privileges"
+            jail.forbid_nested_namespaces()
+            jail.renounce()
+            isolation = jail.Isolation(layout, has_proc)
+        _leave_standard_streams()
+        step = "loading modules"
+        zygote.use_interpreter(paths)
+        assert asserts.run is not None  # loaded before the jail hides it
+        sys.path[:] = [path for path in sys.path if not os.path.exists(f"{path}/sandbox/zygote.py")] + paths
+        zygote.preload(modules)
+        loop = zygote.Zygote(inner, isolation)
+        inner.send(json.dumps({"ready": ready}).encode())
+        loop.serve()
+    except BaseException as error:  # noqa: BLE001
+        _refuse(inner, step, error)
+    os._exit(0)
+
+
+def _leave_standard_streams() -> None:
+    """Standard streams are nothing, so that no run starts with a descriptor of ours."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for target in range(3):
+        os.dup2(null, target)
+    os.close(null)
+
+
+def _refuse(inner: socket.socket, step: str, error: BaseException) -> None:
+    try:
+        inner.send(json.dumps({"refused": f"{step}: {error}"}).encode())
+    finally:
+        os._exit(1)

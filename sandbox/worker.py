@@ -1,0 +1,149 @@
+"""The worker: one process between an owner (a trainer, a Ray actor, a command) and one jail.
+
+It takes one submission at a time from the owner's socket and answers with a verdict. It ends when the owner ends or
+closes the socket, and the jail ends with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import struct
+import sys
+from dataclasses import asdict
+from typing import Any
+
+_HEADER = struct.Struct("!I")
+
+
+class _OwnerGone(Exception):
+    """Nobody waits for an answer any more."""
+
+
+class _Cancelled(Exception):
+    """The owner no longer wants this answer."""
+
+
+class Worker:
+    """The owner's socket, its process, and the judge."""
+
+    def __init__(self, owner: socket.socket, owner_pid: int) -> None:
+        self._owner = owner
+        self._owner_process = os.pidfd_open(owner_pid)
+
+    def serve(self, hello: dict[str, Any]) -> None:
+        """Answers submissions until the owner is gone."""
+        from sandbox import jail
+        from sandbox import supervisor as supervisors
+        from sandbox.judge import Judge
+        from sandbox.verdict import SandboxUnavailable
+
+        layout = jail.Layout(
+            directories=tuple(sorted({*jail.interpreter_directories(), *hello["directories"]})),
+            private_ids=os.geteuid() == 0,
+        )
+        try:
+            supervisor = supervisors.Supervisor(
+                unsafe=hello["unsafe"], modules=hello["modules"], paths=hello["paths"], layout=layout
+            )
+        except SandboxUnavailable as error:
+            self._send({"refused": str(error)})
+            return
+        try:
+            self._send({"ready": supervisor.mechanisms})
+            supervisor.on_readable(self._owner.fileno(), self._while_running)
+            supervisor.on_readable(self._owner_process, self._owner_ended)
+            judge = Judge(supervisor)
+            while (request := self._next_request()) is not None:
+                self._answer(request, judge, supervisor)
+        except _OwnerGone:
+            pass
+        finally:
+            supervisor.close()
+
+    def _answer(self, request: dict[str, Any], judge: Any, supervisor: Any) -> None:
+        from sandbox.supervisor import JailBroken
+        from sandbox.verdict import Verdict
+
+        try:
+            verdict = judge.judge(request)
+        except _Cancelled:
+            supervisor.abort()
+            verdict = Verdict("sandbox_error", detail="cancelled")
+        except JailBroken as error:
+            verdict = judge.after_break(str(error))
+            supervisor.restart()
+        self._send({"verdict": asdict(verdict)})
+
+    def _next_request(self) -> dict[str, Any] | None:
+        poll = select.poll()
+        poll.register(self._owner, select.POLLIN)
+        poll.register(self._owner_process, select.POLLIN)
+        while True:
+            ready = {descriptor for descriptor, _ in poll.poll()}
+            if self._owner.fileno() in ready:
+                request = self._receive()
+                if request is None or "cancel" not in request:
+                    return request
+            elif ready:
+                return None
+
+    def _while_running(self) -> None:
+        request = self._receive()
+        if request is None:
+            raise _OwnerGone
+        raise _Cancelled
+
+    def _owner_ended(self) -> None:
+        raise _OwnerGone
+
+    def _receive(self) -> dict[str, Any] | None:
+        from sandbox import wire
+
+        header = self._read(_HEADER.size)
+        if header is None:
+            return None
+        body = self._read(_HEADER.unpack(header)[0])
+        request = None if body is None else wire.unpack(body)
+        return request if isinstance(request, dict) else None
+
+    def _read(self, count: int) -> bytes | None:
+        chunks = []
+        while count:
+            try:
+                chunk = self._owner.recv(min(count, 1 << 20))
+            except OSError:
+                return None
+            if not chunk:
+                return None
+            chunks.append(chunk)
+            count -= len(chunk)
+        return b"".join(chunks)
+
+    def _send(self, message: dict[str, Any]) -> None:
+        from sandbox import wire
+
+        try:
+            self._owner.sendall(wire.pack(message))
+        except OSError:
+            raise _OwnerGone from None
+
+
+def main(arguments: list[str]) -> None:
+    """``worker DESCRIPTOR OWNER_PID``: serves the owner at the other end of the socket."""
+    sys.executable = os.path.realpath(sys.executable)  # what a virtual environment points to
+    descriptor, owner_pid = int(arguments[0]), int(arguments[1])
+    reserved = [os.open(os.devnull, os.O_RDWR) for _ in range(8)]
+    moved = os.dup(descriptor)
+    os.close(descriptor)
+    for unneeded in reserved:
+        if unneeded > 7:
+            os.close(unneeded)
+    with contextlib.suppress(ProcessLookupError, _OwnerGone):
+        worker = Worker(socket.socket(fileno=moved), owner_pid)
+        hello = worker._receive()
+        if hello is not None:
+            worker.serve(hello)
+    sys.exit(0)

@@ -1,0 +1,137 @@
+"""The zygote: a small warm interpreter inside the jail that forks one isolated process for every run.
+
+It is process 1 of the jail's PID namespace and each run is process 1 of one below it, so the kernel ends all processes
+of a run with the run and all runs with the zygote. It reads no candidate code and no tests: a run reads its job itself,
+from its own channel, after it is isolated.
+
+Messages over one SOCK_SEQPACKET socket (JSON)
+    from the supervisor   {"spawn": id, "limits": [...]} with descriptors stdin, stdout, stderr, channel [, peer]
+                          {"kill": id}
+    to the supervisor     {"ready": {...}}; {"exit": id, "status", "cpu_seconds", "peak_kb"}; {"failed": id, "why"}
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import io
+import json
+import os
+import select
+import signal
+import socket
+import sys
+
+from sandbox import jail, kernel, program
+
+_MESSAGE_BYTES = 1 << 16
+_CHANNEL = 3
+
+
+class Zygote:
+    """The loop that starts runs, kills them when told, and reports how they ended."""
+
+    def __init__(self, control: socket.socket, isolation: jail.Isolation | None) -> None:
+        self._control = control
+        self._isolation = isolation
+        self._own_pid_namespace = -1
+        if isolation is not None:
+            self._own_pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        self._runs: dict[int, tuple[int, int]] = {}
+        self._poll = select.poll()
+        self._poll.register(control, select.POLLIN)
+
+    def serve(self) -> None:
+        """Until the supervisor closes its end."""
+        while True:
+            for descriptor, _ in self._poll.poll():
+                if descriptor in self._runs:
+                    self._reap(descriptor)
+                elif not self._handle_message():
+                    return
+
+    def _handle_message(self) -> bool:
+        data, descriptors, _, _ = socket.recv_fds(self._control, _MESSAGE_BYTES, 5)
+        if not data:
+            return False
+        message = json.loads(data)
+        if "kill" in message:
+            for descriptor, (run, _) in self._runs.items():
+                if run == message["kill"]:
+                    signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        else:
+            self._spawn(message, descriptors)
+        return True
+
+    def _spawn(self, message: dict[str, object], descriptors: list[int]) -> None:
+        limits = jail.RunLimits(*message["limits"])  # type: ignore[misc]
+        if self._isolation is not None:
+            kernel.unshare(kernel.CLONE_NEWPID)
+        pid = os.fork()
+        if pid == 0:
+            self._become_run(limits, descriptors)
+        if self._isolation is not None:
+            kernel.setns(self._own_pid_namespace, kernel.CLONE_NEWPID)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        handle = os.pidfd_open(pid)
+        self._runs[handle] = (message["spawn"], pid)  # type: ignore[assignment]
+        self._poll.register(handle, select.POLLIN)
+
+    def _become_run(self, limits: jail.RunLimits, descriptors: list[int]) -> None:
+        """In the child: never returns."""
+        status = 125
+        try:
+            for target, descriptor in enumerate(descriptors):
+                os.dup2(descriptor, target)
+            if self._isolation is not None:
+                self._isolation.apply(limits)
+            os.closerange(len(descriptors), 64)
+            status = program.run_job(_CHANNEL)
+        except BaseException as error:  # noqa: BLE001 - nothing may leave this function
+            program.report(_CHANNEL, {"failed": f"{type(error).__name__}: {error}"})
+        finally:
+            os._exit(status)
+
+    def _reap(self, handle: int) -> None:
+        run, pid = self._runs.pop(handle)
+        self._poll.unregister(handle)
+        os.close(handle)
+        _, status, usage = os.wait4(pid, 0)
+        self._send(
+            {
+                "exit": run,
+                "status": os.waitstatus_to_exitcode(status),
+                "cpu_seconds": usage.ru_utime + usage.ru_stime,
+                "peak_kb": usage.ru_maxrss,
+            }
+        )
+
+    def _send(self, message: dict[str, object]) -> None:
+        self._control.send(json.dumps(message).encode())
+
+
+def use_interpreter(paths: list[str]) -> None:
+    """A candidate that starts Python again gets this interpreter and these packages, not a virtual environment whose
+    folder the jail does not show."""
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)
+
+
+def preload(modules: list[str]) -> None:
+    """Imports what candidates are expected to import, and fixes what has been allocated so that forks share it."""
+    for name in modules:
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            continue  # not installed here; a candidate that needs it will say so
+    sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)), encoding="utf-8")
+    sys.stdout = io.TextIOWrapper(io.BufferedWriter(io.FileIO(1, "w", closefd=False)), encoding="utf-8")
+    sys.stderr = io.TextIOWrapper(
+        io.BufferedWriter(io.FileIO(2, "w", closefd=False)),
+        encoding="utf-8",
+        errors="backslashreplace",
+        line_buffering=True,
+    )
+    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr  # type: ignore[misc]
+    gc.collect()
+    gc.freeze()
