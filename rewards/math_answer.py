@@ -22,9 +22,10 @@ from rewards.errors import BadProblem
 from rewards.protocol import Sample, Score, Status
 from rewards.workers import Outcome, WorkerLimits, Workers
 
-TASK = "rewards.answers.symbolic:judge"
+TASK = "rewards.answers.judge:judge"
 MAX_ANSWER = 4000  # characters; a longer text is not an answer, and scores 0
 MAX_CACHED = 1000
+_MARKS = ("\\boxed", "\\fbox", "\\framebox", "<answer>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ class MathReward:
         found = find_answer(sample.response)
         if not found.answers:
             return Score(0.0, detail=found.problem)
-        answer = found.answers[-1] if len(found.answers) == 1 else ", ".join(found.answers)
+        answer = join(found.answers)
         verdict = at_once(gold, answer) or self._known.get(gold, answer)
         if verdict is None:
             verdict = read_outcome(await self._workers.ask(gold, answer))
@@ -89,15 +90,32 @@ def gold_of(problem: Mapping[str, Any]) -> str:
 def equivalent(gold: str, answer: str, timeout_s: float = 2.0) -> bool:
     """Whether the answer says the same as the gold answer; safe to call on hostile text, from any thread.
 
-    Either may be a bare answer or a text with a box. What cannot be judged within the limit is not equal.
+    Either may be a bare answer or a text with a box or an answer tag. What cannot be judged within the limit is not
+    equal.
     """
     return compare(gold, answer, timeout_s).equal is True
 
 
 def compare(gold: str, answer: str, timeout_s: float = 2.0) -> Verdict:
     """The three-valued form of ``equivalent``."""
-    verdict = at_once(gold, answer)
-    return verdict if verdict is not None else read_outcome(_shared().run(gold, answer, wall_s=timeout_s))
+    wanted, given = bare_answer(gold), bare_answer(answer)
+    if wanted is None or given is None:
+        return Verdict(False, detail="no complete answer in the text")
+    verdict = at_once(wanted, given)
+    return verdict if verdict is not None else read_outcome(_shared().run(wanted, given, wall_s=timeout_s))
+
+
+def bare_answer(text: str) -> str | None:
+    """The answer in a text with a box or an answer tag, or the text itself; None where its box or tag is broken."""
+    if not any(mark in text for mark in _MARKS):
+        return text
+    found = find_answer(text)
+    return join(found.answers) if found.answers else None
+
+
+def join(answers: Sequence[str]) -> str:
+    """Several boxes as one list answer."""
+    return ", ".join(answers)
 
 
 def at_once(gold: str, answer: str) -> Verdict | None:

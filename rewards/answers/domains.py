@@ -1,0 +1,181 @@
+"""Sets of real numbers: intervals, unions and what inequalities in one variable describe, as sorted pieces.
+
+A piece is (low, low closed, high, high closed) with mpmath ends, infinities included; a domain is a tuple of disjoint
+pieces in order. Two descriptions of one set become the same domain.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mpmath
+
+from rewards.answers.tree import Node, variables
+from rewards.answers.values import NoValue, TooLarge, Unreadable, close, evaluate
+
+Piece = tuple[Any, bool, Any, bool]
+Domain = tuple[Piece, ...]
+_INF = mpmath.inf
+REAL: Domain = ((-_INF, False, _INF, False),)
+_FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!="}
+
+
+class NotADomain(ValueError):
+    """The tree does not describe a set of real numbers."""
+
+
+def domain(node: Node) -> Domain:
+    """The set of real numbers that an answer describes. Raises NotADomain."""
+    try:
+        return _domain(node)
+    except (NoValue, TooLarge, Unreadable, TypeError) as error:
+        raise NotADomain(str(error)) from error
+
+
+def same_domain(left: Domain, right: Domain) -> bool:
+    """Whether two domains have the same pieces."""
+    return len(left) == len(right) and all(
+        (a[1], a[3]) == (b[1], b[3]) and _same_end(a[0], b[0]) and _same_end(a[2], b[2])
+        for a, b in zip(left, right, strict=True)
+    )
+
+
+def _domain(node: Node) -> Domain:
+    match node.kind:
+        case "interval":
+            low, high = (_end(item) for item in node.items)
+            return _normal([(low, node.value[0], high, node.value[1])])
+        case "tuple" if len(node.items) == 2:
+            low, high = (_end(item) for item in node.items)
+            return _normal([(low, False, high, False)])
+        case "set":
+            return _normal([(point, True, point, True) for point in map(_end, node.items)])
+        case "reals" if str(node.value).startswith("R"):
+            return _named_reals(str(node.value)[1:])
+        case "union":
+            left, right = map(_domain, node.items)
+            return _normal([*left, *right])
+        case "intersect":
+            left, right = map(_domain, node.items)
+            return _meet(left, right)
+        case "minus":
+            left, right = map(_domain, node.items)
+            return _meet(left, _complement(right))
+        case "builder":
+            return _domain(node.items[1])
+        case "rel":
+            return _related(node)
+        case "list":
+            parts = [_domain(item) for item in node.items if item.kind in ("rel", "interval", "union")]
+            if len(parts) != len(node.items):
+                raise NotADomain("a list of other things")
+            if node.value == "or" or all(item.kind != "rel" for item in node.items):
+                return _normal([piece for part in parts for piece in part])
+            meet = parts[0]
+            for part in parts[1:]:
+                meet = _meet(meet, part)
+            return meet
+        case _:
+            raise NotADomain(node.kind)
+
+
+def _named_reals(suffix: str) -> Domain:
+    zero = mpmath.mpf(0)
+    if suffix == "":
+        return REAL
+    if suffix == "+":
+        return ((zero, False, _INF, False),)
+    if suffix == "-":
+        return ((-_INF, False, zero, False),)
+    raise NotADomain(f"R{suffix}")
+
+
+def _related(node: Node) -> Domain:
+    """x < 5, 1 <= x < 5, 5 > x, x != 3, x in S."""
+    if node.value == ("in",) and node.items[0].kind == "var":
+        return _domain(node.items[1])
+    places = [index for index, item in enumerate(node.items) if item.kind == "var"]
+    if len(places) != 1 or any(operator not in _FLIPPED for operator in node.value):
+        raise NotADomain("not solved for one variable")
+    name = node.items[places[0]].value
+    if any(variables(item) for index, item in enumerate(node.items) if index != places[0]):
+        raise NotADomain(f"an inequality with more than {name}")
+    if all(operator == "=" for operator in node.value):
+        raise NotADomain("an equation")
+    result = REAL
+    for index, operator in enumerate(node.value):
+        if places[0] == index:
+            result = _meet(result, _half(operator, node.items[index + 1]))
+        elif places[0] == index + 1:
+            result = _meet(result, _half(_FLIPPED[operator], node.items[index]))
+        else:
+            raise NotADomain("a chain that says something else too")
+    return result
+
+
+def _half(operator: str, bound: Node) -> Domain:
+    if bound.kind == "add" and any(part.kind == "sign" for item in bound.items for part in (item, *item.items)):
+        raise NotADomain("plus-minus")
+    end = _end(bound)
+    match operator:
+        case "<" | "<=":
+            return _normal([(-_INF, False, end, operator == "<=")])
+        case ">" | ">=":
+            return _normal([(end, operator == ">=", _INF, False)])
+        case "!=":
+            return _complement(((end, True, end, True),))
+        case _:
+            return ((end, True, end, True),)
+
+
+def _end(node: Node) -> Any:
+    if node.kind == "const" and node.value == "inf":
+        return _INF
+    if node.kind == "neg" and node.items[0].kind == "const" and node.items[0].value == "inf":
+        return -_INF
+    if variables(node):
+        raise NotADomain("an end with variables")
+    value = evaluate(node, {})
+    if mpmath.im(value) != 0:
+        raise NotADomain("an end that is not real")
+    return mpmath.mpf(value)
+
+
+def _normal(pieces: list[Piece]) -> Domain:
+    """Sorted, empty pieces dropped, touching pieces joined."""
+    kept: list[Piece] = []
+    for low, low_closed, high, high_closed in sorted(pieces, key=lambda piece: (piece[0], not piece[1])):
+        left_closed, right_closed = low_closed and low != -_INF, high_closed and high != _INF
+        if low > high or (low == high and not (left_closed and right_closed)):
+            continue
+        if kept and (kept[-1][2] > low or (_same_end(kept[-1][2], low) and (kept[-1][3] or left_closed))):
+            last = kept[-1]
+            if high > last[2] or (_same_end(high, last[2]) and right_closed):
+                kept[-1] = (last[0], last[1], high, right_closed or (last[3] and _same_end(high, last[2])))
+        else:
+            kept.append((low, left_closed, high, right_closed))
+    return tuple(kept)
+
+
+def _meet(left: Domain, right: Domain) -> Domain:
+    pieces = []
+    for a in left:
+        for b in right:
+            low, low_closed = max((a[0], not a[1]), (b[0], not b[1]))
+            high, high_closed = min((a[2], a[3]), (b[2], b[3]))
+            pieces.append((low, not low_closed, high, high_closed))
+    return _normal(pieces)
+
+
+def _complement(pieces: Domain) -> Domain:
+    result: list[Piece] = []
+    low, low_closed = -_INF, False
+    for piece in pieces:
+        result.append((low, low_closed, piece[0], not piece[1]))
+        low, low_closed = piece[2], not piece[3]
+    result.append((low, low_closed, _INF, False))
+    return _normal(result)
+
+
+def _same_end(left: Any, right: Any) -> bool:
+    return bool(left == right) or (abs(left) != _INF and abs(right) != _INF and close(left, right))

@@ -1,0 +1,87 @@
+"""The worker's side of the math reward: two texts in, a verdict out.
+
+    text -> lead-ins off -> grammar -> tree -> compare
+                              | what the grammar does not read, but sympy may (integrals, limits, derivatives):
+                              '-> symbolic, which is Math-Verify and sympy
+
+Text is compared as text last, so that two answers that nobody can read are equal only where they are the same.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from rewards.answers import compare
+from rewards.answers.boxes import squeeze
+from rewards.answers.grammar import parse
+from rewards.answers.tokens import tokenize
+from rewards.answers.tree import Node, Unreadable
+from rewards.answers.words import without_lead_in
+
+_GROUPS = re.compile(r"(?<![\d.,])\d{1,3}(?:,[1-9]\d{2}){2,}(?![\d,])")
+_SYMBOLIC = re.compile(r"\\(?:int|iint|oint|lim|sum|prod|partial|nabla|frac\s*\{d|det|Gamma|zeta)\b|\\frac\s*\{\s*d")
+_CHOICE = re.compile(r"\W*(?:(?:option|choice|answer)\b\W*)?([A-Ja-j])(?:\W*|\s*[).:\]}]+\s*\S.*)", re.DOTALL | re.I)
+_GOLD_CHOICE = re.compile(r"\W*([A-J])\W*")
+_MARKUP = re.compile(r"\\(?:text|textbf|mathrm|mathbf|textit|bf|rm|mbox|quad|left|right)\b|[${}~]|\\[,;:! ]")
+
+
+def judge(gold: str, answer: str) -> bool:
+    """Whether the answer says the same as the gold answer. Raises for what cannot be told."""
+    chosen = _same_choice(gold, answer)
+    if chosen is not None:
+        return chosen
+    try:
+        return any(_agree(left, right) for left in readings(gold) for right in readings(answer))
+    except Unreadable:
+        pass
+    except RecursionError:
+        return False  # no answer is nested so deeply
+    if _same_tokens(gold, answer):
+        return True
+    if _SYMBOLIC.search(gold) or _SYMBOLIC.search(answer):
+        from rewards.answers import symbolic
+
+        return symbolic.judge(gold, answer)
+    return False
+
+
+def _agree(left: Node, right: Node) -> bool:
+    return compare.same(left, right)
+
+
+@lru_cache(maxsize=512)
+def readings(text: str) -> tuple[Node, ...]:
+    """The trees that a text may mean: two where ``100,200,300`` is a number or a list. Raises Unreadable."""
+    text = without_lead_in(text)
+    first = parse(text)
+    if not _GROUPS.search(text):
+        return (first,)
+    return first, parse(text, commas_group=False)
+
+
+def _same_choice(gold: str, answer: str) -> bool | None:
+    """Multiple choice: the gold answer is one letter, and the answer is that letter, with or without its text."""
+    wanted = _GOLD_CHOICE.fullmatch(_MARKUP.sub(" ", gold))
+    if wanted is None:
+        return None
+    given = _CHOICE.fullmatch(_MARKUP.sub(" ", without_lead_in(answer)))
+    if given is None:
+        return None
+    return given[1].upper() == wanted[1]
+
+
+def _same_tokens(gold: str, answer: str) -> bool:
+    try:
+        left, right = tokenize(without_lead_in(gold)), tokenize(without_lead_in(answer))
+    except Unreadable:
+        return squeeze(gold) == squeeze(answer)
+    return [token.text for token in left] == [token.text for token in right]
+
+
+def warm_up() -> None:
+    """Imports what a fallback needs and fills the parser's tables, once, before workers are forked."""
+    from rewards.answers import symbolic
+
+    symbolic.warm_up()
+    judge(r"\frac{\sqrt{3}}{2}x+1", r"1+x\sqrt{3}/2")

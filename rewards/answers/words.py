@@ -1,0 +1,93 @@
+"""Words that mean something in an answer: functions, numbers, scales, lead-ins and standing phrases."""
+
+from __future__ import annotations
+
+import re
+
+FUNCTIONS = frozenset(
+    "sin cos tan cot sec csc sinh cosh tanh coth sech csch arcsin arccos arctan arccot arcsec arccsc arsinh arcosh artanh "
+    "asin acos atan sgn ln log lg exp sqrt cbrt abs floor ceil ceiling min max gcd lcm det deg Re Im arg".split()
+)
+INVERSE = {"sin": "arcsin", "cos": "arccos", "tan": "arctan", "cot": "arccot", "sec": "arcsec", "csc": "arccsc"}
+INVERSE |= {"sinh": "arsinh", "cosh": "arcosh", "tanh": "artanh"}
+ALIASES = {"asin": "arcsin", "acos": "arccos", "atan": "arctan", "lg": "log", "ceiling": "ceil"}
+ALIASES |= {"arcsinh": "arsinh", "arccosh": "arcosh", "arctanh": "artanh", "tg": "tan", "ctg": "cot"}
+
+GREEK = frozenset(
+    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau upsilon "
+    "phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Upsilon Phi Psi Omega ell hbar".split()
+)
+CONSTANTS = {"pi": "pi", "infty": "inf", "infinity": "inf", "inf": "inf", "Pi": "pi"}
+
+SCALES = {
+    "hundred": 10**2,
+    "thousand": 10**3,
+    "million": 10**6,
+    "billion": 10**9,
+    "trillion": 10**12,
+    "dozen": 12,
+}
+_ONES = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen"
+).split()
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+_SIMPLE = {word: value for value, word in enumerate(_ONES)} | {word: 20 + 10 * step for step, word in enumerate(_TENS)}
+
+PHRASES = {
+    "no solution": "{}",
+    "no solutions": "{}",
+    "no real solution": "{}",
+    "no real solutions": "{}",
+    "no answer": "{}",
+    "empty set": "{}",
+    "the empty set": "{}",
+    "all real numbers": "R",
+    "all reals": "R",
+    "real numbers": "R",
+    "all real": "R",
+    "dne": "does not exist",
+    "doesn't exist": "does not exist",
+    "limit does not exist": "does not exist",
+    "infinite": "infinity",
+    "t": "true",
+    "f": "false",
+}
+
+_LEAD_IN = re.compile(
+    r"^\W*(?:(?:so|thus|therefore|hence|then|and|we (?:get|have|find)|it is|this is|there are|there is)\b[\s,:]*)*"
+    r"(?:(?:the|my|our)\s+)?(?:(?:final|correct|exact|required|only|possible|desired)\s+)*"
+    r"(?:answers?|results?|solutions?|values?)(?:\s+(?:choice|of\s+[^:=]{1,40}?))?\s*(?:is|are|equals?|:|=)+\s*:?\s*",
+    re.I,
+)
+_APPROX = re.compile(r"^\W*(?:approximately|approx\.?|about|roughly|exactly|equals?|is|only)\s+", re.I)
+
+
+def without_lead_in(text: str) -> str:
+    """The text without "The final answer is", "Answer:", "approximately" and the like before it."""
+    if len(text) > 4000:
+        return text
+    return _APPROX.sub("", _LEAD_IN.sub("", text, count=1), count=1)
+
+
+def number_word(text: str) -> int | None:
+    """The number that English words spell, up to the trillions, or None."""
+    words = re.split(r"[\s-]+", text.lower().replace(" and ", " ").strip())
+    if not words or len(words) > 20 or any(word not in _SIMPLE and word not in SCALES for word in words):
+        return None
+    total = current = 0
+    for word in words:
+        if word in _SIMPLE:
+            current += _SIMPLE[word]
+        elif word == "hundred":
+            current = max(current, 1) * 100
+        else:
+            total += max(current, 1) * SCALES[word]
+            current = 0
+    return total + current
+
+
+def plain_words(text: str) -> str:
+    """The words of a text answer in a form that compares: lower case, no punctuation, no article, one blank between."""
+    words = re.findall(r"[\w'%-]+", text.lower())
+    return " ".join(word for word in words if word not in {"the", "a", "an"} or len(words) == 1)
