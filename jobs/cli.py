@@ -12,7 +12,7 @@ import sys
 
 import typer
 
-from jobs import bench, console, sandbox, serve
+from jobs import bench, console, evaluate, grpo, pretrain, quickstart, report, sandbox, serve
 
 app = typer.Typer(
     name="zeroth",
@@ -21,6 +21,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+app.command("quickstart")(quickstart.command)
+app.command("pretrain")(pretrain.command)
+app.command("grpo")(grpo.command)
+app.command("eval")(evaluate.command)
+app.command("report")(report.command)
 app.add_typer(sandbox.app, name="sandbox")
 app.add_typer(serve.app, name="serve")
 app.add_typer(bench.app, name="bench")

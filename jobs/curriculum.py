@@ -111,6 +111,7 @@ def _joined(steps: Steps) -> int:
 def _math_task(rng: random.Random) -> Task:
     form = rng.choice(("sum", "difference", "product", "buys", "gives"))
     name, thing = rng.choice(NAMES), rng.choice(THINGS)
+    numbers: tuple[int, ...]
     if form == "sum":
         numbers = (rng.randint(10, 99), rng.randint(10, 99))
         question, steps = "What is {}+{}?".format(*numbers), _sum_steps(*numbers)
@@ -122,8 +123,8 @@ def _math_task(rng: random.Random) -> Task:
         question = f"{name} has {a} {thing} and buys {b} bags of {c} {thing}. How many {thing} does {name} have now?"
         steps = [(f"{b}*{c}", b * c), *_sum_steps(a, b * c)]
     else:
-        a = rng.randint(21, 99)
-        a, b = numbers = (a, rng.randint(11, a - 1))
+        b, a = sorted((rng.randint(11, 99), rng.randint(11, 99)))
+        numbers = (a, b)
         question, steps = f"What is {a}-{b}?", _difference_steps(a, b)
         if form == "gives":
             question = f"{name} has {a} {thing} and gives {b} of them away. How many {thing} are left?"
@@ -199,7 +200,7 @@ def _code_task(rng: random.Random) -> Task:
         wrong = (rng.choice(list(KEEPS)), rng.choice(list(CHANGES)), rng.choice(list(FOLDS)))
         return "easy" + program(*wrong, rng.randint(2, 9), rng.randint(2, 9))
 
-    tests = []
+    tests: list[dict[str, Any]] = []
     inputs = random.Random(key)
     while len(tests) < 4:
         # One item of each kind is always there, so that no fold is asked for the largest of nothing.

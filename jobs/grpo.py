@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -23,7 +22,9 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, print
 Resume = Annotated[bool, typer.Option("--resume", help="Continue from the run directory's last checkpoint.")]
 
 
-def command(recipe: RecipeArgument, overrides: Overrides = None, dry_run: DryRun = False, resume: Resume = False) -> None:
+def command(
+    recipe: RecipeArgument, overrides: Overrides = None, dry_run: DryRun = False, resume: Resume = False
+) -> None:
     """Train a policy by GRPO on problems with verifiable rewards."""
     path = config.find(recipe)
     resolved = config.read(path, GrpoRecipe, overrides or [])

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -116,29 +116,56 @@ def check_lengths(problems: Sequence[Problem], tokenizer: Tokenizer, template: s
             )
 
 
-async def accuracy(
+@dataclass
+class Tally:
+    """The scores of one kind of problem: for each problem those that could be judged, and how many could not."""
+
+    by_problem: list[list[float]] = field(default_factory=list)
+    not_judged: int = 0
+
+    @property
+    def mean(self) -> float:
+        """The mean over problems of each problem's mean score."""
+        means = [statistics.fmean(scores) for scores in self.by_problem if scores]
+        return statistics.fmean(means) if means else 0.0
+
+    def summary(self) -> dict[str, float | int]:
+        means = [statistics.fmean(scores) for scores in self.by_problem if scores]
+        error = statistics.stdev(means) / len(means) ** 0.5 if len(means) > 1 else 0.0
+        return {
+            "problems": len(self.by_problem),
+            "mean": self.mean,
+            "standard_error": error,
+            "not_judged": self.not_judged,
+        }
+
+
+async def tallies(
     problems: Sequence[Problem],
     encode: Callable[[Draw], tuple[int, ...]],
     engine: Engine,
     reward: Reward,
     sampling: Sampling,
     samples: int,
-) -> dict[str, float]:
-    """The mean of each problem's own reward, by the name of the reward: accuracies. Samples that could not be judged
-    are left out."""
+    seed: int = 0,
+) -> dict[str, Tally]:
+    """Samples every problem and tallies its own reward (what a judge calls "accuracy"), by the reward's name."""
     draws = [Draw(problem, -1) for problem in problems]
     requests = [
-        Request(encode(draw), tuple(sample_seed(0, draw.sample_id(copy)) for copy in range(samples))) for draw in draws
+        Request(encode(draw), tuple(sample_seed(seed, draw.sample_id(copy)) for copy in range(samples)))
+        for draw in draws
     ]
     completed = await engine.generate(requests, sampling)
-    flat = [(p, c) for p, group in zip(problems, completed, strict=True) for c in group]
-    scores = await reward([Sample(problem.fields, completion.text) for problem, completion in flat])
-    found: dict[str, list[float]] = {}
-    for (problem, _), score in zip(flat, scores, strict=True):
-        own = score.parts.get("accuracy", score.value)
-        if own is not None:
-            found.setdefault(problem.reward, []).append(own)
-    return {name: statistics.fmean(values) for name, values in sorted(found.items())}
+    flat = [Sample(p.fields, c.text) for p, group in zip(problems, completed, strict=True) for c in group]
+    scores = iter(await reward(flat))
+    found: dict[str, Tally] = {}
+    for problem in problems:
+        tally = found.setdefault(problem.reward, Tally())
+        own = [next(scores) for _ in range(samples)]
+        known = [score.parts.get("accuracy", score.value) for score in own if score.value is not None]
+        tally.by_problem.append([value for value in known if value is not None])
+        tally.not_judged += samples - len(known)
+    return dict(sorted(found.items()))
 
 
 async def evaluation(
@@ -154,6 +181,6 @@ async def evaluation(
     sampled = Sampling(table.temperature, table.top_p, table.max_tokens, table.stop)
     metrics: Metrics = {}
     for way, sampling, samples in (("greedy", greedy, 1), ("sampled", sampled, recipe.evaluate.samples)):
-        for name, value in (await accuracy(problems, encode, engine, reward, sampling, samples)).items():
-            metrics[f"held_out/{way}/{name}"] = value
+        for name, tally in (await tallies(problems, encode, engine, reward, sampling, samples)).items():
+            metrics[f"held_out/{way}/{name}"] = tally.mean
     return metrics

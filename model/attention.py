@@ -77,7 +77,8 @@ class Attention(nn.Module):
         scores = torch.baddbmm(mask, q, cache.mT, alpha=self.scale)
         attended = torch.bmm(scores.softmax(-1, dtype=torch.float32).to(x.dtype), cache[..., : c.kv_lora_rank])
         out = torch.bmm(attended.transpose(0, 1), up_v).transpose(0, 1)  # [B, heads, v]
-        return self.o_proj(out.flatten(-2))
+        projected: Tensor = self.o_proj(out.flatten(-2))
+        return projected
 
     def as_cached(self, latent: Tensor) -> Tensor:
         """The latent as kv_b_proj multiplies it."""

@@ -66,7 +66,8 @@ def round_tiles(x: Tensor) -> Tensor:
         return dequantize_tiles(quantize_tiles(x)).to(x.dtype)
     tiles = x.float().unflatten(-1, (-1, min(k, BLOCK)))
     scale = tiles.abs().amax(-1, keepdim=True).clamp_min(AMAX_FLOOR) / E4M3_MAX
-    return ((tiles / scale).to(torch.float8_e4m3fn).float() * scale).flatten(-2).to(x.dtype)
+    rounded: Tensor = (tiles / scale).to(torch.float8_e4m3fn).float() * scale
+    return rounded.flatten(-2).to(x.dtype)
 
 
 def round_blocks(w: Tensor) -> Tensor:

@@ -77,7 +77,8 @@ class _Norm(torch.autograd.Function):
         size = x.shape[-1]
         inverse = (torch.linalg.vecdot(x, x).unsqueeze(-1) / size + eps).rsqrt_()
         ctx.save_for_backward(x, weight, inverse)
-        return (x * inverse).mul_(weight)
+        out: Tensor = (x * inverse).mul_(weight)
+        return out
 
     @staticmethod
     def backward(ctx, dy: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[no-untyped-def]

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+
+from model.moe import Routing, balance_loss
+from model.segments import Segments
+from model.transformer import Output, Transformer
 
 
 def token_logprobs(
@@ -27,3 +32,48 @@ def token_logprobs(
     several = len(hidden) > chunk and torch.is_grad_enabled()
     done = [checkpoint(part, h, t, use_reentrant=False) if several else part(h, t) for h, t in pieces]
     return torch.cat([d[0] for d in done]), torch.cat([d[1] for d in done])
+
+
+class PretrainLoss(NamedTuple):
+    """``total`` is what is minimised; ``next_token`` and ``further`` (multi-token prediction) are means in nats."""
+
+    total: Tensor
+    next_token: Tensor
+    further: Tensor | None
+    routing: list[Routing]
+
+
+def pretrain_loss(
+    wrapped: Callable[[Tensor, Segments], Output],
+    model: Transformer,
+    tokens: Tensor,
+    segments: Segments,
+    *,
+    mtp_weight: float = 0.0,
+    balance: float = 0.0,
+    balance_over: Literal["sequence", "batch"] = "sequence",
+) -> PretrainLoss:
+    """Next-token prediction within each segment, plus ``mtp_weight`` times the mean over MTP depths of their loss
+    (report, equation 25), plus ``balance`` times the auxiliary balance loss of every router."""
+    out = wrapped(tokens, segments)
+    lengths = torch.tensor(segments.lengths, device=tokens.device)[segments.ids]
+    inside = segments.positions + 1 < lengths
+    next_token = _mean_loss(model, out.hidden, tokens, inside, 1)
+    total = next_token
+    further = None
+    if mtp_weight and model.mtp:
+        chain = model.mtp_hidden(out, tokens, segments)
+        further = torch.stack(
+            [_mean_loss(model, hidden, tokens, mask, depth + 1) for depth, (hidden, mask) in enumerate(chain, 1)]
+        ).mean()
+        total = total + mtp_weight * further
+    if balance:
+        ids = segments.ids if balance_over == "sequence" else torch.zeros_like(segments.ids)
+        k = model.c.num_experts_per_tok
+        total = total + balance * torch.stack([balance_loss(r, ids, k) for r in out.routing]).sum()
+    return PretrainLoss(total, next_token, further, out.routing)
+
+
+def _mean_loss(model: Transformer, hidden: Tensor, tokens: Tensor, mask: Tensor, ahead: int) -> Tensor:
+    logp, _ = token_logprobs(model.logits, hidden[mask], tokens.roll(-ahead)[mask])
+    return -logp.mean()

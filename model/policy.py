@@ -116,11 +116,12 @@ class Policy:
             for router, counts in zip(self.model.routers(), self.counts, strict=True):
                 moe.bias_step(router.e_score_correction_bias, counts, self.settings.bias_speed)
         self.optimizer.zero_grad()
-        violation = max((moe.max_violation(c) for c in self.counts if c.sum() > 0), default=0.0)
+        layers = self.model.c.moe_layers()
+        load = {f"max_violation/layer_{i}": moe.max_violation(c) for i, c in zip(layers, self.counts, strict=True)}
         for counts in self.counts:
             counts.zero_()
         self.updates += 1
-        return {"lr": lr, "grad_norm": norm, "skipped_updates": float(not finite), "max_violation": violation}
+        return {"lr": lr, "grad_norm": norm, "skipped_updates": float(not finite), **load}
 
     def replace_reference(self) -> None:
         """Makes the current weights the reference that the KL term is measured from."""

@@ -78,7 +78,8 @@ def accept(model: Transformer, weights: Published) -> None:
     if not gap <= PROBE_TOLERANCE:
         raise PublishError(
             f"weight version {weights.version}: the bytes arrived, but the engine's log-probabilities of the fixed "
-            f"prompt differ from the trainer's by up to {gap:.3g} (tolerance {PROBE_TOLERANCE:g}); no rollout was started"
+            f"prompt differ from the trainer's by up to {gap:.3g} (tolerance {PROBE_TOLERANCE:g}); no rollout was "
+            "started"
         )
 
 

@@ -21,7 +21,7 @@ def frequencies(config: ModelConfig) -> Tensor:
 
     def pair_turning(turns: float) -> float:
         context = config.rope_original_max_position_embeddings
-        return dim * math.log(context / (turns * 2 * math.pi)) / (2 * math.log(config.rope_theta))
+        return dim * math.log(context / (turns * 2 * math.pi)) / math.log(config.rope_theta) / 2
 
     low = max(math.floor(pair_turning(config.rope_beta_fast)), 0)
     high = min(math.ceil(pair_turning(config.rope_beta_slow)), dim - 1)
@@ -32,7 +32,7 @@ def frequencies(config: ModelConfig) -> Tensor:
 def softmax_scale(config: ModelConfig) -> float:
     """1/sqrt(head dim), times the square of YaRN's attention temperature 0.1 ln s + 1."""
     mscale = 0.1 * math.log(config.rope_factor) + 1.0 if config.rope_factor > 1 else 1.0
-    return config.qk_head_dim**-0.5 * mscale**2
+    return float(config.qk_head_dim**-0.5 * mscale**2)
 
 
 def rotations(positions: Tensor, freqs: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from model import rope
 from model.attention import Attention
 from model.config import ModelConfig, Precision
-from model.linear import Linear, RMSNorm, compute_dtype, set_precision
+from model.linear import RMSNorm, compute_dtype, set_precision
 from model.moe import MLP, MoE, Router, Routing
 from model.segments import Segments
 
@@ -109,7 +109,7 @@ class Transformer(nn.Module):
         """tokens [N] int64."""
         out = Output(self.embed_tokens(tokens).to(self.dtype))
         turns = rope.rotations(segments.positions, self.freqs)
-        for layer in self.layers:
+        for layer in self.blocks():
             if self.recompute and torch.is_grad_enabled():
                 x, cached, routing = checkpoint(layer, out.hidden, turns, segments, use_reentrant=False)
             else:
@@ -128,7 +128,7 @@ class Transformer(nn.Module):
         turns = rope.rotations(lengths, self.freqs)
         keys = torch.arange(cache[0].shape[1], device=x.device)
         mask = torch.where(keys <= lengths.unsqueeze(-1), 0.0, float("-inf")).to(x.dtype).unsqueeze(1)
-        for layer, kept in zip(self.layers, cache, strict=True):
+        for layer, kept in zip(self.blocks(), cache, strict=True):
             x = layer.decode(x, turns, kept, lengths, mask)
         normed: Tensor = self.norm(x)
         return normed
@@ -150,6 +150,9 @@ class Transformer(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden [..., H] -> FP32 logits [..., V]."""
         return F.linear(hidden, self.lm_head.weight.to(hidden.dtype)).float()
+
+    def blocks(self) -> list[Block]:
+        return [layer for layer in self.layers if isinstance(layer, Block)]
 
     def routers(self) -> list[Router]:
         """Every layer's router, in the order of `Output.routing` after `mtp_hidden`."""

@@ -11,8 +11,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,10 @@ class JournalError(RuntimeError):
     """The run directory cannot be written or resumed."""
 
     exit_status = 1
+
+
+NEARLY_FULL_BYTES = 1 << 20
+"""Below this much free space a failed write is put down to a full disk, whatever the library that failed calls it."""
 
 
 @dataclass(frozen=True)
@@ -52,16 +56,25 @@ class Journal:
         """Every sample of these groups; ``trained`` is false for groups that were dropped for lack of signal."""
         _append(self.samples_path, [line for group in groups for line in sample_lines(step, group, trained)])
 
-    @asynccontextmanager
-    async def checkpoint(self, progress: Progress) -> AsyncIterator[Path]:
-        """A folder to write a checkpoint into; it takes its name, and old ones go, when the block ends well."""
+    @contextmanager
+    def checkpoint(self, progress: Progress) -> Iterator[Path]:
+        """A folder to write a checkpoint into; it takes its name, and old ones go, when the block ends well. Raises
+        JournalError where the disk is full; the checkpoint before stays."""
         for path in (self.metrics_path, self.samples_path):
             if path.exists():
                 with path.open("rb") as file:
                     os.fsync(file.fileno())
-        with written_whole(self.checkpoints / f"step-{progress.step}") as draft:
-            yield draft
-            (draft / "progress.json").write_text(json.dumps(asdict(progress)))
+        try:
+            with written_whole(self.checkpoints / f"step-{progress.step}") as draft:
+                yield draft
+                (draft / "progress.json").write_text(json.dumps(asdict(progress)))
+        except Exception as error:
+            if not (isinstance(error, OSError) or shutil.disk_usage(self.folder).free < NEARLY_FULL_BYTES):
+                raise
+            raise JournalError(
+                f"{self.checkpoints}: cannot write the checkpoint of step {progress.step} ({error}); the last whole "
+                "checkpoint is untouched: free space, then continue with --resume"
+            ) from None
         for old in self.steps()[: -self.keep]:
             shutil.rmtree(self.checkpoints / f"step-{old}")
 
@@ -87,6 +100,12 @@ class Journal:
                 with draft.open("w") as file:
                     file.writelines(json.dumps(line) + "\n" for line in read(path) if line["step"] <= step)
                 draft.replace(path)
+
+
+def write_checkpoint(journal: Journal, progress: Progress, save: Callable[[Path], None]) -> Path:
+    with journal.checkpoint(progress) as folder:
+        save(folder)
+    return journal.checkpoints / f"step-{progress.step}"
 
 
 def sample_lines(step: int, group: Group, trained: bool) -> Iterator[dict[str, Any]]:
@@ -125,4 +144,6 @@ def _append(path: Path, lines: Sequence[dict[str, Any]]) -> None:
         with path.open("a", encoding="utf-8") as file:
             file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     except OSError as error:
-        raise JournalError(f"{path}: cannot write ({error.strerror}); free space, then continue with --resume") from None
+        raise JournalError(
+            f"{path}: cannot write ({error.strerror}); free space, then continue with --resume"
+        ) from None

@@ -17,7 +17,10 @@ class Judge:
     """
 
     def __init__(
-        self, names: Iterable[str], added: Mapping[str, float], settings: Mapping[str, Mapping[str, object]] | None = None
+        self,
+        names: Iterable[str],
+        added: Mapping[str, float],
+        settings: Mapping[str, Mapping[str, object]] | None = None,
     ) -> None:
         options = settings or {}
         extra = {name: find(name, **options.get(name, {})) for name in added}

@@ -30,6 +30,8 @@ from rl.rollout import Group
 from rl.step import Metrics
 from rl.trainer import Trainer
 
+START = Progress()
+
 
 class NoSignalError(RuntimeError):
     """Dynamic sampling found no group to train on."""
@@ -67,7 +69,7 @@ class Pipeline:
         *,
         evaluate: Callable[[], Awaitable[Metrics]] | None = None,
         report: Callable[[int, Metrics], None] = lambda step, metrics: None,
-        progress: Progress = Progress(),
+        progress: Progress = START,
     ) -> None:
         self.stream, self.sample, self.trainer, self.publish = stream, sample, trainer, publish
         self.journal, self.settings, self.evaluate, self.report = journal, settings, evaluate, report
@@ -176,7 +178,7 @@ class Pipeline:
         return every > 0 and (self.step % every == 0 or self.step == self.settings.steps)
 
     async def _checkpoint(self) -> None:
-        async with self.journal.checkpoint(Progress(self.step, self.place)) as folder:
+        with self.journal.checkpoint(Progress(self.step, self.place)) as folder:
             await self.trainer.save(folder)
 
     async def _cancel(self) -> None:

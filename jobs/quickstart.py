@@ -1,0 +1,102 @@
+"""`zeroth quickstart`: the whole stack on a CPU, from nothing to a small reasoner and a report.
+
+Problems are made from a seed; a small model is pretrained on worked examples of mixed quality; GRPO with math and code
+rewards makes a reasoner of it. Each part is the command that a larger run uses (`zeroth pretrain`, `zeroth grpo`), with
+a recipe that is shipped. The same call continues a quickstart that was interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from jobs import config, console, curriculum
+from jobs.config import GrpoRecipe, PretrainRecipe
+
+TRAIN_PROBLEMS = 2000
+HELD_OUT_PROBLEMS = 200
+"""Of each kind, math and code."""
+
+
+def command(
+    out: Annotated[Path, typer.Option("--out", help="Where everything is written.")] = Path("runs/quickstart"),
+    seed: Annotated[int, typer.Option("--seed", help="Seed of problems, weights and samples.")] = 0,
+) -> None:
+    """See R1-Zero happen on a CPU: problems, a base model, GRPO, and a report."""
+    from jobs import grpo, pretrain
+
+    started = time.monotonic()
+    base_recipe, recipe = recipes(out, seed)
+    base = base_recipe.run.dir / "checkpoints" / f"step-{base_recipe.train.steps}"
+    if not (out / "problems" / "held_out.jsonl").exists():
+        console.say("1/3  making problems")
+        make_problems(out / "problems", base_recipe.train.steps * base_recipe.train.batch_documents, seed)
+    if not base.exists():
+        console.say("2/3  pretraining a base model on worked examples of mixed quality")
+        pretrain.train(base_recipe, resume=base_recipe.run.dir.exists())
+        if not base.exists():
+            return
+    if not (out / "checkpoints" / f"step-{recipe.train.steps}").exists():
+        console.say("3/3  reinforcement learning with verifiable rewards (GRPO)")
+        grpo.train(recipe, resume=(out / "metrics.jsonl").exists())
+    show(out, time.monotonic() - started)
+
+
+def recipes(out: Path, seed: int) -> tuple[PretrainRecipe, GrpoRecipe]:
+    """The two shipped recipes with their paths under ``out``."""
+    base_dir = out / "base"
+    base_recipe = config.read(
+        config.find("quickstart-pretrain"),
+        PretrainRecipe,
+        [f"run.dir={base_dir}", f"run.seed={seed}", f"data.documents={out / 'problems' / 'examples.jsonl'}"],
+    )
+    recipe = config.read(
+        config.find("quickstart"),
+        GrpoRecipe,
+        [
+            f"base={base_dir / 'checkpoints' / f'step-{base_recipe.train.steps}'}",
+            f"run.dir={out}",
+            f"run.seed={seed}",
+            f"data.train={out / 'problems' / 'train.jsonl'}",
+            f"data.held_out={out / 'problems' / 'held_out.jsonl'}",
+        ],
+    )
+    return base_recipe, recipe
+
+
+def make_problems(folder: Path, examples: int, seed: int) -> None:
+    """Writes examples.jsonl, train.jsonl and held_out.jsonl; the last one's presence says that all are whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    documents = ({"prompt": q, "response": r} for q, r in curriculum.examples(examples, seed))
+    _write(folder / "examples.jsonl", documents)
+    for name, count, held_out in (("train", TRAIN_PROBLEMS, False), ("held_out", HELD_OUT_PROBLEMS, True)):
+        math, code = (curriculum.problems(kind, count, seed, held_out=held_out) for kind in ("math", "code"))
+        _write(folder / f"{name}.jsonl", [line for pair in zip(math, code, strict=True) for line in pair])
+
+
+def _write(path: Path, lines: Iterable[dict[str, Any]]) -> None:
+    draft = path.with_suffix(".tmp")
+    with draft.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(line) + "\n" for line in lines)
+    draft.replace(path)
+
+
+def show(out: Path, seconds: float) -> None:
+    """The table that this was all for."""
+    from rich.table import Table
+
+    from jobs.report import curves
+    from rl.journal import read
+
+    found = curves(list(read(out / "metrics.jsonl")), ("held_out/",))
+    table = Table("held-out problems", "before", "after", title=f"{seconds:.0f} seconds")
+    for name, (_, values) in found.items():
+        way, kind = name.split("/")[1:]
+        table.add_row(f"{kind}, {way}", f"{values[0]:.1%}", f"{values[-1]:.1%}")
+    console.console.print(table)
+    console.say(f"everything is in {out}; open {out / 'report.html'}")
