@@ -216,14 +216,16 @@ class Isolation:
             os.setresgid(INNER_PROGRAM_ID, INNER_PROGRAM_ID, INNER_PROGRAM_ID)
             os.setresuid(INNER_PROGRAM_ID, INNER_PROGRAM_ID, INNER_PROGRAM_ID)
             kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
-        os.setsid()
+        os.setpgid(0, 0)
 
 
 def _limit(which: int, value: int) -> None:
-    hard = resource.getrlimit(which)[1]
-    if hard != resource.RLIM_INFINITY:
-        value = min(value, hard)
-    resource.setrlimit(which, (value, value))
+    """Lowers a limit; one that is lower already stays."""
+    try:
+        resource.setrlimit(which, (value, value))
+    except ValueError:
+        hard = resource.getrlimit(which)[1]
+        resource.setrlimit(which, (hard, hard))
 
 
 class _Landlock:
@@ -236,24 +238,29 @@ class _Landlock:
         for version, right in ((2, _LANDLOCK_REFER), (3, _LANDLOCK_TRUNCATE), (5, _LANDLOCK_IOCTL)):
             if abi >= version:
                 self._files |= right
-        self._network = 3 if abi >= 4 else 0
-        self._scoped = 3 if abi >= 6 else 0
-        self._size = 24 if abi >= 6 else 16 if abi >= 4 else 8
+        network = 3 if abi >= 4 else 0
+        scoped = 3 if abi >= 6 else 0
+        size = 24 if abi >= 6 else 16 if abi >= 4 else 8
         if abi:
-            self._root = os.open("/", os.O_PATH | os.O_CLOEXEC)
-            self._devices = os.open("/dev", os.O_PATH | os.O_CLOEXEC)
+            self._attributes = kernel.landlock_attributes(self._files, network, scoped, size)
+            root, devices = (os.open(path, os.O_PATH | os.O_CLOEXEC) for path in ("/", "/dev"))
+            # a place for the run's own /tmp, so that the rule that names it is ready
+            self._home = os.open(HOME, os.O_PATH | os.O_CLOEXEC)
+            self._rules = (
+                kernel.landlock_rule(LANDLOCK_READ, root),
+                kernel.landlock_rule(LANDLOCK_READ | _LANDLOCK_WRITE_FILE, devices),
+                kernel.landlock_rule(self._files, self._home),
+            )
 
     def apply(self) -> None:
         if not self._abi:
             return
-        ruleset = kernel.landlock_ruleset(self._files, self._network, self._scoped, self._size)
-        home = os.open(HOME, os.O_PATH | os.O_CLOEXEC)
-        kernel.landlock_allow(ruleset, LANDLOCK_READ, self._root)
-        kernel.landlock_allow(ruleset, LANDLOCK_READ | _LANDLOCK_WRITE_FILE, self._devices)
-        kernel.landlock_allow(ruleset, self._files, home)
+        own_home = os.open(HOME, os.O_PATH)
+        os.dup2(own_home, self._home)
+        ruleset = kernel.landlock_ruleset(self._attributes)
+        for rule in self._rules:
+            kernel.landlock_allow(ruleset, rule)
         kernel.landlock_restrict(ruleset)
-        os.close(ruleset)
-        os.close(home)
 
 
 def interpreter_directories() -> tuple[str, ...]:

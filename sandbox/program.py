@@ -90,8 +90,9 @@ def _module(name: str) -> types.ModuleType:
 
 def _compile(channel: int, source: str) -> types.CodeType | None:
     try:
-        with open(SOURCE, "w", encoding="utf-8", errors="surrogateescape") as file:
-            file.write(source)
+        file = os.open(SOURCE, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644)
+        os.write(file, source.encode("utf-8", "surrogateescape"))
+        os.close(file)
         return compile(source, SOURCE, "exec", dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError) as error:
         traceback.print_exception(error, limit=0)

@@ -67,7 +67,7 @@ class Zygote:
         limits = jail.RunLimits(*message["limits"])  # type: ignore[misc]
         if self._isolation is not None:
             kernel.unshare(kernel.CLONE_NEWPID)
-        pid = os.fork()
+        pid = kernel.fork()
         if pid == 0:
             self._become_run(limits, descriptors)
         if self._isolation is not None:
@@ -87,6 +87,7 @@ class Zygote:
             if self._isolation is not None:
                 self._isolation.apply(limits)
             os.closerange(len(descriptors), 64)
+            _renew_random()
             status = program.run_job(_CHANNEL)
         except BaseException as error:  # noqa: BLE001 - nothing may leave this function
             program.report(_CHANNEL, {"failed": f"{type(error).__name__}: {error}"})
@@ -109,6 +110,13 @@ class Zygote:
 
     def _send(self, message: dict[str, object]) -> None:
         self._control.send(json.dumps(message).encode())
+
+
+def _renew_random() -> None:
+    """No two runs see the same random numbers."""
+    random = sys.modules.get("random")
+    if random is not None:
+        random.seed(int.from_bytes(os.urandom(16), "little"))
 
 
 def use_interpreter(paths: list[str]) -> None:
