@@ -4,4 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from jobs import serve_rewards
+
 app = typer.Typer(help="HTTP services.", no_args_is_help=True)
+app.command("rewards")(serve_rewards.rewards)

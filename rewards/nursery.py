@@ -50,7 +50,7 @@ def _exactly(connection: socket.socket, count: int) -> bytes:
     return b"".join(chunks)
 
 
-def run_nursery(control: socket.socket, task: str) -> None:
+def run_nursery(control: socket.socket, task: str, initial: list[Any]) -> None:
     """Forks a worker for ``task`` ("module:function") at each request; ends with the connection."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     os.dup2(2, 1)  # standard output belongs to the command that the user runs
@@ -58,7 +58,7 @@ def run_nursery(control: socket.socket, task: str) -> None:
     module = importlib.import_module(module_name)
     warm_up = getattr(module, "warm_up", None)
     if warm_up is not None:
-        warm_up()
+        warm_up(*initial)
     function = getattr(module, attribute)
     children: set[int] = set()
     try:
@@ -151,5 +151,5 @@ def _limit_cpu(seconds: float) -> None:
 
 
 def main() -> None:
-    """Entry: argv holds the control socket's descriptor and the task."""
-    run_nursery(socket.socket(fileno=int(sys.argv[1])), sys.argv[2])
+    """Entry: argv holds the control socket's descriptor, the task, and its warm-up's arguments."""
+    run_nursery(socket.socket(fileno=int(sys.argv[1])), sys.argv[2], json.loads(sys.argv[3]))

@@ -16,21 +16,20 @@ class CodeReward:
     The program is the last complete fenced block of the response, or all of the response where there is none. The
     problem gives ``tests`` (pairs of stdin and stdout, function calls with expected values, or assert-style Python)
     and may give ``language``. A failure of the sandbox itself is an error without a value, never 0. ``workers`` is
-    the number of sandboxes at work at once; ``time_s`` and ``memory_mb``, where given, limit one program.
+    the number of sandboxes at work at once; ``limits`` sets fields of ``sandbox.Limits`` (``{"wall_seconds": 5}``).
     """
 
     def __init__(
         self,
         credit: Literal["all", "share"] = "all",
         workers: int = 2,
-        time_s: float | None = None,
-        memory_mb: int | None = None,
+        limits: Mapping[str, Any] | None = None,
     ) -> None:
         if credit not in ("all", "share"):
             raise BadSetting(f"code: credit is 'all' or 'share', not {credit!r}")
         self.credit = credit
         self.workers = workers
-        self.limits = {"time_s": time_s, "memory_mb": memory_mb}
+        self.limits = dict(limits or {})
         self._pool: Any = None
 
     def check(self, problem: Mapping[str, Any]) -> None:
@@ -62,7 +61,10 @@ class CodeReward:
         if self._pool is None:
             from sandbox import Limits, Pool
 
-            limits = Limits(**{name: value for name, value in self.limits.items() if value is not None})
+            try:
+                limits = Limits(**self.limits)
+            except TypeError as error:
+                raise BadSetting(f"code: limits: {error}") from error
             self._pool = Pool(workers=self.workers, limits=limits)
         return self._pool
 

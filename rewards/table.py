@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -31,6 +32,9 @@ TABLE: Mapping[str, str] = {
 }
 
 
+DIALECTS = ("areal", "nemo-rl", "openrlhf", "skyrl", "slime", "trl", "verifiers", "verl")
+
+
 def known_names() -> list[str]:
     """Every name that ``find`` knows without a colon."""
     return sorted({*TABLE, *(point.name for point in entry_points(group=GROUP))})
@@ -48,7 +52,13 @@ def find(name: str, **settings: Any) -> Reward:
     plugin = _entry_point(name)
     if plugin is not None:
         return _plugin(name, plugin.load, settings)
-    if ":" in name:
+    prefix, colon, rest = name.partition(":")
+    if colon and prefix in DIALECTS:
+        from rewards.dialects import adapt
+
+        reward = _build(name, partial(adapt, prefix, rest), settings)
+        return reward
+    if colon:
         return _plugin(name, lambda: _load(name), settings)
     raise UnknownReward(name, known_names())
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import json
 import os
 import queue
 import signal
@@ -60,11 +61,15 @@ class Outcome:
 class Workers:
     """A pool of ``count`` worker processes for one task, given as ``"module:function"``.
 
-    Nothing starts before the first job. Arguments and results are JSON values.
+    Nothing starts before the first job. Arguments and results are JSON values. Where the task's module has a function
+    ``warm_up``, it is called with ``initial`` once, before workers are forked.
     """
 
-    def __init__(self, task: str, count: int = 2, limits: WorkerLimits | None = None) -> None:
+    def __init__(
+        self, task: str, count: int = 2, limits: WorkerLimits | None = None, initial: tuple[Any, ...] = ()
+    ) -> None:
         self.task = task
+        self.initial = initial
         self.count = max(1, count)
         self.limits = limits or WorkerLimits()
         self._lock = threading.Lock()
@@ -115,7 +120,7 @@ class Workers:
 
     def _start(self) -> None:
         if self._nursery is None:
-            self._nursery = _Nursery(self.task, self.limits)
+            self._nursery = _Nursery(self.task, self.limits, self.initial)
         if len(self._threads) < self.count:
             thread = threading.Thread(
                 target=self._serve, args=(self._nursery,), name=f"worker of {self.task}", daemon=True
@@ -187,8 +192,9 @@ class _Worker:
 class _Nursery:
     """The parent's end of the process that workers are forked from; started at the first fork, and again if it dies."""
 
-    def __init__(self, task: str, limits: WorkerLimits) -> None:
+    def __init__(self, task: str, limits: WorkerLimits, initial: tuple[Any, ...]) -> None:
         self.task = task
+        self.initial = json.dumps(initial)
         self.limits = limits
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
@@ -233,7 +239,7 @@ class _Nursery:
         ours, theirs = socket.socketpair()
         with theirs:
             descriptor = theirs.fileno()
-            command = [sys.executable, "-c", _BOOT, _ROOT, str(descriptor), self.task]
+            command = [sys.executable, "-c", _BOOT, _ROOT, str(descriptor), self.task, self.initial]
             self._process = subprocess.Popen(command, pass_fds=[descriptor], stdin=subprocess.DEVNULL)
         self._control = ours
         return ours

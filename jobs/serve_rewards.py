@@ -1,0 +1,317 @@
+"""`zeroth serve rewards`: the rewards over HTTP, for trainers of any make.
+
+    POST /score        {"reward": "math", "samples": [{"id", "answer", ..., "response"}]} -> {"scores": [...]}
+    POST /get_reward   OpenRLHF's remote reward model: {"query", "prompts", "labels"} -> {"rewards": [...]}
+    GET  /health       200 while it takes work, 503 while it drains
+    GET  /metrics      Prometheus
+    GET  /docs, /openapi.json
+
+A client names only rewards that the service was started with. Samples in flight are bounded: past the bound a request is
+refused with 429 and Retry-After before anything is done for it. On SIGTERM the service stops accepting, finishes what it
+has taken and closes its workers.
+
+FastAPI reads the annotations of its endpoints, which are made inside a function here so that `zeroth --help` does not
+import it; therefore this file has no postponed annotations.
+"""
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from jobs import console
+
+RETRY_AFTER_S = 1
+
+
+class ServiceError(RuntimeError):
+    """The service cannot start."""
+
+    exit_status = 2
+
+
+class Desk:
+    """The rewards of a service, and how many samples may be in flight at once."""
+
+    def __init__(self, rewards: Mapping[str, Any], queue: int) -> None:
+        self.rewards = dict(rewards)
+        self.queue = queue
+        self.in_flight = 0
+        self.draining = False
+
+    def room_for(self, count: int) -> bool:
+        """Whether so many more samples may be taken now; a lone request larger than the queue never may."""
+        return self.in_flight + count <= self.queue
+
+    async def score(self, name: str, samples: Sequence[Any]) -> list[Any]:
+        """The samples' scores; the caller has asked for room."""
+        self.in_flight += len(samples)
+        try:
+            scores: list[Any] = await self.rewards[name](samples)
+            return scores
+        finally:
+            self.in_flight -= len(samples)
+
+    async def close(self) -> None:
+        self.draining = True
+        await asyncio.gather(*(reward.close() for reward in self.rewards.values()), return_exceptions=True)
+
+
+class BodyLimit:
+    """ASGI middleware: a body of more than ``limit`` bytes is answered with 413 and read no further."""
+
+    def __init__(self, app: Any, limit: int) -> None:
+        self.app = app
+        self.limit = limit
+
+    async def __call__(
+        self, scope: Any, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]
+    ) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        body = bytearray()
+        more = True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+            if len(body) > self.limit:
+                await self._refuse(send)
+                return
+        given = False
+
+        async def replay() -> Any:
+            nonlocal given
+            if given:
+                return await receive()
+            given = True
+            return {"type": "http.request", "body": bytes(body), "more_body": False}
+
+        await self.app(scope, replay, send)
+
+    async def _refuse(self, send: Callable[[Any], Awaitable[None]]) -> None:
+        text = f'{{"detail": "a body may have {self.limit} bytes"}}'.encode()
+        headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
+        await send({"type": "http.response.start", "status": 413, "headers": headers})
+        await send({"type": "http.response.body", "body": text})
+
+
+def create_app(desk: Desk, max_body_mb: float = 8.0, unjudged: float | None = None) -> Any:
+    """The ASGI application over these rewards.
+
+    ``unjudged`` is what OpenRLHF's protocol, which has no word for "could not tell", is given for a sample without a
+    value; without it such a request fails with 502, because an error must not become a reward.
+    """
+    from fastapi import FastAPI, HTTPException, Response
+    from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+    from pydantic import BaseModel, ConfigDict, Field
+
+    from rewards import BadProblem, Sample, check_problem
+
+    class SampleIn(BaseModel):
+        """A problem's fields with one response to it."""
+
+        model_config = ConfigDict(extra="allow", strict=True)
+        response: str
+        id: str | int | None = None
+
+    class ScoreRequest(BaseModel):
+        model_config = ConfigDict(extra="forbid", strict=True)
+        samples: list[SampleIn] = Field(max_length=desk.queue)
+        reward: str | None = Field(None, description="One of the service's rewards; may be left out when it has one.")
+
+    class ScoreOut(BaseModel):
+        id: str | int | None
+        value: float | None
+        status: str
+        parts: dict[str, float]
+        detail: str
+
+    class ScoreResponse(BaseModel):
+        scores: list[ScoreOut]
+
+    class QueryRequest(BaseModel):
+        model_config = ConfigDict(strict=True)
+        query: list[str] = Field(max_length=desk.queue)
+        prompts: list[str] | None = None
+        labels: list[Any] | None = None
+
+    class QueryResponse(BaseModel):
+        rewards: list[float]
+
+    class Health(BaseModel):
+        status: str
+        rewards: list[str]
+        in_flight: int
+        queue: int
+
+    class Problem(BaseModel):
+        detail: Any
+
+    registry = CollectorRegistry()
+    scored = Counter("zeroth_reward_samples", "Samples scored.", ["reward", "status"], registry=registry)
+    refused = Counter("zeroth_reward_refused", "Requests refused for want of room.", registry=registry)
+    took = Histogram("zeroth_reward_request_seconds", "Seconds a request took.", ["reward"], registry=registry)
+    Gauge("zeroth_reward_in_flight", "Samples in flight.", registry=registry).set_function(lambda: desk.in_flight)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Any) -> AsyncIterator[None]:
+        yield
+        await desk.close()
+
+    app = FastAPI(title="Zeroth rewards", version="1", lifespan=lifespan)
+    app.add_middleware(BodyLimit, limit=int(max_body_mb * 1024 * 1024))
+    refusals: dict[int | str, dict[str, Any]] = {
+        status: {"model": Problem, "description": text}
+        for status, text in {
+            400: "the body is no JSON",
+            404: "no such reward",
+            413: "the body is too large",
+            429: "no room now",
+            503: "draining",
+        }.items()
+    }
+
+    def choose(name: str | None) -> str:
+        if name is None and len(desk.rewards) == 1:
+            return next(iter(desk.rewards))
+        if name is None or name not in desk.rewards:
+            raise HTTPException(404, f"no reward {name!r} here; there are: {', '.join(desk.rewards)}")
+        return name
+
+    async def judge(name: str, samples: list[Any]) -> list[Any]:
+        if desk.draining:
+            raise HTTPException(503, "draining")
+        if not desk.room_for(len(samples)):
+            refused.inc()
+            raise HTTPException(
+                429, f"{desk.in_flight} samples in flight of {desk.queue}", {"Retry-After": str(RETRY_AFTER_S)}
+            )
+        started = time.perf_counter()
+        scores = await desk.score(name, samples)
+        took.labels(name).observe(time.perf_counter() - started)
+        for given in scores:
+            scored.labels(name, given.status).inc()
+        return scores
+
+    @app.post("/score", responses=refusals)
+    async def score(request: ScoreRequest) -> ScoreResponse:
+        """Scores samples with one reward, in order."""
+        name = choose(request.reward)
+        samples = []
+        for index, item in enumerate(request.samples):
+            problem = item.model_dump(exclude_unset=True)
+            response = problem.pop("response")
+            try:
+                check_problem(desk.rewards[name], problem)
+            except BadProblem as error:
+                raise HTTPException(
+                    422, [{"loc": ["body", "samples", index], "msg": str(error), "type": "problem"}]
+                ) from error
+            samples.append(Sample(problem, response))
+        given = await judge(name, samples)
+        answers = [
+            ScoreOut(id=item.id, value=one.value, status=one.status, parts=dict(one.parts), detail=one.detail)
+            for item, one in zip(request.samples, given, strict=True)
+        ]
+        return ScoreResponse(scores=answers)
+
+    @app.post(
+        "/get_reward", responses={**refusals, 502: {"model": Problem, "description": "a sample could not be judged"}}
+    )
+    async def get_reward(request: QueryRequest) -> QueryResponse:
+        """OpenRLHF's remote reward protocol: the label is the gold answer, the query the prompt and the response."""
+        name = choose(None if len(desk.rewards) == 1 else next(iter(desk.rewards)))
+        samples = []
+        for index, query in enumerate(request.query):
+            prompt, label = _at(request.prompts, index, ""), _at(request.labels, index, None)
+            problem = {"id": index, "prompt": prompt, "answer": label}
+            try:
+                check_problem(desk.rewards[name], problem)
+            except BadProblem as error:
+                raise HTTPException(
+                    422, [{"loc": ["body", "labels", index], "msg": str(error), "type": "problem"}]
+                ) from error
+            samples.append(Sample(problem, query.removeprefix(prompt)))
+        values = []
+        for index, one in enumerate(await judge(name, samples)):
+            if one.value is None and unjudged is None:
+                raise HTTPException(502, f"query {index} could not be judged ({one.status}): {one.detail}")
+            values.append(unjudged if one.value is None else one.value)
+        return QueryResponse(rewards=values)
+
+    @app.get("/health", responses={503: {"model": Health, "description": "draining"}})
+    async def health(response: Response) -> Health:
+        """Whether the service takes work."""
+        response.status_code = 503 if desk.draining else 200
+        return Health(
+            status="draining" if desk.draining else "ok",
+            rewards=list(desk.rewards),
+            in_flight=desk.in_flight,
+            queue=desk.queue,
+        )
+
+    @app.get(
+        "/metrics",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    )
+    async def metrics() -> Response:
+        """Prometheus metrics."""
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+    return app
+
+
+def _at(values: Sequence[Any] | None, index: int, missing: Any) -> Any:
+    return values[index] if values is not None and index < len(values) else missing
+
+
+def rewards(
+    reward: Annotated[list[str], typer.Option(help="A reward to serve; may be given several times.")] = ["math"],  # noqa: B006
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port; 0 takes a free one.")] = 8000,
+    workers: Annotated[int, typer.Option(help="Samples checked at once by each reward; 0: one for each core.")] = 0,
+    queue: Annotated[int, typer.Option(help="Samples in flight before requests are refused.")] = 4096,
+    max_body_mb: Annotated[float, typer.Option(help="The largest body of a request.")] = 8.0,
+    drain_seconds: Annotated[int, typer.Option(help="How long a shutdown waits for requests in flight.")] = 30,
+    unjudged: Annotated[
+        float | None, typer.Option(help="OpenRLHF only: the reward of what could not be judged.")
+    ] = None,
+) -> None:
+    """Serve rewards over HTTP."""
+    try:
+        import uvicorn
+    except ImportError as error:
+        raise ServiceError("zeroth serve rewards needs the extra: pip install 'zeroth[serve]'") from error
+    from jobs.score import find_with_workers
+
+    count = workers or os.cpu_count() or 1
+    desk = Desk({name: find_with_workers(name, count, {}) for name in reward}, queue)
+    app = create_app(desk, max_body_mb, unjudged)
+    config = uvicorn.Config(
+        app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=drain_seconds, access_log=False
+    )
+    server = uvicorn.Server(config)
+    asyncio.run(_serve(server, desk))
+
+
+async def _serve(server: Any, desk: Desk) -> None:
+    """Runs until a signal; says where it listens once it does."""
+    running = asyncio.create_task(server.serve())
+    while not server.started and not running.done():
+        await asyncio.sleep(0.02)
+    for listener in (listening for each in server.servers for listening in each.sockets) if server.started else ():
+        host, port = listener.getsockname()[:2]
+        console.say(f"rewards {', '.join(desk.rewards)} at http://{host}:{port} (docs at /docs)")
+    while not running.done():
+        desk.draining = desk.draining or server.should_exit
+        await asyncio.sleep(0.05)
+    await running
