@@ -63,9 +63,10 @@ class Candidate:
 
 def _own_reference(value: Any) -> Any:
     if type(value) is Remote:
-        target = object.__getattribute__(value, "_target")
-        if not target["path"] and "object" in target:
-            return {"object": [target["object"]]}
+        return {"object": [value._target]}
+    name = getattr(value, "__name__", "")
+    if getattr(builtins, str(name), None) is value:
+        return {"object": [{"builtin": name}]}
     raise wire.Unencodable(f"a test can pass plain data and the candidate's own objects, not {type(value).__name__}")
 
 
@@ -87,10 +88,13 @@ class Remote:
     __slots__ = ("_callable", "_candidate", "_name", "_target")
 
     def __init__(self, candidate: Candidate, target: dict[str, Any], name: str, is_callable: bool) -> None:
-        self._candidate = candidate
-        self._target = {"path": [], **target}
-        self._name = name
-        self._callable = is_callable
+        for attribute, value in (
+            ("_candidate", candidate),
+            ("_target", {"path": [], **target}),
+            ("_name", name),
+            ("_callable", is_callable),
+        ):
+            object.__setattr__(self, attribute, value)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         candidate = self._candidate
@@ -106,6 +110,10 @@ class Remote:
         if attribute.startswith("__") and attribute not in _FORWARDED_ATTRIBUTES:
             raise AttributeError(attribute)
         return self._candidate.decode(self._candidate.ask({"get": target}).get("value"))
+
+    def __setattr__(self, attribute: str, value: Any) -> None:
+        request = {"set": self._target, "attribute": attribute, "value": self._candidate.encode(value)}
+        self._candidate.ask(request)
 
     def __iter__(self) -> Iterator[Any]:
         iterator = _method(self, "__iter__")
@@ -179,9 +187,20 @@ def parse(source: str) -> tuple[ast.Module, int]:
 
 
 def _needed_names(tree: ast.Module) -> list[str]:
-    """Names that the tests use and do not get from the language."""
-    loaded = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
-    return sorted(loaded - set(dir(builtins)))
+    """Names that the tests use, and neither define nor get from the language: the candidate's.
+
+    A candidate cannot replace a built-in function that the tests use (``abs``, ``len``), except where the tests use
+    no other name of its: then the function under test is itself called ``sum``, say.
+    """
+    nodes = list(ast.walk(tree))
+    names = [node for node in nodes if isinstance(node, ast.Name)]
+    loaded = {node.id for node in names if isinstance(node.ctx, ast.Load)}
+    defined = {node.id for node in names if not isinstance(node.ctx, ast.Load)}
+    defined |= {node.arg for node in nodes if isinstance(node, ast.arg)}
+    defined |= {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef)}
+    defined |= {(node.asname or node.name).split(".")[0] for node in nodes if isinstance(node, ast.alias)}
+    builtin = set(dir(builtins))
+    return sorted(loaded - defined - builtin - set(_modules(tree))) or sorted(loaded & builtin - defined)
 
 
 def _modules(tree: ast.Module) -> dict[str, types.ModuleType]:

@@ -159,8 +159,8 @@ class Server:
     """Answers requests for the candidate's functions and objects.
 
     {"names": [...]}                                     which of them the module defines, each as a value
-    {"call": target, "args": [...], "kwargs": {...}}     target: {"name"} or {"object": id}, then "path": attributes
-    {"get": target}
+    {"call": target, "args": [...], "kwargs": {...}}     target: {"name"}, {"object": id} or {"builtin"}, then "path": attributes
+    {"get": target}, {"set": target, "attribute", "value"}
     Answers: {"value", "args"?: the arguments when the call changed them} or {"raised": describe()}
     """
 
@@ -174,6 +174,9 @@ class Server:
             return {"value": {name: self._encode(known[name]) for name in request["names"] if name in known}}
         if "get" in request:
             return {"value": self._encode(self._resolve(request["get"]))}
+        if "set" in request:
+            setattr(self._resolve(request["set"]), request["attribute"], self._decode(request["value"]))
+            return {"value": None}
         function = self._resolve(request["call"])
         args = self._decode(request["args"])
         result = function(*args, **self._decode(request.get("kwargs", {"dict": []})))
@@ -192,9 +195,11 @@ class Server:
         return {"object": [id(value), type(value).__name__, callable(value)]}
 
     def _decode(self, form: Any) -> Any:
-        return wire.decode(form, lambda body: self._objects[body[0]])
+        return wire.decode(form, lambda body: self._resolve(body[0]))
 
     def _resolve(self, target: dict[str, Any]) -> Any:
+        if "builtin" in target:
+            return getattr(builtins, target["builtin"])
         value = self._objects[target["object"]] if "object" in target else self._named(target["name"])
         for attribute in target.get("path", ()):
             value = getattr(value, attribute)
