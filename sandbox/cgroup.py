@@ -27,20 +27,24 @@ class Group:
         self.counts_memory = "memory" in directories
         self.counts_processes = "pids" in directories
         self._limits: tuple[int, int] = (0, 0)
+        name = "memory.events" if version == 2 else "memory.oom_control"
+        self._memory_events = self._open("memory", name)
+        self._process_events = self._open("pids", "pids.events")
 
     def add(self, pid: int) -> None:
         for directory in set(self._directories.values()):
             (directory / "cgroup.procs").write_text(str(pid))
 
-    def limit(self, memory_mb: int, processes: int) -> None:
-        """Sets the limits on top of what the zygote itself uses."""
-        if self._limits == (memory_mb, processes):
+    def limit(self, memory_mb: int, disk_mb: int, processes: int) -> None:
+        """Sets the limits on top of what the zygote itself uses. Files of a run are memory to the kernel, so the group
+        may hold both; the supervisor's watch holds the memory alone to its limit."""
+        if self._limits == (memory_mb + disk_mb, processes):
             return
-        self._limits = (memory_mb, processes)
+        self._limits = (memory_mb + disk_mb, processes)
         if self.counts_memory:
             directory = self._directories["memory"]
             name = "memory.max" if self.version == 2 else "memory.limit_in_bytes"
-            (directory / name).write_text(str((memory_mb + 16) * _MB))
+            (directory / name).write_text(str((memory_mb + disk_mb + 16) * _MB))
             with contextlib.suppress(OSError):
                 (directory / "memory.swap.max").write_text("0")
         if self.counts_processes:
@@ -48,23 +52,18 @@ class Group:
 
     def events(self) -> tuple[int, int]:
         """How often so far the kernel ended a process for memory, and refused a new one."""
-        return self._count("memory", "memory.events" if self.version == 2 else "memory.oom_control", "oom_kill"), (
-            self._count("pids", "pids.events", "max")
-        )
+        return _count(self._memory_events, b"oom_kill "), _count(self._process_events, b"max ")
 
-    def _count(self, controller: str, name: str, key: str) -> int:
-        directory = self._directories.get(controller)
-        if directory is None:
-            return 0
-        with contextlib.suppress(OSError, ValueError):
-            for line in (directory / name).read_text().splitlines():
-                word, _, number = line.partition(" ")
-                if word == key:
-                    return int(number)
-        return 0
+    def _open(self, controller: str, name: str) -> int:
+        if controller not in self._directories:
+            return -1
+        return os.open(self._directories[controller] / name, os.O_RDONLY | os.O_CLOEXEC)
 
     def remove(self) -> None:
         """Removes the directories; waits a little for the kernel to finish with processes that were just ended."""
+        for descriptor in (self._memory_events, self._process_events):
+            if descriptor >= 0:
+                os.close(descriptor)
         for directory in set(self._directories.values()):
             for _ in range(100):
                 try:
@@ -74,6 +73,15 @@ class Group:
                     break
                 except OSError:
                     time.sleep(0.01)
+
+
+def _count(descriptor: int, key: bytes) -> int:
+    if descriptor < 0:
+        return 0
+    for line in os.pread(descriptor, 1024, 0).splitlines():
+        if line.startswith(key):
+            return int(line[len(key) :])
+    return 0
 
 
 def create() -> Group | None:

@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sandbox import asserts, compare, wire
+from sandbox import asserts, compare, languages, wire
 from sandbox.verdict import InvalidTests, Limits, SandboxUnavailable, TestResult, Verdict
 
 Tests = Sequence[Mapping[str, Any]] | str | None
@@ -37,13 +37,25 @@ def request(solution: str, tests: Tests, language: str, limits: Limits) -> dict[
     """A submission as a worker takes it. Raises InvalidTests, naming the test, for tests that no solution can pass."""
     if not isinstance(solution, str):
         raise InvalidTests(f"a solution is a string, not {type(solution).__name__}")
-    if language != "python":
-        raise InvalidTests(f"unknown language {language!r}; known: python")
+    toolchain = languages.find(language)
+    name = toolchain.language.name
     return {
         "solution": solution,
-        "tests": _plain_tests(tests, language),
-        "language": language,
+        "tests": _plain_tests(tests, name),
+        "commands": None if name == "python" else _commands(toolchain, limits),
         "limits": asdict(limits),
+    }
+
+
+def _commands(toolchain: languages.Toolchain, limits: Limits) -> dict[str, Any]:
+    """How to compile and run a solution, as an isolated process does it."""
+    language = toolchain.language
+    folders = sorted({os.path.dirname(path) for path in toolchain.programs.values()} | {"/usr/bin", "/bin"})
+    return {
+        "source": language.source,
+        "compile": toolchain.command(language.compile, limits.memory_mb, limits.stack_mb),
+        "run": toolchain.command(language.run, limits.memory_mb, limits.stack_mb),
+        "environment": {**languages.ENVIRONMENT, "PATH": ":".join(folders)},
     }
 
 
@@ -117,7 +129,8 @@ class WorkerProcess:
                 command, pass_fds=[number], env=environment, stdin=subprocess.DEVNULL, start_new_session=True
             )
         packages = sorted({path for name in ("purelib", "platlib") if (path := sysconfig.get_path(name))})
-        hello = {"unsafe": unsafe, "modules": list(modules), "directories": packages, "paths": packages}
+        directories = [*packages, *languages.all_directories()]
+        hello = {"unsafe": unsafe, "modules": list(modules), "directories": directories, "paths": packages}
         self.socket.sendall(wire.pack(hello))
 
     def ready(self) -> dict[str, Any]:

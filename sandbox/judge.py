@@ -13,11 +13,12 @@ Rules
 
 from __future__ import annotations
 
+import base64
 import errno
 import signal
 import socket
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sandbox import compare, wire
@@ -37,6 +38,9 @@ _ERRNO_LIMIT: dict[int, tuple[Status, str]] = {
     errno.EFBIG: ("output_limit", "file_mb: a file became too large"),
     errno.EMFILE: ("runtime_error", "open_files: too many open files"),
 }
+
+_COMPILER_MB = 2048
+_ARTIFACT_MB = 128
 
 
 @dataclass
@@ -65,18 +69,22 @@ class Judge:
     def judge(self, request: dict[str, Any]) -> Verdict:
         """The verdict on ``{"solution", "tests", "language", "limits"}``, whose form the owner has checked."""
         limits = Limits(**request["limits"])
-        group = self._supervisor.group
-        if group is not None:
-            group.limit(limits.memory_mb, limits.processes)
-            self._events = group.events()
+        self._limit(limits)
+        if self._supervisor.group is not None:
+            self._events = self._supervisor.group.events()
         started = time.monotonic()
         totals = _Totals()
         tests = request["tests"]
         if isinstance(tests, str):
             result = self._asserts(request["solution"], tests, limits, totals)
             return self._verdict(result[0], totals, limits, started, result[1:])
+        job, compile_error = self._job(request, limits, totals)
+        if compile_error is not None:
+            count = len(tests)
+            return self._verdict(compile_error, totals, limits, started, (0, count), (compile_error,) * count)
+        started = time.monotonic()
         if not tests:
-            run = self._program(request["solution"], b"", limits)
+            run = self._program(job, b"", limits)
             status, detail = self._outcome(run)
             totals.add(run, status is not None)
             single = TestResult(status or "passed", detail)
@@ -86,7 +94,7 @@ class Judge:
         deadline = started + limits.total_seconds
         for index, test in enumerate(tests):
             if "function" not in test:
-                results[index] = self._stdin_test(request["solution"], test, limits, totals, deadline)
+                results[index] = self._stdin_test(job, test, limits, totals, deadline)
                 totals.tests.append(results[index])
         if calls:
             answers = self._calls(request["solution"], [tests[index] for index in calls], limits, totals, deadline)
@@ -105,21 +113,78 @@ class Judge:
 
     # ---- one kind of test each
 
-    def _program(self, source: str, stdin: bytes, limits: Limits, seconds: float | None = None) -> Run:
+    def _job(
+        self, request: dict[str, Any], limits: Limits, totals: _Totals
+    ) -> tuple[dict[str, Any], TestResult | None]:
+        """What a run of the program has to do, compiled first where the language is; or why it does not compile."""
+        commands = request["commands"]
+        if commands is None:
+            return {"mode": "program", "source": request["solution"]}, None
+        source = base64.b64encode(request["solution"].encode("utf-8", "surrogateescape")).decode()
+        job = {
+            "mode": "command",
+            "files": {commands["source"]: source},
+            "environment": commands["environment"],
+        }
+        if commands["compile"]:
+            made = self._compile({**job, "compile": commands["compile"]}, limits, totals)
+            if isinstance(made, TestResult):
+                return job, made
+            job["files"] = made
+        return {**job, "run": commands["run"]}, None
+
+    def _compile(
+        self, job: dict[str, Any], limits: Limits, totals: _Totals
+    ) -> dict[str, str] | TestResult:
+        """The files that the compiler made."""
+        generous = replace(
+            limits,
+            wall_seconds=limits.compile_seconds,
+            cpu_seconds=limits.compile_seconds,
+            memory_mb=max(limits.memory_mb, _COMPILER_MB),
+            disk_mb=max(limits.disk_mb, _COMPILER_MB),
+            file_mb=max(limits.file_mb, _ARTIFACT_MB),
+            processes=max(limits.processes, 64),
+            open_files=max(limits.open_files, 256),
+        )
+        self._limit(generous)
         supervisor = self._supervisor
-        run = supervisor.start({"mode": "program", "source": source}, limits, stdin=stdin, seconds=seconds)
+        run = supervisor.start(job, generous, answer_bytes=_ARTIFACT_MB << 21)
+        supervisor.wait(lambda: run.over)
+        supervisor.discard(run)
+        self._limit(limits)
+        files = _message(run, "files")
+        if isinstance(files, dict) and run.exit_status == 0 and not run.exceeded:
+            return {str(name): str(content) for name, content in files.items() if "/" not in str(name)}
+        status, detail = self._outcome(run)
+        totals.add(run, True)
+        said = bytes(run.stderr or run.stdout).decode("utf-8", "replace").strip().partition("\n")[0][:300]
+        if status == "sandbox_error":
+            return TestResult(status, detail)
+        if run.exceeded == "wall_seconds":
+            detail = f"compile_seconds: the compiler was {run.why}"
+        return TestResult("compile_error", said if status == "runtime_error" and said else detail)
+
+    def _limit(self, limits: Limits) -> None:
+        group = self._supervisor.group
+        if group is not None:
+            group.limit(limits.memory_mb, limits.disk_mb, limits.processes)
+
+    def _program(self, job: dict[str, Any], stdin: bytes, limits: Limits, seconds: float | None = None) -> Run:
+        supervisor = self._supervisor
+        run = supervisor.start(job, limits, stdin=stdin, seconds=seconds)
         supervisor.wait(lambda: run.over)
         supervisor.discard(run)
         return run
 
     def _stdin_test(
-        self, source: str, test: dict[str, Any], limits: Limits, totals: _Totals, deadline: float
+        self, job: dict[str, Any], test: dict[str, Any], limits: Limits, totals: _Totals, deadline: float
     ) -> TestResult:
         left = deadline - time.monotonic()
         if left <= 0:
             return _out_of_time(limits)
         stdin = test.get("stdin", "").encode("utf-8", "surrogateescape")
-        run = self._program(source, stdin, limits, min(limits.wall_seconds, left))
+        run = self._program(job, stdin, limits, min(limits.wall_seconds, left))
         status, detail = self._outcome(run)
         if status is None and "stdout" in test:
             actual = bytes(run.stdout).decode("utf-8", "replace")
@@ -249,6 +314,8 @@ class Judge:
         failed = _message(run, "failed")
         if failed is not None and run.exit_status == 125:
             return "sandbox_error", str(failed)[:500]
+        if run.peak_bytes > run.limits.memory_mb << 20:
+            return "memory_limit", f"memory_mb: used {run.peak_bytes >> 20} MiB"
         if run.exit_status == 0:
             return None, ""
         return self._bad_exit(run)
