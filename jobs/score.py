@@ -26,9 +26,7 @@ MAX_LINE_MB = 64
 
 
 def score(
-    reward: Annotated[
-        str, typer.Option(help="The reward's name: math, code, module:object, verl:file.py:function ...")
-    ],
+    reward: Annotated[str, typer.Option(help="A name: math, code, module:object, verl:file.py:function")],
     workers: Annotated[int, typer.Option(help="Samples checked at once; 0: one for each core.")] = 0,
     settings: Annotated[str, typer.Option(help="The reward's settings as a JSON object.")] = "{}",
 ) -> None:
@@ -137,9 +135,9 @@ def parse_line(line: bytes | None) -> dict[str, Any]:
         raise ValueError(f"longer than {MAX_LINE_MB} MB")
     problem = json.loads(line.decode("utf-8"))
     if not isinstance(problem, dict):
-        raise ValueError(f"a JSON object is wanted, not {type(problem).__name__}")
+        raise ValueError(f"a JSON object is wanted, not {type(problem).__name__}")  # noqa: TRY004
     if not isinstance(problem.get("response"), str):
-        raise ValueError('the field "response" is missing or no string')
+        raise ValueError('the field "response" is missing or no string')  # noqa: TRY004
     return problem
 
 

@@ -6,9 +6,9 @@
     GET  /metrics      Prometheus
     GET  /docs, /openapi.json
 
-A client names only rewards that the service was started with. Samples in flight are bounded: past the bound a request is
-refused with 429 and Retry-After before anything is done for it. On SIGTERM the service stops accepting, finishes what it
-has taken and closes its workers.
+A client names only rewards that the service was started with. Samples in flight are bounded: past the bound a request
+is refused with 429 and Retry-After before anything is done for it. On SIGTERM the service stops accepting, finishes
+what it has taken and closes its workers.
 
 FastAPI reads the annotations of its endpoints, which are made inside a function here so that `zeroth --help` does not
 import it; therefore this file has no postponed annotations.

@@ -56,8 +56,8 @@ def find(name: str, **settings: Any) -> Reward:
     if colon and prefix in DIALECTS:
         from rewards.dialects import adapt
 
-        reward = _build(name, partial(adapt, prefix, rest), settings)
-        return reward
+        adapted: Reward = _build(name, partial(adapt, prefix, rest), settings)
+        return adapted
     if colon:
         return _plugin(name, lambda: _load(name), settings)
     raise UnknownReward(name, known_names())

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import mpmath
+import mpmath  # type: ignore[import-untyped]
 
-from rewards.answers.tree import Node, variables
-from rewards.answers.values import NoValue, TooLarge, Unreadable, close, evaluate
+from rewards.answers.tree import Node, Unreadable, variables
+from rewards.answers.values import NoValue, TooLarge, close, evaluate
 
 Piece = tuple[Any, bool, Any, bool]
 Domain = tuple[Piece, ...]
@@ -40,7 +40,7 @@ def same_domain(left: Domain, right: Domain) -> bool:
     )
 
 
-def _domain(node: Node) -> Domain:
+def _domain(node: Node) -> Domain:  # noqa: PLR0911, PLR0912  one case for each kind of set
     match node.kind:
         case "interval":
             low, high = (_end(item) for item in node.items)

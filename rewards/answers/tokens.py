@@ -13,6 +13,21 @@ import unicodedata
 from dataclasses import dataclass, replace
 
 from rewards.answers.boxes import closing_brace
+from rewards.answers.spellings import (
+    COMMANDS,
+    DROPPED,
+    ENVIRONMENT,
+    FONTS,
+    MATRICES,
+    RELATIONS,
+    SPACES,
+    SUB_RUN,
+    SUBSCRIPTS,
+    SUPER_RUN,
+    SUPERSCRIPTS,
+    TEXTS,
+    UNICODE,
+)
 from rewards.answers.tree import Unreadable
 from rewards.answers.units import is_unit
 from rewards.answers.words import ALIASES, CONSTANTS, FUNCTIONS, GREEK, SCALES
@@ -30,56 +45,7 @@ class Token:
     spaced: bool = False
 
 
-_SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿⁱ", "0123456789+-=()ni", strict=True))
-_SUBSCRIPTS = dict(zip("₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎ₙ", "0123456789+-=()n", strict=True))
-_SUPER_RUN = re.compile(f"[{''.join(map(re.escape, _SUPERSCRIPTS))}]+")
-_SUB_RUN = re.compile(f"[{''.join(map(re.escape, _SUBSCRIPTS))}]+")
-_UNICODE = {
-    "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "﹣": "-", "－": "-",
-    "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "•": r"\cdot ", "∗": "*", "÷": r"\div ", "∕": "/", "⁄": "/",
-    "≤": r"\le ", "⩽": r"\le ", "≥": r"\ge ", "⩾": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "≡": r"\equiv ", "∼": r"\sim ",
-    "∞": r"\infty ", "π": r"\pi ", "∅": r"\emptyset ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∉": r"\notin ",
-    "∖": r"\setminus ", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}", "ℂ": r"\mathbb{C}",
-    "±": r"\pm ", "∓": r"\mp ", "°": r"^\circ ", "º": r"^\circ ", "˚": r"^\circ ", "∘": r"\circ ", "√": r"\sqrt ",
-    "∛": r"\sqrt[3]", "∜": r"\sqrt[4]", "…": r"\ldots ", "⋯": r"\ldots ", "⟨": r"\langle ", "⟩": r"\rangle ",
-    "〈": r"\langle ", "〉": r"\rangle ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ", "∠": r"\angle ",
-    "∆": r"\triangle ", "△": r"\triangle ", "′": "'", "’": "'", "∑": r"\sum ", "∏": r"\prod ", "∫": r"\int ", "ℓ": r"\ell ",
-    "∧": r"\land ", "∨": r"\lor ", "∣": "|", "∥": r"\| ", "¢": r"\text{ cents}", "€": r"\euro ", "£": r"\pounds ", "¥": r"\yen ",
-    "、": ",", "，": ",", "；": ";", "：": ":", "。": ".", "（": "(", "）": ")", "％": "%", "ⅈ": "i", "ⅇ": "e", "×": r"\times ",
-    "\u2061": "", "\u2062": "", "\u200b": "", "\ufeff": "", "\u2060": "", "\u2009": r"\,", "\u202f": r"\,", "\u200a": r"\,",
-    "\u00a0": " ", "\u2003": " ", "\u2002": " ",
-    **{letter: f"\\{unicodedata.name(letter).split()[-1].lower()} " for letter in "αβγδεζηθικμνξρστυφχψω"},
-    "λ": r"\lambda ", "Δ": r"\Delta ", "Ω": r"\Omega ", "Γ": r"\Gamma ", "Σ": r"\Sigma ", "Φ": r"\Phi ", "Θ": r"\Theta ",
-}  # fmt: skip
-
-_FONTS = (
-    "mathbf|boldsymbol|bm|pmb|mathit|mathsf|mathcal|mathscr|mathfrak|mathnormal|underline|displaylines|ensuremath|bold"
-)
-_TEXTS = frozenset("text textbf textit textrm textsf texttt textnormal mbox hbox emph mathrm rm textup textsc".split())
-_DROPPED = frozenset(
-    "left right bigl bigr bigm Bigl Bigr Bigm biggl biggr Biggl Biggr big Big bigg Bigg middle displaystyle textstyle "
-    "scriptstyle scriptscriptstyle limits nolimits bf it sf tt rm cal boxed centering newline hline small large Large "
-    "normalsize nonumber".split()
-)
-_SPACES = frozenset([",", ";", ":", "!", ">", " ", "quad", "qquad", "hfill", "thinspace", "enspace", "hskip", "\n"])
-_ENVIRONMENT = re.compile(r"\s*\{\s*([a-zA-Z]+)(\*?)\s*\}(?:\s*(?:\[[^\]]{0,20}\]|\{[clr|@{}\s]{0,40}\}))?")
-_MATRICES = frozenset("matrix pmatrix bmatrix vmatrix Bmatrix Vmatrix smallmatrix array".split())
-_RELATIONS = {
-    "=": "=", "<": "<", ">": ">", "lt": "<", "gt": ">", "le": "<=", "leq": "<=", "leqslant": "<=", "leqq": "<=", "ge": ">=",
-    "geq": ">=", "geqslant": ">=", "geqq": ">=", "ne": "!=", "neq": "!=", "approx": "~", "simeq": "~", "cong": "~", "doteq": "~",
-    "equiv": "==", "in": "in", "notin": "notin", "sim": "~", "colon": ":",
-}  # fmt: skip
-_COMMANDS = {
-    "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "dbinom": "binom", "tbinom": "binom", "cdot": "*", "times": "*", "ast": "*",
-    "bullet": "*", "div": "/", "lbrace": "\\{", "rbrace": "\\}", "{": "\\{", "}": "\\}", "lbrack": "[", "rbrack": "]",
-    "varnothing": "emptyset", "dots": "ldots", "cdots": "ldots", "dotsc": "ldots", "dotsb": "ldots", "vdots": "ldots",
-    "smallsetminus": "setminus", "backslash": "setminus", "vert": "|", "mid": "|", "degree": "circ", "degrees": "circ",
-    "R": "reals", "land": "and", "wedge": "and", "lor": "or", "vee": "or", "lVert": "|", "rVert": "|", "|": "|", "Vert": "|",
-    "bar": "overline", "i": "i", "imath": "i", "e": "e", "arcsinh": "arsinh", "arccosh": "arcosh", "arctanh": "artanh",
-    "overrightarrow": "vec", "widehat": "hat", "tilde": "hat", "varpi": "pi", "lparen": "(", "rparen": ")", "bigcup": "cup",
-    "bigcap": "cap", "euro": "currency:euros", "pounds": "currency:pounds", "yen": "currency:yen", "$": "currency:dollars",
-    "%": "%", "#": "#", "&": "&",
-}  # fmt: skip
+_UNIT_LETTERS = frozenset("mshglLNJWVKCF")
 
 _TOKEN = re.compile(
     r"(?P<space>[\s~]+)|(?P<number>(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d{1,9}(?![\w.]))?)|\\(?P<command>[a-zA-Z]+|.)|"
@@ -91,15 +57,16 @@ _GROUPED = re.compile(
     r"|(?<![\d.,/)}\]^_])\d{1,3}(?: \d{3})+(?![\d/]| \d)"
 )
 _COMMAS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
+_CLOCK = re.compile(r"\b([ap])\.\s?m\b\.?", re.I)
 _NOT_DIGITS = re.compile(r"\D+")
 _PAIRED_DOLLARS = re.compile(r"(?<!\\)\$")
 
 
 def tokenize(text: str, *, commas_group: bool = True) -> list[Token]:
-    """The tokens of an answer. ``commas_group`` reads ``1,234`` as one number. Raises Unreadable for a text too long."""
+    """The tokens of an answer; ``commas_group`` reads ``1,234`` as one number. Raises Unreadable."""
     if len(text) > MAX_TEXT:
         raise Unreadable(f"{len(text)} characters")
-    text = to_latex(text)
+    text = _CLOCK.sub(r"\1m", to_latex(text))
     text = _GROUPED.sub(lambda match: _NOT_DIGITS.sub("", match.group()), text)
     if commas_group:
         text = _COMMAS.sub(lambda match: match.group().replace(",", ""), text)
@@ -112,8 +79,8 @@ def tokenize(text: str, *, commas_group: bool = True) -> list[Token]:
 def to_latex(text: str) -> str:
     """The text with Unicode spellings replaced by LaTeX, and dollar signs by what they mean."""
     if not text.isascii():
-        text = _SUPER_RUN.sub(lambda run: "^{" + "".join(_SUPERSCRIPTS[mark] for mark in run.group()) + "}", text)
-        text = _SUB_RUN.sub(lambda run: "_{" + "".join(_SUBSCRIPTS[mark] for mark in run.group()) + "}", text)
+        text = SUPER_RUN.sub(lambda run: "^{" + "".join(SUPERSCRIPTS[mark] for mark in run.group()) + "}", text)
+        text = SUB_RUN.sub(lambda run: "_{" + "".join(SUBSCRIPTS[mark] for mark in run.group()) + "}", text)
         text = "".join(map(_to_latex, text))
     dollars = len(_PAIRED_DOLLARS.findall(text))
     if dollars % 2 == 0:
@@ -124,7 +91,7 @@ def to_latex(text: str) -> str:
 def _to_latex(character: str) -> str:
     if character.isascii():
         return character
-    known = _UNICODE.get(character)
+    known = UNICODE.get(character)
     if known is not None:
         return known
     if unicodedata.category(character) == "Nd":
@@ -183,10 +150,10 @@ class _Scanner:
         self.add("rel", {"=<": "<=", "=>": ">=", "<>": "!=", "==": "="}.get(sign, sign))
 
     def symbol(self, mark: str) -> None:
-        if mark == ",":
+        if mark in ",;":
             self.add("sep", ",")
-        elif mark == ";":
-            self.add("sep", ",")
+        elif mark == "." and self.words and self._after_words():
+            self.spaced = True
         elif mark == "**":
             self.add("sym", "^")
         else:
@@ -196,7 +163,7 @@ class _Scanner:
         if run.lower() in ("and", "or"):
             self.add("sep", run.lower())
         elif len(run) == 1 and not (self.words and self._after_words()):
-            self.add("text" if self.words else "var", run)
+            self.add("text" if self.words and run in _UNIT_LETTERS else "var", run)
         elif self.words:
             self.add("text", run)
         else:
@@ -207,9 +174,9 @@ class _Scanner:
 
     def _bare_word(self, run: str) -> None:
         lower = run.lower()
-        if run in FUNCTIONS or run in ALIASES or lower in FUNCTIONS and len(run) > 2:
+        if run in FUNCTIONS or run in ALIASES or (lower in FUNCTIONS and len(run) > 2):
             self.add("cmd", ALIASES.get(lower, run if run in FUNCTIONS else lower))
-        elif run in GREEK or lower in CONSTANTS and lower != "inf":
+        elif run in GREEK or (lower in CONSTANTS and lower != "inf"):
             self.add("cmd", run if run in GREEK else lower)
         elif self._after_words() or lower in SCALES or (self._after_number() and is_unit(run)) or self._is_word(run):
             self.add("text", run)
@@ -245,18 +212,18 @@ class _Scanner:
             "dne",
         }
 
-    def command(self, name: str, position: int) -> int:
-        if name in _SPACES:
+    def command(self, name: str, position: int) -> int:  # noqa: PLR0911  one return for each way a command moves on
+        if name in SPACES:
             self.spaced = True
             return position
         if name in ("begin", "end"):
             return self._environment(name, position)
-        if name in _TEXTS:
+        if name in TEXTS:
             return self._text(position)
         if name in ("left", "right") and self.text[position : position + 1] in ("|", "."):
             self._delimiter(name, self.text[position])
             return position + 1
-        if name in _DROPPED or name in _FONTS.split("|"):
+        if name in DROPPED or name in FONTS:
             return position
         if name in ("lvert", "rvert"):
             self.add("sym", "l|" if name[0] == "l" else "r|")
@@ -271,9 +238,9 @@ class _Scanner:
         return position
 
     def _plain(self, name: str) -> None:
-        name = _COMMANDS.get(name, ALIASES.get(name, name))
-        if name in _RELATIONS:
-            self.add("rel", _RELATIONS[name])
+        name = COMMANDS.get(name, ALIASES.get(name, name))
+        if name in RELATIONS:
+            self.add("rel", RELATIONS[name])
         elif name in ("and", "or"):
             self.add("sep", name)
         elif name in ("i", "e"):
@@ -323,10 +290,10 @@ class _Scanner:
         return end
 
     def _environment(self, name: str, position: int) -> int:
-        match = _ENVIRONMENT.match(self.text, position)
+        match = ENVIRONMENT.match(self.text, position)
         if match is None:
             raise Unreadable(f"\\{name} without a name")
-        if match[1] in _MATRICES:
+        if match[1] in MATRICES:
             self.add("sym", f"{name}:{match[1]}")
             return match.end()
         if match[1] in ("cases", "dcases", "rcases"):

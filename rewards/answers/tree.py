@@ -3,7 +3,7 @@
 One small node type. Its kinds, with what ``items`` and ``value`` hold:
 
     num       value: exact.Number                  const     value: "pi", "e", "i", "inf"
-    var       value: the name, subscript included  sign      value: +1 for the upper sign of a plus-minus, -1 for the lower
+    var       value: the name, subscript included  sign      value: +1 or -1, as the upper sign of a plus-minus
     add, mul  items                                neg, div, pow   items
     call      value: function name, items          deg       items: (number of degrees,)
     list      items, unordered; value: "and", "or" tuple     items, ordered

@@ -3,6 +3,7 @@
 A unit is a factor to its dimension's base unit, and the dimension as powers of base dimensions. Words that are no known
 unit ("apples", "ways") are labels: a dimension of their own.
 """
+# ruff: noqa: SIM905  a table of words reads better as words
 
 from __future__ import annotations
 
@@ -87,8 +88,10 @@ def _table() -> dict[str, tuple[Fraction, str]]:
 
 _TABLE = _table()
 _BARE = frozenset(
-    "km cm mm kg mg ft lb lbs oz mph kph kmh km/h m/s cents cent ml hr hrs sec min yd mi rad usd eur gbp inches feet "
-    "meters meter hours hour minutes minute seconds days day weeks years year dollars degrees percent units unit".split()
+    "km cm mm kg mg ft lb lbs oz mph "
+    "kph kmh km/h m/s cents cent ml hr hrs sec min yd mi rad usd eur gbp inches feet "
+    "meters meter hours hour minutes minute seconds days day weeks years year dollars degrees percent "
+    "units unit".split()
 )
 _PIECE = re.compile(r"([a-z%°-]+)(?:\^?\{?(-?\d)\}?)?")
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}

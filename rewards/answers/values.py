@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any
 
-import mpmath
+import mpmath  # type: ignore[import-untyped]
 from mpmath import mp
 
 from rewards.answers.tree import Node, Unreadable
@@ -75,7 +75,7 @@ def exact(node: Node) -> Fraction | None:
     return value
 
 
-def _exact_operation(kind: str, parts: list[Fraction]) -> Fraction | None:
+def _exact_operation(kind: str, parts: list[Fraction]) -> Fraction | None:  # noqa: PLR0911  one return an operation
     if kind == "neg":
         return -parts[0]
     if kind == "add":
@@ -322,18 +322,40 @@ def _mod(value: Any, modulus: Any) -> Any:
 FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     **{
         name: _periodic(getattr(mpmath, name))
-        for name in "sin cos tan cot sec csc sinh cosh tanh coth sech csch".split()
+        for name in ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "coth", "sech", "csch")
     },
-    "arcsin": mpmath.asin, "arccos": mpmath.acos, "arctan": mpmath.atan, "arccot": mpmath.acot, "arcsec": mpmath.asec,
-    "arccsc": mpmath.acsc, "arsinh": mpmath.asinh, "arcosh": mpmath.acosh, "artanh": mpmath.atanh,
-    "exp": _exponential, "ln": _logarithm, "log": _logarithm, "root": _root, "sqrt": mpmath.sqrt, "abs": abs,
+    "arcsin": mpmath.asin,
+    "arccos": mpmath.acos,
+    "arctan": mpmath.atan,
+    "arccot": mpmath.acot,
+    "arcsec": mpmath.asec,
+    "arccsc": mpmath.acsc,
+    "arsinh": mpmath.asinh,
+    "arcosh": mpmath.acosh,
+    "artanh": mpmath.atanh,
+    "exp": _exponential,
+    "ln": _logarithm,
+    "log": _logarithm,
+    "root": _root,
+    "sqrt": mpmath.sqrt,
+    "abs": abs,
     "cbrt": lambda value: _root(value, mpmath.mpf(3)),
-    "floor": _whole(mpmath.floor), "ceil": _whole(mpmath.ceil), "factorial": _factorial, "factorial!!": _double_factorial,
-    "binom": _binomial, "conj": mpmath.conj, "Re": mpmath.re, "Im": mpmath.im, "arg": mpmath.arg, "sgn": mpmath.sign,
-    "max": lambda *values: max(values), "min": lambda *values: min(values), "mod": _mod,
+    "floor": _whole(mpmath.floor),
+    "ceil": _whole(mpmath.ceil),
+    "factorial": _factorial,
+    "factorial!!": _double_factorial,
+    "binom": _binomial,
+    "conj": mpmath.conj,
+    "Re": mpmath.re,
+    "Im": mpmath.im,
+    "arg": mpmath.arg,
+    "sgn": mpmath.sign,
+    "max": lambda *values: max(values),
+    "min": lambda *values: min(values),
+    "mod": _mod,
     "gcd": lambda *values: mpmath.mpf(math.gcd(*_integers(values))),
     "lcm": lambda *values: mpmath.mpf(math.lcm(*_integers(values))),
-}  # fmt: skip
+}
 
 
 # --- points to compare at

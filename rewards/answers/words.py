@@ -1,11 +1,13 @@
 """Words that mean something in an answer: functions, numbers, scales, lead-ins and standing phrases."""
+# ruff: noqa: SIM905  a table of words reads better as words
 
 from __future__ import annotations
 
 import re
 
 FUNCTIONS = frozenset(
-    "sin cos tan cot sec csc sinh cosh tanh coth sech csch arcsin arccos arctan arccot arcsec arccsc arsinh arcosh artanh "
+    "sin cos tan cot sec csc sinh cosh tanh coth sech csch "
+    "arcsin arccos arctan arccot arcsec arccsc arsinh arcosh artanh "
     "asin acos atan sgn ln log lg exp sqrt cbrt abs floor ceil ceiling min max gcd lcm det deg Re Im arg".split()
 )
 INVERSE = {"sin": "arcsin", "cos": "arccos", "tan": "arctan", "cot": "arccot", "sec": "arcsec", "csc": "arccsc"}
@@ -14,7 +16,8 @@ ALIASES = {"asin": "arcsin", "acos": "arccos", "atan": "arctan", "lg": "log", "c
 ALIASES |= {"arcsinh": "arsinh", "arccosh": "arcosh", "arctanh": "artanh", "tg": "tan", "ctg": "cot"}
 
 GREEK = frozenset(
-    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau upsilon "
+    "alpha beta gamma delta epsilon "
+    "varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau upsilon "
     "phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Upsilon Phi Psi Omega ell hbar".split()
 )
 CONSTANTS = {"pi": "pi", "infty": "inf", "infinity": "inf", "inf": "inf", "Pi": "pi"}
@@ -50,6 +53,7 @@ PHRASES = {
     "doesn't exist": "does not exist",
     "limit does not exist": "does not exist",
     "infinite": "infinity",
+    "minus infinity": "negative infinity",
     "t": "true",
     "f": "false",
 }
@@ -91,3 +95,11 @@ def plain_words(text: str) -> str:
     """The words of a text answer in a form that compares: lower case, no punctuation, no article, one blank between."""
     words = re.findall(r"[\w'%-]+", text.lower())
     return " ".join(word for word in words if word not in {"the", "a", "an"} or len(words) == 1)
+
+
+_OPENING = re.compile(r"^(?:there (?:is|are|exists?)|it is|it has|has|have) ")
+
+
+def without_opening(words: str) -> str:
+    """Plain words without "there is", "it has" and the like before them."""
+    return _OPENING.sub("", words, count=1)

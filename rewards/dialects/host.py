@@ -52,7 +52,9 @@ def call(target: list[Any], batch: list[dict[str, Any]]) -> list[Answer]:
     if function is None:
         function = _LOADED[source, attribute] = load(source, attribute)
     if isinstance(function, BaseException):
-        raise RuntimeError(f"it could not be loaded: {type(function).__name__}: {function}")
+        raise ImportError(  # noqa: TRY004  what is raised here is the failed import
+            f"it could not be loaded: {type(function).__name__}: {function}"
+        )
     answers = SIGNATURES[dialect](function, batch, config)
     if len(answers) != len(batch):
         raise TypeError(f"it answered {len(answers)} values for {len(batch)} samples")

@@ -64,7 +64,7 @@ def _locate(name: str, source: str, attribute: str) -> str:
         tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
     except (OSError, SyntaxError, ValueError) as error:
         raise UnknownReward(name, [], reason=f"{path} cannot be read: {error}") from error
-    if attribute.split(".")[0] not in _bound_names(tree):
+    if attribute.partition(".")[0] not in _bound_names(tree):
         raise UnknownReward(name, sorted(_bound_names(tree)), reason=f"{path} defines no {attribute!r}")
     return str(path)
 
@@ -129,7 +129,7 @@ class DialectReward:
 
     def _failed(self, sample: Sample, outcome: Outcome) -> Score:
         if outcome.status == "timeout":
-            what = f"no answer within timeout_s = {self.timeout_s:g} s, so it was killed; raise the limit or make it faster"
+            what = f"no answer within timeout_s = {self.timeout_s:g} s, so it was killed; raise it or be faster"
             return Score(None, "timeout", detail=self._about(sample, what))
         return Score(
             None, "error", detail=self._about(sample, f"{outcome.detail}; fix the function or its problem's fields")

@@ -1,0 +1,235 @@
+r"""Pairs of a gold answer and an answer, with whether they say the same: the equivalence suite.
+
+Each line is a gold answer, then answers that are equal to it (after ``<=>``) and near misses (after ``<#>``).
+Written for this project, rule by rule, with both sides for each rule.
+"""
+# ruff: noqa: E501  a rule's cases stand on one line
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A gold answer, an answer, whether they are equal, and the rule that the pair belongs to."""
+
+    rule: str
+    gold: str
+    answer: str
+    equal: bool
+
+
+TEXT = r"""
+# integers
+42 <=> 42 <=> 042 <=> +42 <=> 42. <=> $42$ <=> 42.0 <=> \boxed{42} <=> ４２ <#> 43 <#> -42 <#> 4.2 <#> 24 <#> 420
+-7 <=> -7 <=> −7 <=> -7.0 <=> {-7} <=> \left(-7\right) <#> 7 <#> --7 <#> -7.1
+0 <=> 0 <=> -0 <=> 0.0 <=> 0/5 <#> 1 <#> \emptyset <#> 0.0001 <#> \text{none}
+1000000 <=> 10^6 <=> 1,000,000 <=> 1{,}000{,}000 <=> 1\,000\,000 <=> 1 000 000 <=> 1 million <=> 1\times10^6 <#> 100000 <#> 1,000,00 <#> 10^7
+123456789012345678901234567890 <=> 123456789012345678901234567890 <=> 123,456,789,012,345,678,901,234,567,890 <#> 123456789012345678901234567891
+# decimals
+0.5 <=> .5 <=> 0.50 <=> \frac12 <=> 1/2 <=> 50\% <=> \frac{5}{10} <#> 0.05 <#> 5 <#> 0.51 <#> -0.5 <#> 500
+3.14 <=> 3.14 <=> 3.140 <=> 314/100 <#> 3.1 <#> 3.141 <#> \pi <#> 3,14,1
+0.0000001 <=> 10^{-7} <=> 1e-7 <=> 1\times10^{-7} <#> 4\times10^{-7} <#> 0 <#> 0.0000004 <#> 0.00000010001
+\frac13 <=> 0.333333 <=> 0.3333333333 <=> 0.\overline{3} <=> 0.333\ldots <=> 0.\dot{3} <=> 0.(3) <#> 0.33 <#> 0.3 <#> 0.333 <#> 0.343434 <#> 0.333334
+\sqrt{2} <=> 1.41421356 <=> 1.414214 <=> 2^{1/2} <=> 2^{0.5} <=> √2 <=> \sqrt2 <=> \frac{2}{\sqrt{2}} <#> 1.41 <#> 1.414 <#> 1.414215 <#> 2 <#> \sqrt3
+0.1 <=> 0.10 <=> 1/10 <=> .1 <#> 0.1000001 <#> 0.11 <#> 0.0999999
+3.14159265 <=> 3.1415927 <=> 3.14159265 <#> 3.1415926535 1 <#> 3.15159265
+12.5 <=> 12\frac12 <=> 25/2 <=> 12.50 <=> \frac{25}{2} <#> 12.05 <#> 125 <#> 1.25
+0.1\overline{6} <=> 1/6 <=> \frac{1}{6} <=> 0.1666666667 <#> 0.16 <#> 0.\overline{16} <#> 0.17
+# fractions
+\frac{3}{4} <=> 3/4 <=> \dfrac{3}{4} <=> \tfrac34 <=> 0.75 <=> \frac{6}{8} <=> ¾ <=> \frac{-3}{-4} <=> \cfrac{3}{4} <=> {3 \over 4} <#> 4/3 <#> -3/4 <#> 34 <#> 3.4 <#> \frac{3}{5}
+-\frac{2}{3} <=> \frac{-2}{3} <=> \frac{2}{-3} <=> -2/3 <=> -\left(\frac{2}{3}\right) <#> \frac23 <#> -\frac32 <#> 2-3
+\frac{1}{23} <=> 1/23 <=> \frac{2}{46} <#> 12/3 <#> 1/2 3 <#> 123 <#> \frac{12}{3}
+\frac{x}{2} <=> x/2 <=> \frac12x <=> 0.5x <=> \frac{1}{2}\cdot x <#> \frac2x <#> \frac{1}{2x} <#> 2x
+\frac{a+b}{c} <=> (a+b)/c <=> \frac{a}{c}+\frac{b}{c} <=> \frac{b+a}{c} <#> a+\frac bc <#> \frac{a-b}{c} <#> \frac{c}{a+b}
+\frac{\frac{1}{2}}{3} <=> \frac16 <=> 1/6 <#> \frac{3}{2} <#> \frac{2}{3}
+# percentages
+25\% <=> 25% <=> 0.25 <=> 25 <=> \frac14 <=> 25 percent <=> 25\text{ percent} <#> 2.5\% <#> 2500 <#> 0.0025 <#> 75\%
+12.5\% <=> 12.5 <=> 0.125 <=> 1/8 <=> 12\frac{1}{2}\% <#> 12\% <#> 1.25
+50 <=> 50\% <=> 50 percent <#> 0.5 <#> 5000 <#> 5\%
+# mixed numbers
+2\frac{1}{2} <=> 5/2 <=> 2.5 <=> 2 1/2 <=> 2½ <=> \frac52 <=> 2\ \frac{1}{2} <#> 1 <#> 21/2 <#> 2\frac{1}{3} <#> \frac{2}{2}
+-1\frac{3}{4} <=> -1.75 <=> -\frac74 <=> -7/4 <#> -0.25 <#> -\frac34 <#> 1\frac34
+3\frac{2}{7} <=> \frac{23}{7} <=> 23/7 <=> 3+\frac27 <#> \frac67 <#> 3.27 <#> 32/7
+# units and currency
+5\text{ cm} <=> 5 <=> 5cm <=> 5\,\mathrm{cm} <=> 5 centimeters <=> 50\text{ mm} <=> 0.05\text{ m} <#> 5\text{ m} <#> 5\text{ kg} <#> 50\text{ cm} <#> 6\text{ cm}
+12 <=> 12\text{ inches} <=> 12 apples <=> 12\text{ cm}^2 <=> \$12 <=> 12\text{ people} <#> 13\text{ inches} <#> 1.2\text{ inches} <#> 12^2
+36\text{ cm}^2 <=> 36 <=> 36\text{ square centimeters} <=> 36\ \mathrm{cm^2} <=> 36 cm² <=> 36\text{ sq cm} <#> 36\text{ cm} <#> 36\text{ cm}^3 <#> 6\text{ cm}^2
+60\text{ km/h} <=> 60 kilometers per hour <=> 60\text{ km/hr} <=> 60 <#> 60\text{ m/s} <#> 60\text{ mph} <#> 60\text{ km}
+\$5.50 <=> 5.50 <=> 5.5 <=> 5.50\text{ dollars} <=> $5.50 <=> \$5.5 <=> 550\text{ cents} <#> 5.05 <#> \text{€}5.50 <#> \$55
+2\text{ hours} <=> 120\text{ minutes} <=> 2\text{ h} <=> 2 <=> 2 hrs <#> 2\text{ minutes} <#> 12\text{ hours} <#> 2\text{ days}
+3\text{ million} <=> 3{,}000{,}000 <=> 3000000 <=> 3\times10^6 <#> 3\text{ billion} <#> 300000
+15\text{ students} <=> 15 <=> 15\text{ students} <=> 15 students <#> 15\text{ teachers} <#> 16\text{ students} <#> 15\%
+2.5\text{ kg} <=> 2500\text{ g} <=> 2.5\text{ kilograms} <#> 250\text{ g} <#> 2.5\text{ g} <#> 2.5\text{ lb}
+10\text{ m/s}^2 <=> 10 <=> 10\text{ meters per second}^2 <#> 10\text{ m/s} <#> 100\text{ m/s}^2
+# thousands
+1,234 <=> 1234 <=> 1{,}234 <=> 1\,234 <=> 1 234 <=> 1234.0 <#> 1.234 <#> 1,23,4 <#> 12,34 <#> 1,235
+\$1{,}250 <=> 1250 <=> 1,250 <=> \$1250.00 <#> 125 <#> 1.25
+-12,345.67 <=> -12345.67 <=> -12{,}345.67 <#> -12.34567 <#> 12,345.67
+# scientific notation
+1.5\times10^{3} <=> 1500 <=> 1.5e3 <=> 1.5E3 <=> 1.5 \cdot 10^3 <=> 15\times 10^2 <=> 1,500 <#> 1.5\times10^{2} <#> 15000 <#> 1.5^3 <#> 1.53
+6.02\times10^{23} <=> 6.02e23 <=> 602\times10^{21} <=> 6.02 × 10²³ <#> 6.02\times10^{22} <#> 6.03\times10^{23} <#> 6.02\times23
+3\times10^{-4} <=> 0.0003 <=> 3e-4 <=> 3/10000 <#> 3\times10^{4} <#> 0.003 <#> -30000
+# radicals
+2\sqrt{2} <=> \sqrt{8} <=> \sqrt8 <=> 2\cdot\sqrt2 <=> 2√2 <=> 8^{1/2} <=> \frac{4}{\sqrt2} <=> 2^{3/2} <#> \sqrt{2} <#> \sqrt{4} <#> 4\sqrt2 <#> 2+\sqrt{2} <#> \sqrt[2]{2}
+\sqrt[3]{16} <=> 2\sqrt[3]{2} <=> 16^{1/3} <=> ∛16 <#> \sqrt{16} <#> 4 <#> 3\sqrt{16} <#> 2\sqrt[3]{4}
+\frac{\sqrt{3}}{3} <=> \frac{1}{\sqrt3} <=> \sqrt{\frac13} <=> \sqrt{1/3} <=> \sqrt3/3 <#> \frac{\sqrt3}{2} <#> \sqrt3 <#> \frac{3}{\sqrt{2}}
+\sqrt{5+2\sqrt{6}} <=> \sqrt2+\sqrt3 <=> \sqrt3+\sqrt2 <#> \sqrt5+\sqrt6 <#> \sqrt{5}+2\sqrt6 <#> \sqrt{11}
+-2 <=> \sqrt[3]{-8} <=> (-8)^{1/3} <#> \sqrt[3]{8} <#> \sqrt{4} <#> \sqrt{-8}
+1+\sqrt5 <=> \sqrt5+1 <=> \frac{4}{\sqrt5-1} <#> \sqrt{6} <#> 1-\sqrt5 <#> \sqrt{1+5}
+|x| <=> \sqrt{x^2} <=> \left|x\right| <=> \lvert x\rvert <=> |-x| <#> x <#> -x <#> \sqrt{x}
+# exponents
+x^2 <=> x\cdot x <=> x**2 <=> x² <=> x^{2} <=> (x)^2 <=> (-x)^2 <#> 2x <#> x2 <#> x^3 <#> -x^2 <#> x_2
+2^{10} <=> 1024 <=> 4^5 <=> 2^10 <=> 32^2 <#> 210 <#> 20 <#> 2^{11} <#> 10^2
+a^{m+n} <=> a^m a^n <=> a^m\cdot a^n <=> a^{n+m} <#> a^{mn} <#> a^m+a^n <#> a^m+n
+e^{2x} <=> (e^x)^2 <=> \exp(2x) <=> e^x\cdot e^x <#> e^{x^2} <#> 2e^x <#> e^2x
+\frac{1}{x^3} <=> x^{-3} <=> 1/x^3 <=> (1/x)^3 <#> x^3 <#> -x^3 <#> \frac{3}{x} <#> x^{-1/3}
+2^{200}+1 <=> 4^{100}+1 <=> 1+2^{200} <#> 2^{200} <#> 2^{201} <#> 2^{200}-1
+5^{-2} <=> 0.04 <=> 1/25 <=> \frac{1}{25} <#> -25 <#> 25 <#> -10
+# polynomials
+x^2-4 <=> (x-2)(x+2) <=> -4+x^2 <=> (x+2)(x-2) <#> (x-2)^2 <#> x^2+4 <#> x^2-2 <#> (x-4)(x+4)
+(x+1)^3 <=> x^3+3x^2+3x+1 <=> (1+x)^3 <=> (x+1)(x+1)(x+1) <#> x^3+1 <#> x^3+3x^2+3x <#> (x+1)^2
+\frac{n(n+1)}{2} <=> n(n+1)/2 <=> \frac{n^2+n}{2} <=> \frac12n^2+\frac12n <=> \binom{n+1}{2} <#> \frac{n(n-1)}{2} <#> n(n+1) <#> \frac{n^2}{2}
+3xy <=> 3yx <=> x\cdot 3y <=> 3x\times y <#> 3x+y <#> 3x <#> 3x^y <#> xy
+x+1 <=> 1+x <=> \frac{x^2-1}{x-1} <=> x - (-1) <#> x-1 <#> x <#> y+1 <#> 1-x
+2(x+3) <=> 2x+6 <=> 6+2x <#> 2x+3 <#> 2x+5 <#> x+6
+1 <=> x-x+1 <=> \frac{x}{x} <=> \sin^2x+\cos^2x <#> x <#> \sin^2x-\cos^2x
+# logarithms
+\log_2 8 <=> 3 <=> \log_{2}{8} <=> \frac{\ln 8}{\ln 2} <=> \log_2(8) <#> \log_8 2 <#> 8 <#> \log 8 <#> 2^8
+\ln 2 <=> \ln(2) <=> \log_e 2 <=> -\ln\frac12 <=> \frac{\ln 4}{2} <#> \log 2 <#> \ln 3 <#> \log_2 e <#> 0.69
+\ln(xy) <=> \ln x+\ln y <=> \ln(x)+\ln(y) <=> \ln(yx) <#> \ln x\ln y <#> \ln(x+y) <#> \ln x - \ln y
+2\ln x <=> \ln x^2 <=> \ln(x^2) <=> 2\ln(x) <#> (\ln x)^2 <#> \ln 2x <#> \ln^2 x
+\log 100 <=> 2 <=> \log_{10}100 <=> \lg 100 <#> 10 <#> 100 <#> \ln 100
+\log_3 5 <=> \frac{\log 5}{\log 3} <=> \frac{\ln5}{\ln3} <#> \log_5 3 <#> \log_3 6 <#> \frac53
+# trigonometry
+\frac{\sqrt3}{2} <=> \sin 60^\circ <=> \sin\frac{\pi}{3} <=> \cos 30^\circ <=> \sin(60°) <=> \cos(\pi/6) <#> \sin 60 <#> \cos 60^\circ <#> \sin 30^\circ <#> \frac{\sqrt2}{2}
+\sin 2x <=> 2\sin x\cos x <=> \sin(2x) <=> 2\cos x\sin x <#> 2\sin x <#> \sin^2 x <#> \sin x^2 <#> \sin x \cos x
+\cos^2 x <=> 1-\sin^2 x <=> (\cos x)^2 <=> \frac{1+\cos 2x}{2} <#> \cos x^2 <#> \cos 2x <#> 1-\sin x <#> \sin^2 x
+\arctan 1 <=> \frac{\pi}{4} <=> \tan^{-1} 1 <=> \tan^{-1}(1) <=> \pi/4 <#> 45 <#> \frac{1}{\tan 1} <#> \frac\pi2 <#> \cot 1
+\tan x <=> \frac{\sin x}{\cos x} <=> \sin x/\cos x <=> \frac{1}{\cot x} <#> \frac{\cos x}{\sin x} <#> \arctan x <#> \tan 2x
+\sec x <=> \frac{1}{\cos x} <=> 1/\cos x <#> \csc x <#> \cos^{-1}x <#> \frac1{\sin x}
+# complex numbers
+3+4i <=> 4i+3 <=> 3+4\cdot i <=> 3 + 4\mathrm{i} <=> (1)(3+4i) <=> \frac{25}{3-4i} <#> 3-4i <#> 4+3i <#> 5 <#> 7i <#> 3+4
+-1 <=> i^2 <=> e^{i\pi} <=> i\cdot i <=> \cos\pi <#> i <#> 1 <#> -i <#> i^3
+2i <=> \sqrt{-4} <=> (1+i)^2 <=> 2\sqrt{-1} <#> -2i <#> 2 <#> (1-i)^2 <#> 4i
+\frac{1+i}{2} <=> \frac12+\frac12i <=> \frac{1}{1-i} <=> \frac12+\frac i2 <#> \frac{1-i}{2} <#> 1+\frac i2 <#> \frac{1}{1+i}
+e^{i\pi/3} <=> \frac12+\frac{\sqrt3}{2}i <=> \cos\frac\pi3+i\sin\frac\pi3 <#> \frac12-\frac{\sqrt3}{2}i <#> e^{i\pi/6} <#> \frac{\sqrt3}2+\frac12i
+# tuples
+(1,2) <=> (1, 2) <=> \left(1,2\right) <=> (1.0,\frac42) <=> (x,y)=(1,2) <=> \langle 1,2\rangle <=> x=1, y=2 <=> x=1\text{ and }y=2 <#> (2,1) <#> (1,3) <#> [1,2] <#> \{1,2\} <#> (1,2,3) <#> 12
+(1,2,3) <=> (1,2,3) <=> \begin{pmatrix}1\\2\\3\end{pmatrix} <=> \langle1,2,3\rangle <=> ⟨1, 2, 3⟩ <=> (\frac22, 2, 3) <#> (1,3,2) <#> (1,2) <#> (1,2,3,4) <#> (1,2,-3)
+(\sqrt8,\frac12) <=> (2\sqrt2, 0.5) <=> (\sqrt{8},1/2) <#> (\frac12,\sqrt8) <#> (\sqrt8,2) <#> (8,\frac12)
+(0,0),(1,1) <=> (1,1),(0,0) <=> (0,0)\text{ and }(1,1) <=> \{(0,0),(1,1)\} <#> (0,1),(1,0) <#> (0,0) <#> (0,0),(1,1),(2,2) <#> (0,0,1,1)
+(-3,0) <=> (-3, 0) <=> \left(-3,\, 0\right) <=> (x,y)=(-3,0) <#> (3,0) <#> (0,-3) <#> -3
+# sets
+\{1,2,3\} <=> \{3,2,1\} <=> \{1, 2, 3\} <=> 1,2,3 <=> \left\{1,2,3\right\} <=> \{1,2,2,3\} <=> {1,2,3} <#> \{1,2\} <#> \{1,2,3,4\} <#> (1,2,3) <#> \{1,2,4\}
+\emptyset <=> \varnothing <=> \{\} <=> ∅ <=> \text{no solution} <=> \{ \} <#> 0 <#> \{0\} <#> \{\emptyset\} <#> \text{all real numbers}
+\{-1,1\} <=> \{\pm1\} <=> \pm 1 <=> \{1,-1\} <=> x=\pm1 <#> \{1\} <#> 1 <#> (-1,1) <#> \{-1,0,1\}
+\{\frac12,\sqrt2\} <=> \{\sqrt{2},0.5\} <=> \{1/2,\sqrt2\} <#> \{\frac12,2\} <#> \{2,\sqrt2\}
+# intervals and unions
+(-\infty,3) <=> x<3 <=> 3>x <=> (-∞, 3) <=> \left(-\infty, 3\right) <=> x\in(-\infty,3) <=> \{x\mid x<3\} <#> (-\infty,3] <#> x\le3 <#> (3,\infty) <#> x>3 <#> (-3,\infty)
+[2,5) <=> 2\le x<5 <=> \left[2,5\right) <=> x\in[2,5) <=> 5>x\ge2 <=> x \ge 2\text{ and }x<5 <#> (2,5) <#> [2,5] <#> (2,5] <#> 2<x<5 <#> [2,6)
+(-\infty,-1)\cup(1,\infty) <=> x<-1\text{ or }x>1 <=> (1,\infty)\cup(-\infty,-1) <=> x\in(-\infty,-1)\cup(1,\infty) <=> \mathbb{R}\setminus[-1,1] <#> (-1,1) <#> (-\infty,-1]\cup[1,\infty) <#> x<-1\text{ and }x>1 <#> (-\infty,1)\cup(1,\infty)
+[0,1]\cup[1,3] <=> [0,3] <=> 0\le x\le3 <#> [0,1] <#> [0,3) <#> [0,1)\cup(1,3]
+\mathbb{R} <=> (-\infty,\infty) <=> \text{all real numbers} <=> ℝ <=> x\in\mathbb{R} <=> (-\infty,+\infty) <#> \mathbb{Z} <#> (0,\infty) <#> \emptyset <#> \mathbb{R}^+
+\mathbb{R}\setminus\{0\} <=> (-\infty,0)\cup(0,\infty) <=> x\ne0 <=> x \neq 0 <=> x<0\text{ or }x>0 <#> \mathbb{R} <#> x=0 <#> \mathbb{R}\setminus\{1\} <#> (0,\infty)
+[-\sqrt2,\sqrt2] <=> -\sqrt2\le x\le\sqrt2 <=> [-2^{1/2},2^{1/2}] <#> (-\sqrt2,\sqrt2) <#> [-2,2] <#> [\sqrt2,-\sqrt2]
+(1,2] <=> 1<x\le2 <=> ]1,2] <=> \left(1,2\right] <#> [1,2) <#> (1,2) <#> 1\le x<2
+# matrices and vectors
+\begin{pmatrix}1&2\\3&4\end{pmatrix} <=> \begin{bmatrix}1&2\\3&4\end{bmatrix} <=> \begin{pmatrix} 1 & 2 \\ 3 & 4 \\ \end{pmatrix} <=> \left(\begin{array}{cc}1&2\\3&4\end{array}\right) <=> [[1,2],[3,4]] <#> \begin{pmatrix}1&3\\2&4\end{pmatrix} <#> \begin{pmatrix}1&2\\3&5\end{pmatrix} <#> \begin{pmatrix}1&2&3&4\end{pmatrix} <#> -2
+\begin{pmatrix}1\\2\end{pmatrix} <=> \begin{bmatrix}1\\2\end{bmatrix} <=> (1,2) <#> \begin{pmatrix}2\\1\end{pmatrix} <#> \begin{pmatrix}1\\2\\0\end{pmatrix} <#> \begin{pmatrix}1\\-2\end{pmatrix}
+\begin{pmatrix}\frac12&0\\0&\sqrt4\end{pmatrix} <=> \begin{pmatrix}0.5&0\\0&2\end{pmatrix} <=> \begin{bmatrix}1/2&0\\0&2\end{bmatrix} <#> \begin{pmatrix}0.5&0\\0&4\end{pmatrix} <#> \begin{pmatrix}2&0\\0&\frac12\end{pmatrix}
+\begin{pmatrix}a&b\end{pmatrix} <=> \begin{bmatrix} a & b \end{bmatrix} <=> (a,b) <#> \begin{pmatrix}b&a\end{pmatrix} <#> ab <#> a+b
+# equations
+y=2x+1 <=> y = 1+2x <=> 2x+1=y <=> y-2x=1 <=> 2x-y+1=0 <=> 2x+1 <=> y-1=2x <#> y=2x-1 <#> y=x+1 <#> x=2y+1 <#> y=2x <#> y>2x+1
+x^2+y^2=25 <=> y^2+x^2=25 <=> x^2+y^2-25=0 <=> 25=x^2+y^2 <=> 2x^2+2y^2=50 <#> x^2-y^2=25 <#> x^2+y^2=5 <#> x+y=5 <#> 25
+x=5 <=> 5 <=> x = 5 <=> 5=x <=> x=\frac{10}{2} <=> x = 5.0 <#> x=-5 <#> y=5 <#> x>5 <#> x\ne5 <#> 6
+5 <=> x=5 <=> n = 5 <=> f(2)=5 <=> m+n=5 <=> AB=5 <=> \text{Area}=5 <=> = 5 <=> \approx 5 <=> 2+3=5 <#> x=6 <#> x>5 <#> x^2=5 <#> 2x=5 <#> 5=6 <#> x\ne 5
+f(x)=x^2 <=> x^2 <=> f(x)=x\cdot x <=> y=x^2 <#> f(x)=2x <#> f(x)=x^3 <#> x=f^2
+\frac{x^2}{4}+\frac{y^2}{9}=1 <=> 9x^2+4y^2=36 <=> \frac{y^2}{9}+\frac{x^2}{4}=1 <=> (x/2)^2+(y/3)^2=1 <#> \frac{x^2}{9}+\frac{y^2}{4}=1 <#> 9x^2+4y^2=1 <#> \frac{x^2}{4}-\frac{y^2}{9}=1
+x=1,y=2 <=> y=2, x=1 <=> x=1\text{ and }y=2 <=> (1,2) <=> x=1;\ y=2 <#> x=2,y=1 <#> x=1 <#> (2,1) <#> x=1,y=3
+3x+2y=6 <=> 2y+3x=6 <=> 6x+4y=12 <=> y=3-\frac32x <=> 6-3x=2y <#> 2x+3y=6 <#> 3x+2y=5 <#> 3x-2y=6 <#> 3x+2y
+# inequalities
+x>5 <=> 5<x <=> (5,\infty) <=> x \gt 5 <=> 2x>10 <=> x-5>0 <=> -x<-5 <#> x\ge5 <#> x<5 <#> (5,10) <#> x>6 <#> x=5
+x\geq-2 <=> -2\le x <=> [-2,\infty) <=> x\geqslant-2 <=> x ≥ −2 <#> x>-2 <#> x\ge2 <#> x\le-2 <#> (-2,\infty)
+-1<x<4 <=> 4>x>-1 <=> (-1,4) <=> x\in(-1,4) <=> x>-1\text{ and }x<4 <=> -1 < x \text{ and } x < 4 <#> -1\le x\le4 <#> x<4 <#> -4<x<1 <#> [-1,4]
+a+b<c <=> c>a+b <=> a<c-b <=> b+a<c <=> 2a+2b<2c <#> a+b>c <#> a+b\le c <#> a-b<c <#> a+c<b
+x\le 0 <=> 0\ge x <=> (-\infty,0] <=> x≤0 <#> x<0 <#> x\ge0 <#> (-\infty,0)
+# plus-minus
+\pm3 <=> 3,-3 <=> -3, 3 <=> x=\pm3 <=> ±3 <=> x=3\text{ or }x=-3 <=> \{3,-3\} <=> \mp3 <#> 3 <#> -3 <#> \pm2 <#> 3+-3
+1\pm\sqrt2 <=> 1+\sqrt2,1-\sqrt2 <=> 1-\sqrt{2}, 1+\sqrt{2} <=> x=1\pm\sqrt{2} <=> 1\mp\sqrt2 <#> 1+\sqrt2 <#> 1\pm\sqrt3 <#> \pm1+2 <#> \pm\sqrt2
+\frac{-1\pm\sqrt5}{2} <=> \frac{-1+\sqrt5}{2},\frac{-1-\sqrt5}{2} <=> -\frac12\pm\frac{\sqrt5}{2} <=> \frac{-1\mp\sqrt5}{2} <#> \frac{1\pm\sqrt5}{2} <#> \frac{-1+\sqrt5}{2} <#> -1\pm\frac{\sqrt5}{2}
+\pm i <=> i,-i <=> -i, i <=> \pm\sqrt{-1} <#> i <#> \pm1 <#> 1
+# multiple answers
+1, 2 <=> 2, 1 <=> 1,2 <=> 1 and 2 <=> 1\text{ and }2 <=> x=1, x=2 <=> x=1\text{ or }x=2 <=> x=1,2 <=> \{1,2\} <=> 1; 2 <#> 1 <#> 2 <#> 1,3 <#> 1,2,3 <#> 1,1,2 <#> 12
+-2, 0, 5 <=> 5,0,-2 <=> 0, -2, 5 <=> x = -2, 0, 5 <=> -2, 0 \text{ and } 5 <#> -2,0 <#> 2,0,5 <#> -2,0,5,6 <#> 3
+\frac12, \frac13 <=> \frac13,\frac12 <=> 1/2, 1/3 <=> 0.5,\frac13 <#> \frac12,\frac23 <#> \frac{1}{2} <#> 2,3
+1,2,3,\ldots <=> 1, 2, 3, \dots <=> 1,2,3,… <#> 1,2,3 <#> 1,2,\ldots <#> 1,2,4,\ldots
+3,5 <=> \boxed{3}, \boxed{5} <=> \boxed{3} and \boxed{5} <=> \boxed{3, 5} <=> \boxed{5,3} <#> \boxed{3} <#> \boxed{3},\boxed{6} <#> \boxed{35}
+# text
+\text{Monday} <=> Monday <=> monday <=> \textbf{Monday} <=> \mathrm{Monday} <=> \text{ Monday } <#> Tuesday <#> Mon <#> \text{Sunday} <#> M
+\text{Yes} <=> yes <=> Yes. <=> YES <=> \text{yes} <#> no <#> yet <#> \text{No}
+\text{no solution} <=> no solution <=> No solutions <=> \emptyset <=> \text{There is no solution} <#> one solution <#> 0 <#> \text{infinitely many solutions}
+\text{neither} <=> Neither <=> \text{Neither} <#> even <#> odd <#> both <#> \text{either}
+\text{does not exist} <=> DNE <=> Does not exist <=> \text{DNE} <#> 0 <#> \infty <#> exists
+\text{even} <=> even <=> Even <=> \mathrm{even} <#> odd <#> eve <#> \text{event}
+\text{Alice and Bob} <=> Alice and Bob <=> Bob and Alice <#> Alice <#> Bob <#> Alice and Carol
+five <=> 5 <=> \text{five} <=> Five <#> 4 <#> fine <#> fifteen
+\text{October 30} <=> October 30 <=> october 30 <#> October 31 <#> 30 <#> November 30
+# multiple choice
+A <=> (A) <=> \text{A} <=> \text{(A)} <=> \textbf{(A)} <=> A. <=> a <=> (A) 12 <=> A) 12 <=> Option A <=> The answer is A <=> \mathbf{A} <#> B <#> (B) <#> (B) A <#> AB <#> \text{(D)} <#> A, B
+C <=> (C) \frac12 <=> C. \frac12 <=> \textbf{(C)}\ 7 <=> choice C <#> (D) \frac12 <#> D <#> \frac12 <#> E
+\text{(B)} <=> B <=> (b) <=> \boxed{B} <=> \mathrm{(B)} <#> A <#> (A) B <#> 8
+# degrees
+30^\circ <=> 30 <=> 30^{\circ} <=> 30° <=> 30\text{ degrees} <=> 30 degrees <=> \frac{\pi}{6} <=> \frac{\pi}{6}\text{ radians} <=> 30\degree <#> 60^\circ <#> \frac{\pi}{3} <#> 30\text{ radians} <#> 3^\circ <#> 30\%
+\frac{\pi}{4} <=> 45^\circ <=> \pi/4 <=> 0.25\pi <=> \frac14\pi <#> 45 <#> 4/\pi <#> \frac\pi2 <#> 90^\circ
+\angle ABC <=> \angle ABC <=> ∠ABC <#> \angle ABD <#> \angle A <#> 90^\circ
+20^\circ\text{C} <=> 20^\circ C <=> 20 <=> 20°C <#> 20^\circ F <#> 25^\circ C
+# LaTeX spellings
+\frac{1}{2}x+3 <=> \dfrac{1}{2}x + 3 <=> \displaystyle\frac{1}{2}x+3 <=> \frac{1}{2}\,x+3 <=> \left(\frac{1}{2}\right)x+3 <=> \textstyle \frac12 x+3 <=> $\frac{x}{2}+3$ <=> \(\frac{x}{2}+3\) <=> \[\frac{x}{2}+3\] <#> \frac{1}{2}(x+3) <#> \frac12x-3 <#> \frac{1}{2x}+3
+\left\{1,\,2\right\} <=> \lbrace 1,2\rbrace <=> \{2,1\} <#> \{1\} <#> (1,2)
+\mathbf{x}+1 <=> x+1 <=> \mathrm{x}+1 <=> \boldsymbol{x}+1 <#> x <#> x-1
+\sqrt{x+1} <=> \sqrt {x+1} <=> (x+1)^{\frac12} <=> (x+1)^{0.5} <=> sqrt(x+1) <#> \sqrt{x}+1 <#> \sqrt x+1 <#> (x+1)^2
+\lfloor x\rfloor <=> \left\lfloor x\right\rfloor <=> ⌊x⌋ <#> \lceil x\rceil <#> x <#> [x]
+\alpha+\beta <=> \beta+\alpha <=> α+β <#> \alpha\beta <#> \alpha-\beta <#> a+b
+x_1+x_2 <=> x_{1}+x_{2} <=> x_2+x_1 <=> x₁+x₂ <#> x_1+x_3 <#> x1+x2 +1 <#> 2x_1
+# sums, factorials and binomials
+120 <=> 5! <=> \binom{10}{3} <=> 5\cdot4\cdot3\cdot2 <=> \frac{6!}{6} <#> 4! <#> 5 <#> \binom{10}{4} <#> 5!!
+\binom{5}{2} <=> 10 <=> \dbinom{5}{2} <=> \frac{5!}{2!3!} <=> {5 \choose 2} <#> \binom{2}{5} <#> \frac52 <#> 20
+n! <=> n\cdot(n-1)! <=> n(n-1)! <#> (n-1)! <#> n <#> n^n <#> (n+1)!
+\sum_{k=1}^{10} k <=> 55 <=> \frac{10\cdot11}{2} <#> 45 <#> 10 <#> 56
+\frac{2024!}{2023!} <=> 2024 <#> 2023 <#> 1 <#> 2025
+# ratios, bases and moduli
+3:4 <=> 3 : 4 <=> 6:8 <=> \frac34 <=> 3/4 <=> 0.75 <=> 3\colon4 <#> 4:3 <#> 34 <#> 3:5 <#> 3.4
+1:2:3 <=> 2:4:6 <=> 1 : 2 : 3 <#> 1:3:2 <#> 1:2 <#> 1:2:4
+101_2 <=> 101_{2} <=> 101_{\text{two}} <=> 0101_2 <#> 101 <#> 101_3 <#> 5_{10} <#> 110_2
+2516_8 <=> 2516_{8} <=> 2516_{\text{eight}} <#> 2516_7 <#> 2516 <#> 2561_8
+3 \pmod{5} <=> 3 \bmod 5 <=> 8\pmod 5 <=> 3 <=> x\equiv3\pmod5 <#> 3\pmod{7} <#> 2\pmod5 <#> 5
+# constants
+\pi <=> 3.14159265 <=> π <=> \frac{2\pi}{2} <=> 3.141593 <#> 3.14 <#> \frac{22}{7} <#> 2\pi <#> 3 <#> p
+\infty <=> ∞ <=> +\infty <=> \text{infinity} <=> infinity <#> -\infty <#> 0 <#> 10^{100} <#> 8
+-\infty <=> -∞ <=> \text{negative infinity} <#> \infty <#> 0
+e <=> 2.718281828 <=> \exp(1) <=> e^1 <#> 2.718 <#> 2.72 <#> e^2 <#> \pi
+9\pi <=> 9 \pi <=> \pi\cdot 9 <=> 9π <=> 28.27433388 <=> 9\pi\text{ cm}^2 <#> 9 <#> 28.27 <#> 3\pi <#> 9+\pi <#> 81\pi
+\frac{1+\sqrt5}{2} <=> 1.6180339887 <=> \frac{2}{\sqrt5-1} <=> 2\cos 36^\circ <#> 1.618 <#> \frac{1-\sqrt5}{2} <#> \frac{\sqrt5}{2}
+# calculus
+x^2+C <=> C+x^2 <=> x^2+c <=> x^2+1+C <=> x\cdot x+C <#> x^2 <#> 2x+C <#> x^3+C
+-\cos x+C <=> C-\cos x <=> -\cos(x) + C <#> \cos x+C <#> \sin x+C <#> -\cos x
+\frac{1}{x+1} <=> (x+1)^{-1} <=> 1/(x+1) <#> \frac1x+1 <#> 1/x+1 <#> \ln(x+1)
+# prose around an answer
+7 <=> The answer is 7 <=> The final answer is $7$. <=> Answer: 7 <=> answer: $7$ <=> Therefore, the answer is \boxed{7}. <=> <answer>7</answer> <=> So the answer is 7. <=> The answer is: $\boxed{7}$ <#> The answer is 8 <#> not 7 <#> 7 or 8 <#> The answer is \boxed{8}, not 7 <#> 7 is not the answer <#> \boxed{7 <#> \boxed{} 7 <#> final answer is $7$ but \boxed{8}
+12 <=> First, \boxed{3}. Then we multiply by four, so the final answer is \boxed{12} <=> \boxed{12} \boxed{12} <=> \fbox{12} <=> \boxed{\text{12}} <=> \boxed{12 \text{ apples}} <=> \boxed 7 then finally \boxed{12} <#> \boxed{1}\boxed{2} <#> \boxed{12} or \boxed{13} <#> \boxed{13} or \boxed{12} <#> \boxed{11, 12, 13} <#> \boxed{12 \text{ or } 13} <#> \boxed{12 <#> \boxed{10} \boxed{11} \boxed{12}
+"""
+
+
+def pairs() -> Iterator[Pair]:
+    """Every pair of the suite."""
+    rule = ""
+    for line in TEXT.strip().splitlines():
+        if line.startswith("#"):
+            rule = line[1:].strip()
+            continue
+        gold, *rest = line.replace(" <=> ", "\n=").replace(" <#> ", "\n#").split("\n")
+        for marked in rest:
+            yield Pair(rule, gold, marked[1:], marked[0] == "=")

@@ -1,0 +1,167 @@
+"""Whether two expressions have the same value: exactly, as a rounded decimal, or at several points."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+import mpmath  # type: ignore[import-untyped]
+
+from rewards.answers.exact import MIN_DIGITS, Number, same_number, stands_for
+from rewards.answers.tree import Node, Unreadable, variables, walk
+from rewards.answers.values import SAME, SAME_DECIMAL, NoValue, TooLarge, close, evaluate, exact, points
+
+LOG_BASE = mpmath.mpf(10)
+_CONSTANT_NAMES = frozenset("CcKk")
+
+
+def same_expression(gold: Node, answer: Node) -> bool:
+    """Whether two expressions have the same value: exactly, or at every point where both have a real one."""
+    try:
+        left, right = exact(gold), exact(answer)
+    except NoValue:
+        return False
+    except TooLarge:
+        left = right = None
+    if left is not None and right is not None:
+        return left == right or same_number(_as_written(gold, left), _as_written(answer, right))
+    names = variables(gold) | variables(answer)
+    if not names:
+        return _same_constant(gold, answer)
+    return _same_at_points(gold, answer, names) or _same_but_for_a_constant(gold, answer)
+
+
+def _as_written(node: Node, value: Fraction) -> Number:
+    """A bare decimal as it was written; anything computed is exact."""
+    inner = node.items[0] if node.kind == "neg" else node
+    if inner.kind == "num":
+        written = inner.value
+        return Number(value, written.digits, written.places)
+    return Number(value)
+
+
+def _same_constant(gold: Node, answer: Node) -> bool:
+    if {gold.kind, answer.kind} & {"const", "neg"} and any(_is_infinite(node) for node in (gold, answer)):
+        return _is_infinite(gold) == _is_infinite(answer) != 0
+    values = []
+    too_large = []
+    for node in (gold, answer):
+        try:
+            values.append(evaluate(node, {}, LOG_BASE))
+        except TooLarge:
+            too_large.append(node)
+        except NoValue:
+            return False
+    if too_large:
+        return len(too_large) == 2 and _same_tower(gold, answer)
+    left, right = values
+    if close(left, right, _tolerance(gold, answer)):
+        return True
+    return _rounded(gold, right) or _rounded(answer, left)
+
+
+def _is_infinite(node: Node) -> int:
+    """+1 or -1 for an infinity, else 0."""
+    if node.kind == "neg":
+        return -_is_infinite(node.items[0])
+    return int(node.kind == "const" and node.value == "inf")
+
+
+def _same_tower(gold: Node, answer: Node) -> bool:
+    """Two values too large to hold are compared as written: the same operation on equal operands."""
+    if gold.kind != answer.kind or gold.value != answer.value:
+        return False
+    return len(gold.items) == len(answer.items) and all(map(same_expression, gold.items, answer.items))
+
+
+def _rounded(decimal: Node, value: Any) -> bool:
+    """Whether a bare decimal with enough digits is the value, rounded or cut."""
+    inner = decimal.items[0] if decimal.kind == "neg" else decimal
+    if (
+        inner.kind != "num"
+        or (inner.value.digits or 0) < MIN_DIGITS
+        or mpmath.im(value) != 0
+        or abs(mpmath.mag(value)) > 2000
+    ):
+        return False
+    signed = inner.value.value if inner is decimal else -inner.value.value
+    return stands_for(Number(signed, inner.value.digits, inner.value.places), _fraction(value))
+
+
+def _fraction(value: Any) -> Fraction:
+    sign, mantissa, exponent, _ = mpmath.mpf(value)._mpf_
+    magnitude = Fraction(int(mantissa)) * Fraction(2) ** int(exponent)
+    return -magnitude if sign else magnitude
+
+
+def _tolerance(*nodes: Node) -> Any:
+    """Rounded decimals inside a larger expression allow for their rounding."""
+    for node in nodes:
+        for part in walk(node):
+            if (
+                part.kind == "num"
+                and part is not node
+                and (part.value.digits or 0) >= MIN_DIGITS
+                and (part.value.places or 0) >= 4
+            ):
+                return SAME_DECIMAL
+    return SAME
+
+
+def _same_at_points(gold: Node, answer: Node, names: frozenset[str]) -> bool:
+    tolerance = _tolerance(gold, answer)
+    real = unreal = 0
+    for point in points(names):
+        try:
+            left, right = evaluate(gold, point, LOG_BASE), evaluate(answer, point, LOG_BASE)
+        except (NoValue, TooLarge):
+            continue
+        imaginary = bool(mpmath.im(left) != 0) + bool(mpmath.im(right) != 0)
+        if imaginary == 1:
+            continue  # one of the two is not defined on the reals here
+        if imaginary == 2:
+            unreal += close(left, right, tolerance)
+            if not close(left, right, tolerance) and not real:
+                unreal -= 100
+            continue
+        if not close(left, right, tolerance):
+            return False
+        real += 1
+    if real + unreal <= 0 and real == 0 and unreal == 0:
+        raise Unreadable("no value at any point")
+    return real >= 2 or (real == 0 and unreal >= 2)
+
+
+def _same_but_for_a_constant(gold: Node, answer: Node) -> bool:
+    """Antiderivatives: both end in a free constant, and their difference depends on nothing else."""
+    for name in variables(gold) & _CONSTANT_NAMES:
+        other = name.swapcase()
+        if name not in variables(answer) and _ends_in(answer, other):
+            answer = Node(
+                "add", tuple(Node("var", value=name) if part.value == other else part for part in answer.items)
+            )
+        if _ends_in(gold, name) and _ends_in(answer, name):
+            others = (variables(gold) | variables(answer)) - {name}
+            if others and _constant_difference(_drop(gold, name), _drop(answer, name), others):
+                return True
+    return False
+
+
+def _ends_in(node: Node, name: str) -> bool:
+    constant = Node("var", value=name)
+    return node.kind == "add" and constant in node.items and sum(part == constant for part in walk(node)) == 1
+
+
+def _drop(node: Node, name: str) -> Node:
+    kept = tuple(item for item in node.items if item != Node("var", value=name))
+    return kept[0] if len(kept) == 1 else Node("add", kept)
+
+
+def _constant_difference(left: Node, right: Node, names: frozenset[str]) -> bool:
+    differences = []
+    for point in points(names, 5):
+        try:
+            differences.append(evaluate(left, point, LOG_BASE) - evaluate(right, point, LOG_BASE))
+        except (NoValue, TooLarge):
+            continue
+    return len(differences) >= 3 and all(abs(other - differences[0]) < SAME for other in differences)
