@@ -24,13 +24,17 @@ Tests = Sequence[Mapping[str, Any]] | str | None
 
 _START_SECONDS = 60.0
 _ROOT = str(Path(__file__).resolve().parent.parent)
-_BOOT = f"import sys; sys.path.insert(0, {_ROOT!r}); from sandbox.worker import main; main(sys.argv[1:])"
 DEFAULT_MODULES = (
     *("bisect", "collections", "copy", "functools", "heapq", "itertools"),
     *("math", "operator", "random", "re", "string", "typing"),
 )
 _CALL_KEYS = {"function", "args", "kwargs", "expected", "tolerance"}
 _STDIN_KEYS = {"stdin", "stdout", "compare", "tolerance"}
+
+
+def boot(module: str, function: str) -> str:
+    """A Python program that calls one of our functions in an interpreter that was started bare."""
+    return f"import sys; sys.path.insert(0, {_ROOT!r}); from {module} import {function} as main; main(sys.argv[1:])"
 
 
 def request(solution: str, tests: Tests, language: str, limits: Limits) -> dict[str, Any]:
@@ -122,7 +126,17 @@ class WorkerProcess:
     def __init__(self, *, unsafe: bool, modules: Sequence[str] = DEFAULT_MODULES) -> None:
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         number = theirs.fileno()
-        command = [sys.executable, "-I", "-S", "-X", "utf8", "-c", _BOOT, str(number), str(os.getpid())]
+        command = [
+            sys.executable,
+            "-I",
+            "-S",
+            "-X",
+            "utf8",
+            "-c",
+            boot("sandbox.worker", "main"),
+            str(number),
+            str(os.getpid()),
+        ]
         environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/tmp"}  # noqa: S108
         with theirs:
             self._process = subprocess.Popen(

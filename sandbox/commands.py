@@ -1,4 +1,4 @@
-"""Running a toolchain's commands inside an isolated process: compile and hand back what was made, or become a program."""
+"""Running a toolchain's commands inside an isolated process: compile and hand back what was made, or become it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def run(channel: int, job: dict[str, Any]) -> int:
 
 def _execute(command: list[str], environment: dict[str, str]) -> None:
     try:
-        os.execve(command[0], command, environment)
+        os.execve(command[0], command, environment)  # noqa: S606 - no shell is wanted
     except OSError as error:
         print(f"{command[0]}: {error}", file=sys.stderr, flush=True)
         os._exit(127)

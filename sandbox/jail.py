@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import resource
+import stat
 import sys
 from dataclasses import dataclass
 
@@ -79,8 +80,9 @@ def take_mounts(layout: Layout) -> dict[str, int | str]:
             continue
         taken[path] = tree = kernel.clone_mount(path)
         kernel.restrict_mount(tree, kernel.MOUNT_ATTR_RDONLY | kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV)
-    for device in _DEVICES:
-        taken[f"/dev/{device}"] = kernel.clone_mount(f"/dev/{device}")
+    for device in (f"/dev/{name}" for name in _DEVICES):
+        if os.path.exists(device):
+            taken[device] = kernel.clone_mount(device)
     return taken
 
 
@@ -125,7 +127,7 @@ def _place(target: str, content: int | str) -> None:
     if isinstance(content, str):
         os.symlink(content, target)
         return
-    if os.stat(content).st_mode & 0o170000 == 0o040000:
+    if stat.S_ISDIR(os.stat(content).st_mode):
         os.makedirs(target, 0o755, exist_ok=True)
     else:
         os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o644))
@@ -182,34 +184,37 @@ class Isolation:
         self._has_proc = has_proc
         self._filter = seccomp.allow_list()
         self._landlock = _Landlock(kernel.landlock_abi())
+        self._self = os.pidfd_open(os.getpid())
+
+    def before_fork(self) -> None:
+        """In the zygote: the next child is process 1 of a PID namespace of its own."""
+        kernel.unshare(kernel.CLONE_NEWPID)
+
+    def after_fork(self, pid: int) -> None:
+        """In the zygote: its own namespace is again the one for children, so that the next call can make another."""
+        del pid
+        kernel.setns(self._self, kernel.CLONE_NEWPID)
+
+    def ended(self, pid: int, living: set[int]) -> None:
+        """In the zygote: the kernel has ended and freed everything that the run ``pid`` had."""
 
     def apply(self, limits: RunLimits) -> None:
         """Namespaces while it still has the power, then the power itself, then what may be asked of the kernel."""
         kernel.unshare(kernel.CLONE_NEWNS)
         self._private_files(limits)
-        self._resource_limits(limits)
+        apply_resource_limits(limits)
         self._identity()
         kernel.drop_capabilities()
         self._landlock.apply()
         self._filter.load()
 
     def _private_files(self, limits: RunLimits) -> None:
-        options = f"mode=700,uid={INNER_PROGRAM_ID},gid={INNER_PROGRAM_ID},size={limits.disk_bytes},nr_inodes={limits.disk_files}"
+        owner = f"mode=700,uid={INNER_PROGRAM_ID},gid={INNER_PROGRAM_ID}"
+        options = f"{owner},size={limits.disk_bytes},nr_inodes={limits.disk_files}"
         kernel.mount("tmpfs", HOME, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, options)
         if self._has_proc:
             mount_proc("/proc")
         os.chdir(HOME)
-
-    def _resource_limits(self, limits: RunLimits) -> None:
-        _limit(resource.RLIMIT_CORE, 0)
-        _limit(resource.RLIMIT_CPU, limits.cpu_seconds)
-        _limit(resource.RLIMIT_STACK, limits.stack_bytes)
-        _limit(resource.RLIMIT_NPROC, limits.processes)
-        _limit(resource.RLIMIT_NOFILE, limits.open_files)
-        _limit(resource.RLIMIT_FSIZE, limits.file_bytes)
-        _limit(resource.RLIMIT_MEMLOCK, 0)
-        if limits.data_bytes:
-            _limit(resource.RLIMIT_DATA, limits.data_bytes)
 
     def _identity(self) -> None:
         if self._layout.private_ids:
@@ -217,6 +222,19 @@ class Isolation:
             os.setresuid(INNER_PROGRAM_ID, INNER_PROGRAM_ID, INNER_PROGRAM_ID)
             kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
         os.setpgid(0, 0)
+
+
+def apply_resource_limits(limits: RunLimits) -> None:
+    """The limits that the kernel keeps for one process or one user id."""
+    _limit(resource.RLIMIT_CORE, 0)
+    _limit(resource.RLIMIT_CPU, limits.cpu_seconds)
+    _limit(resource.RLIMIT_STACK, limits.stack_bytes)
+    _limit(resource.RLIMIT_NPROC, limits.processes)
+    _limit(resource.RLIMIT_NOFILE, limits.open_files)
+    _limit(resource.RLIMIT_FSIZE, limits.file_bytes)
+    _limit(resource.RLIMIT_MEMLOCK, 0)
+    if limits.data_bytes:
+        _limit(resource.RLIMIT_DATA, limits.data_bytes)
 
 
 def _limit(which: int, value: int) -> None:

@@ -133,9 +133,7 @@ class Judge:
             job["files"] = made
         return {**job, "run": commands["run"]}, None
 
-    def _compile(
-        self, job: dict[str, Any], limits: Limits, totals: _Totals
-    ) -> dict[str, str] | TestResult:
+    def _compile(self, job: dict[str, Any], limits: Limits, totals: _Totals) -> dict[str, str] | TestResult:
         """The files that the compiler made."""
         generous = replace(
             limits,

@@ -154,7 +154,9 @@ def landlock_abi() -> int:
     return max(0, int(_syscall(_NR_LANDLOCK_CREATE_RULESET, None, 0, 1)))
 
 
-def landlock_attributes(handled_files: int, handled_network: int, scoped: int, size: int) -> ctypes.Array[ctypes.c_char]:
+def landlock_attributes(
+    handled_files: int, handled_network: int, scoped: int, size: int
+) -> ctypes.Array[ctypes.c_char]:
     """A ``struct landlock_ruleset_attr`` of ``size`` bytes."""
     return ctypes.create_string_buffer(struct.pack("QQQ", handled_files, handled_network, scoped)[:size], size)
 

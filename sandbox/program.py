@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import atexit
 import builtins
-import linecache
 import os
 import struct
 import sys
@@ -23,11 +22,12 @@ import traceback
 import types
 from typing import Any
 
-from sandbox import jail, wire
+from sandbox import wire
 
 PEER = 4
 """The descriptor of the socket between a tests' process and its candidate's."""
-SOURCE = f"{jail.HOME}/solution.py"
+SOURCE = "solution.py"
+"""Written to the working directory, which is the run's own."""
 MAX_MESSAGE_BYTES = 1 << 30
 
 
@@ -82,9 +82,9 @@ def run_job(channel: int) -> int:
 
 def _module(name: str) -> types.ModuleType:
     module = types.ModuleType(name)
-    module.__dict__.update(__file__=SOURCE, __builtins__=builtins)
+    module.__dict__.update(__file__=os.path.abspath(SOURCE), __builtins__=builtins)
     sys.modules[name] = module
-    sys.argv = [SOURCE]
+    sys.argv = [os.path.abspath(SOURCE)]
     return module
 
 
@@ -93,7 +93,7 @@ def _compile(channel: int, source: str) -> types.CodeType | None:
         file = os.open(SOURCE, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644)
         os.write(file, source.encode("utf-8", "surrogateescape"))
         os.close(file)
-        return compile(source, SOURCE, "exec", dont_inherit=True)
+        return compile(source, os.path.abspath(SOURCE), "exec", dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError) as error:
         traceback.print_exception(error, limit=0)
         sys.stderr.flush()
@@ -136,9 +136,8 @@ def _exit_status(code: object) -> int:
 def _print_error(error: BaseException) -> None:
     """The traceback from the candidate's first frame on."""
     frames = error.__traceback__
-    while frames is not None and frames.tb_frame.f_code.co_filename != SOURCE:
+    while frames is not None and not frames.tb_frame.f_code.co_filename.endswith(f"/{SOURCE}"):
         frames = frames.tb_next
-    linecache.checkcache(SOURCE)
     try:
         traceback.print_exception(type(error), error, frames or error.__traceback__)
     except BaseException:  # noqa: BLE001 - a hostile __str__

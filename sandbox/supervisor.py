@@ -10,15 +10,16 @@ import errno
 import json
 import os
 import select
+import shutil
 import signal
 import socket
-import sys
+import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sandbox import cgroup, jail, kernel, watch, wire, zygote
+from sandbox import cgroup, launch, watch, wire, zygote
 from sandbox.verdict import Limits, SandboxUnavailable
 
 _START_SECONDS = 30.0
@@ -67,17 +68,15 @@ class Run:
 class Supervisor:
     """Owns the jail; ``start`` begins a run, ``wait`` serves all runs until something is so."""
 
-    def __init__(self, *, unsafe: bool, modules: list[str], paths: list[str], layout: jail.Layout) -> None:
-        self.unsafe = unsafe
-        self._modules = modules
-        self._paths = paths
-        self._layout = layout
+    def __init__(self, plan: launch.Plan) -> None:
+        """Starts the jail. Raises SandboxUnavailable with the reason and the remedy."""
+        self._plan = replace(plan, folder=tempfile.mkdtemp(prefix="zeroth-unsafe-")) if plan.unsafe else plan
         self._poll = select.poll()
         self._handlers: dict[int, Callable[[], None]] = {}
         self._runs: dict[int, Run] = {}
         self._next_number = 0
         self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        self.group = cgroup.create() if not unsafe else None
+        self.group = None if plan.unsafe else cgroup.create()
         self.mechanisms: dict[str, Any] = {}
         self._launch()
 
@@ -86,9 +85,7 @@ class Supervisor:
     def _launch(self) -> None:
         zygote.load_modes()
         self._control, inner = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._zygote_pid = _start_zygote(
-            inner, self._control, self.unsafe, self._modules, self._paths, self._layout, self.group
-        )
+        self._zygote_pid = launch.start(self._plan, inner, self._control, self.group)
         inner.close()
         self._control.settimeout(_START_SECONDS)
         try:
@@ -105,6 +102,8 @@ class Supervisor:
         self._end_zygote()
         if self.group is not None:
             self.group.remove()
+        if self._plan.folder:
+            shutil.rmtree(self._plan.folder, ignore_errors=True)
 
     def _end_zygote(self) -> None:
         self._unregister(self._control.fileno())
@@ -177,7 +176,9 @@ class Supervisor:
 
     def _kernel_limits(self, limits: Limits) -> list[int]:
         data = 0 if self.group is not None and self.group.counts_memory else limits.memory_mb + limits.stack_mb * 8
-        extra = 8 if self.group is not None and self.group.counts_processes else 0 if self._layout.private_ids else 2
+        extra = (
+            8 if self.group is not None and self.group.counts_processes else 0 if self._plan.layout.private_ids else 2
+        )
         return [
             int(limits.cpu_seconds) + 1,
             limits.stack_mb * _MB,
@@ -365,144 +366,3 @@ def _stdin(data: bytes) -> int:
         descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
     )
     return descriptor
-
-
-# ---- starting the zygote: this process, a stage that enters the namespaces, the zygote as their process 1
-
-
-def _start_zygote(
-    inner: socket.socket,
-    control: socket.socket,
-    unsafe: bool,
-    modules: list[str],
-    paths: list[str],
-    layout: jail.Layout,
-    group: cgroup.Group | None,
-) -> int:
-    kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    stage = os.fork()
-    if stage == 0:
-        ours.close()
-        control.close()
-        _stage(inner, theirs, unsafe, modules, paths, layout)
-    theirs.close()
-    try:
-        if group is not None:
-            group.add(stage)
-        ours.sendall(b"1")
-        if layout.private_ids and not unsafe and ours.recv(1) == b"m":
-            _map_ids(stage)
-            ours.sendall(b"1")
-        answer = ours.recv(64)
-        os.waitpid(stage, 0)
-        if answer.startswith(b"p"):
-            ours.sendall(b"1")
-            return int(answer[1:])
-    except OSError as error:
-        os.kill(stage, signal.SIGKILL)
-        os.waitpid(stage, 0)
-        raise SandboxUnavailable(f"the jail could not be prepared: {error}") from error
-    finally:
-        ours.close()
-    return 0
-
-
-def _map_ids(pid: int) -> None:
-    for name in ("uid_map", "gid_map"):
-        with open(f"/proc/{pid}/{name}", "w") as file:
-            file.write(f"{jail.INNER_ZYGOTE_ID} {jail.ZYGOTE_ID} 1\n{jail.INNER_PROGRAM_ID} {jail.PROGRAM_ID} 1\n")
-
-
-def _stage(
-    inner: socket.socket, parent: socket.socket, unsafe: bool, modules: list[str], paths: list[str], layout: jail.Layout
-) -> None:
-    """Enters the namespaces and forks the zygote; never returns."""
-    step = "starting"
-    try:
-        parent.recv(1)
-        taken: dict[str, int | str] = {}
-        if not unsafe:
-            step = "new namespaces"
-            if layout.private_ids:
-                jail.namespaces()
-                step = "mapping unprivileged ids"
-                parent.sendall(b"m")
-                parent.recv(1)
-            else:
-                _enter_as_user()
-            step = "taking mounts"
-            taken = jail.take_mounts(layout)
-            step = "leaving the real user id"
-            jail.take_unprivileged_id(layout)
-        step = "forking the zygote"
-        pid = os.fork()
-        if pid == 0:
-            _zygote(inner, parent, unsafe, modules, paths, layout, taken)
-        parent.sendall(f"p{pid}".encode())
-        os._exit(0)
-    except BaseException as error:  # noqa: BLE001 - reported to the supervisor, then the end
-        _refuse(inner, step, error)
-
-
-def _enter_as_user() -> None:
-    uid, gid = os.getuid(), os.getgid()
-    jail.namespaces()
-    for name, text in (
-        ("setgroups", "deny"),
-        ("uid_map", f"{jail.INNER_PROGRAM_ID} {uid} 1"),
-        ("gid_map", f"{jail.INNER_PROGRAM_ID} {gid} 1"),
-    ):
-        with open(f"/proc/self/{name}", "w") as file:
-            file.write(text)
-
-
-def _zygote(
-    inner: socket.socket,
-    parent: socket.socket,
-    unsafe: bool,
-    modules: list[str],
-    paths: list[str],
-    layout: jail.Layout,
-    taken: dict[str, int | str],
-) -> None:
-    """Finishes the jail from inside and serves; never returns."""
-    step = "waiting"
-    try:
-        parent.recv(1)  # the stage is gone: this process is the supervisor's child now
-        kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
-        isolation = None
-        ready: dict[str, Any] = {"unsafe": unsafe}
-        if not unsafe:
-            step = "building the root"
-            ready["proc"] = has_proc = jail.build_root(taken)
-            step = "giving up privileges"
-            jail.forbid_nested_namespaces()
-            jail.renounce()
-            isolation = jail.Isolation(layout, has_proc)
-        _leave_standard_streams()
-        step = "loading modules"
-        zygote.use_interpreter(paths)
-        sys.path[:] = [path for path in sys.path if not os.path.exists(f"{path}/sandbox/zygote.py")] + paths
-        zygote.preload(modules)
-        loop = zygote.Zygote(inner, isolation)
-        inner.send(json.dumps({"ready": ready}).encode())
-        loop.serve()
-    except BaseException as error:  # noqa: BLE001
-        _refuse(inner, step, error)
-    os._exit(0)
-
-
-def _leave_standard_streams() -> None:
-    """Standard streams are nothing, so that no run starts with a descriptor of ours."""
-    null = os.open(os.devnull, os.O_RDWR)
-    for target in range(3):
-        os.dup2(null, target)
-    os.close(null)
-
-
-def _refuse(inner: socket.socket, step: str, error: BaseException) -> None:
-    try:
-        inner.send(json.dumps({"refused": f"{step}: {error}"}).encode())
-    finally:
-        os._exit(1)

@@ -22,7 +22,7 @@ class Usage:
 def usage_below(pid: int) -> Usage:
     """The use of all descendants of ``pid``, itself excluded. What ends meanwhile is left out."""
     cpu, memory, tasks = 0.0, 0, 0
-    pending = _children(pid)
+    pending = children(pid)
     while pending:
         child = pending.pop()
         try:
@@ -35,11 +35,12 @@ def usage_below(pid: int) -> Usage:
         cpu += sum(int(fields[index]) for index in (11, 12, 13, 14)) / _TICKS
         memory += (int(statm[1]) - int(statm[2])) * _PAGE
         tasks += int(fields[17])
-        pending += _children(child)
+        pending += children(child)
     return Usage(cpu, memory, tasks)
 
 
-def _children(pid: int) -> list[int]:
+def children(pid: int) -> list[int]:
+    """Processes whose parent is ``pid``, in any of its threads."""
     found = []
     try:
         for task in os.listdir(f"/proc/{pid}/task"):

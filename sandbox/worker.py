@@ -35,24 +35,23 @@ class Worker:
 
     def serve(self, hello: dict[str, Any]) -> None:
         """Answers submissions until the owner is gone."""
-        from sandbox import jail
-        from sandbox import supervisor as supervisors
+        from sandbox import jail, launch
         from sandbox.judge import Judge
+        from sandbox.supervisor import Supervisor
         from sandbox.verdict import SandboxUnavailable
 
         layout = jail.Layout(
             directories=tuple(sorted({*jail.interpreter_directories(), *hello["directories"]})),
             private_ids=os.geteuid() == 0,
         )
+        plan = launch.Plan(hello["unsafe"], tuple(hello["modules"]), tuple(hello["paths"]), layout)
         try:
-            supervisor = supervisors.Supervisor(
-                unsafe=hello["unsafe"], modules=hello["modules"], paths=hello["paths"], layout=layout
-            )
+            supervisor = Supervisor(plan)
         except SandboxUnavailable as error:
             self._send({"refused": str(error)})
             return
         try:
-            self._send({"ready": supervisor.mechanisms})
+            self._send({"ready": {**supervisor.mechanisms, "group": _describe(supervisor.group)}})
             supervisor.on_readable(self._owner.fileno(), self._while_running)
             supervisor.on_readable(self._owner_process, self._owner_ended)
             judge = Judge(supervisor)
@@ -129,6 +128,13 @@ class Worker:
             self._owner.sendall(wire.pack(message))
         except OSError:
             raise _OwnerGone from None
+
+
+def _describe(group: Any) -> dict[str, Any]:
+    """The control group's part of the mechanisms; version 0 is none."""
+    if group is None:
+        return {"version": 0, "memory": False, "processes": False}
+    return {"version": group.version, "memory": group.counts_memory, "processes": group.counts_processes}
 
 
 def main(arguments: list[str]) -> None:

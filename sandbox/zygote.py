@@ -21,22 +21,21 @@ import select
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 
-from sandbox import jail, kernel, program
+from sandbox import jail, kernel, program, unsafe
 
 _MESSAGE_BYTES = 1 << 16
 _CHANNEL = 3
+_OUR_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 class Zygote:
     """The loop that starts runs, kills them when told, and reports how they ended."""
 
-    def __init__(self, control: socket.socket, isolation: jail.Isolation | None) -> None:
+    def __init__(self, control: socket.socket, isolation: jail.Isolation | unsafe.NoIsolation) -> None:
         self._control = control
         self._isolation = isolation
-        self._own_pid_namespace = -1
-        if isolation is not None:
-            self._own_pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self._runs: dict[int, tuple[int, int]] = {}
         self._poll = select.poll()
         self._poll.register(control, select.POLLIN)
@@ -65,13 +64,11 @@ class Zygote:
 
     def _spawn(self, message: dict[str, object], descriptors: list[int]) -> None:
         limits = jail.RunLimits(*message["limits"])  # type: ignore[misc]
-        if self._isolation is not None:
-            kernel.unshare(kernel.CLONE_NEWPID)
+        self._isolation.before_fork()
         pid = kernel.fork()
         if pid == 0:
             self._become_run(limits, descriptors)
-        if self._isolation is not None:
-            kernel.setns(self._own_pid_namespace, kernel.CLONE_NEWPID)
+        self._isolation.after_fork(pid)
         for descriptor in descriptors:
             os.close(descriptor)
         handle = os.pidfd_open(pid)
@@ -84,8 +81,7 @@ class Zygote:
         try:
             for target, descriptor in enumerate(descriptors):
                 os.dup2(descriptor, target)
-            if self._isolation is not None:
-                self._isolation.apply(limits)
+            self._isolation.apply(limits)
             os.closerange(len(descriptors), 64)
             _renew_random()
             status = program.run_job(_CHANNEL)
@@ -99,6 +95,7 @@ class Zygote:
         self._poll.unregister(handle)
         os.close(handle)
         _, status, usage = os.wait4(pid, 0)
+        self._isolation.ended(pid, {living for _, living in self._runs.values()})
         self._send(
             {
                 "exit": run,
@@ -125,13 +122,14 @@ def _renew_random() -> None:
         random.seed(int.from_bytes(os.urandom(16), "little"))
 
 
-def use_interpreter(paths: list[str]) -> None:
+def use_interpreter(paths: Sequence[str]) -> None:
     """A candidate that starts Python again gets this interpreter and these packages, not a virtual environment whose
     folder the jail does not show."""
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)
+    sys.path[:] = [path for path in sys.path if path != _OUR_FOLDER] + list(paths)
 
 
-def preload(modules: list[str]) -> None:
+def preload(modules: Sequence[str]) -> None:
     """Imports what candidates are expected to import, and fixes what has been allocated so that forks share it."""
     for name in modules:
         try:
