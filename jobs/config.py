@@ -144,10 +144,9 @@ class GrpoRecipe(Table):
 
 
 class PretrainDataTable(Table):
-    """``documents``: a JSONL file of {"text"} objects, or of {"prompt", "response"} laid out by the template."""
+    """``documents``: a JSONL file of {"text"} objects."""
 
     documents: Path
-    template: str = R1_ZERO
     vocab_size: Count = 512
 
 

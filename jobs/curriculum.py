@@ -22,7 +22,7 @@ THINGS = ("apples", "books", "coins", "eggs", "pens", "stones")
 HELD_OUT_SHARE = 8
 """One problem in so many is held out."""
 
-CAREFUL = 0.3
+CAREFUL = 0.4
 """Share of worked examples that work step by step."""
 SLIP = 0.08
 """Share of careful examples with a slip in one step."""
@@ -68,14 +68,17 @@ def problems(kind: str, count: int, seed: int, *, held_out: bool) -> list[dict[s
     raise AssertionError("the stream is endless")
 
 
-def examples(count: int, seed: int) -> Iterator[tuple[str, str]]:
-    """Worked examples (question, response) of mixed quality, two of math for one of code, none of a held-out
-    problem."""
-    rng = random.Random(f"examples/{seed}")
+def documents(count: int, seed: int, template: str) -> Iterator[str]:
+    """What the base model reads: of six documents three work a math problem, two a code problem, at mixed quality and
+    none a held-out one; one is a page of arithmetic facts."""
+    rng = random.Random(f"documents/{seed}")
     math, code = tasks("math", seed, held_out=False), tasks("code", seed, held_out=False)
     for i in range(count):
-        task = next(code if i % 3 == 2 else math)
-        yield task.question, (task.careful if rng.random() < CAREFUL else task.hasty)(rng)
+        if i % 6 == 5:
+            yield _facts(rng)
+            continue
+        task = next(code if i % 3 == 1 else math)
+        yield template.replace("{prompt}", task.question) + (task.careful if rng.random() < CAREFUL else task.hasty)(rng)
 
 
 def _boxed(work: str, answer: int) -> str:
@@ -101,6 +104,18 @@ def _difference_steps(a: int, b: int) -> Steps:
 def _product_steps(a: int, b: int) -> Steps:
     ones = a * (b % 10)
     return [(f"{a}*{b % 10}", ones), (f"{ones // 10}+{a}*{b // 10}", ones // 10 + a * (b // 10))]
+
+
+def _facts(rng: random.Random) -> str:
+    """Facts about digits, as they occur in steps."""
+    kinds = (_sum_steps, _difference_steps, _product_steps)
+    facts: list[str] = []
+    while len(facts) < 10:
+        b, a = sorted((rng.randint(11, 99), rng.randint(11, 99)))
+        kind = rng.choice(kinds)
+        steps = kind(rng.randint(2, 6), b) if kind is _product_steps else kind(a, b)
+        facts += [f"{left}={right}" for left, right in steps]
+    return ",".join(facts)
 
 
 def _joined(steps: Steps) -> int:

@@ -66,7 +66,7 @@ def checked(recipe: GrpoRecipe, *, resume: bool) -> Checked:
     limit = model.max_position_embeddings
     for part, source in ((problems.train, recipe.data.train), (problems.held_out, recipe.data.held_out)):
         parts.check_lengths(part, tokenizer, recipe.data.template, limit, str(source))
-    make_judge = partial(Judge, problems.rewards, recipe.reward.added, recipe.reward.settings)
+    make_judge = partial(Judge, problems.rewards, recipe.reward.added, parts.reward_settings(recipe))
     judge = make_judge()
     judge.check(problems.train, str(recipe.data.train))
     judge.check(problems.held_out, str(recipe.data.held_out))

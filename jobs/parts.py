@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -61,6 +62,12 @@ def pipeline_settings(recipe: GrpoRecipe) -> PipelineSettings:
         evaluate_every=recipe.evaluate.every,
         checkpoint_every=recipe.run.checkpoint_every,
     )
+
+
+def reward_settings(recipe: GrpoRecipe) -> dict[str, dict[str, Any]]:
+    """The recipe's settings by reward; the format reward is told whether the template opens the reasoning."""
+    opened = recipe.data.template.rstrip().endswith("<think>")
+    return {"format": {"opening": "prompt" if opened else "response"}, **recipe.reward.settings}
 
 
 def make_trainer(recipe: GrpoRecipe) -> LocalTrainer:

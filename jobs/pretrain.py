@@ -45,10 +45,10 @@ def checked(recipe: PretrainRecipe, *, resume: bool) -> tuple[ModelConfig, list[
     if resume and not recipe.run.dir.is_dir():
         raise RecipeError(f"{recipe.run.dir}: there is no run to resume here")
     shape = from_recipe({"vocab_size": recipe.data.vocab_size, **recipe.model}, "[model]")
-    return shape, documents(recipe.data.documents, recipe.data.template)
+    return shape, documents(recipe.data.documents)
 
 
-def documents(path: Path, template: str) -> list[str]:
+def documents(path: Path) -> list[str]:
     """The texts of a JSONL file. Raises RecipeError with file and line."""
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
@@ -59,14 +59,12 @@ def documents(path: Path, template: str) -> list[str]:
         if not line.strip():
             continue
         try:
-            fields = json.loads(line)
-            texts.append(
-                fields["text"]
-                if "text" in fields
-                else template.replace("{prompt}", fields["prompt"]) + fields["response"]
-            )
+            text = json.loads(line)["text"]
         except (ValueError, KeyError, TypeError):
-            raise RecipeError(f'{path}:{number}: a document is {{"text"}} or {{"prompt", "response"}}') from None
+            text = None
+        if not isinstance(text, str):
+            raise RecipeError(f'{path}:{number}: a document is one JSON object a line, {{"text": "..."}}')
+        texts.append(text)
     if not texts:
         raise RecipeError(f"{path}: the file holds no document")
     return texts

@@ -35,7 +35,8 @@ def command(
     base = base_recipe.run.dir / "checkpoints" / f"step-{base_recipe.train.steps}"
     if not (out / "problems" / "held_out.jsonl").exists():
         console.say("1/3  making problems")
-        make_problems(out / "problems", base_recipe.train.steps * base_recipe.train.batch_documents, seed)
+        documents = base_recipe.train.steps * base_recipe.train.batch_documents
+        make_problems(out / "problems", documents, seed, recipe.data.template)
     if not base.exists():
         console.say("2/3  pretraining a base model on worked examples of mixed quality")
         pretrain.train(base_recipe, resume=base_recipe.run.dir.exists())
@@ -53,7 +54,7 @@ def recipes(out: Path, seed: int) -> tuple[PretrainRecipe, GrpoRecipe]:
     base_recipe = config.read(
         config.find("quickstart-pretrain"),
         PretrainRecipe,
-        [f"run.dir={base_dir}", f"run.seed={seed}", f"data.documents={out / 'problems' / 'examples.jsonl'}"],
+        [f"run.dir={base_dir}", f"run.seed={seed}", f"data.documents={out / 'problems' / 'documents.jsonl'}"],
     )
     recipe = config.read(
         config.find("quickstart"),
@@ -69,11 +70,11 @@ def recipes(out: Path, seed: int) -> tuple[PretrainRecipe, GrpoRecipe]:
     return base_recipe, recipe
 
 
-def make_problems(folder: Path, examples: int, seed: int) -> None:
-    """Writes examples.jsonl, train.jsonl and held_out.jsonl; the last one's presence says that all are whole."""
+def make_problems(folder: Path, documents: int, seed: int, template: str) -> None:
+    """Writes documents.jsonl, train.jsonl and held_out.jsonl; the last one's presence says that all are whole."""
     folder.mkdir(parents=True, exist_ok=True)
-    documents = ({"prompt": q, "response": r} for q, r in curriculum.examples(examples, seed))
-    _write(folder / "examples.jsonl", documents)
+    texts = curriculum.documents(documents, seed, template)
+    _write(folder / "documents.jsonl", ({"text": text} for text in texts))
     for name, count, held_out in (("train", TRAIN_PROBLEMS, False), ("held_out", HELD_OUT_PROBLEMS, True)):
         math, code = (curriculum.problems(kind, count, seed, held_out=held_out) for kind in ("math", "code"))
         _write(folder / f"{name}.jsonl", [line for pair in zip(math, code, strict=True) for line in pair])

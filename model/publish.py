@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,6 +43,26 @@ class Published:
     digests: Mapping[str, str] = field(default_factory=dict)
     probe: tuple[int, ...] = ()
     probe_logprobs: tuple[float, ...] = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travels as plain byte arrays, which a process boundary can pass without copying; torch's own pickling
+        cannot read FP8 tensors back."""
+        packed = {n: (str(t.dtype).removeprefix("torch."), tuple(t.shape), _bytes(t)) for n, t in self.tensors.items()}
+        rest = (self.digests, self.probe, self.probe_logprobs)
+        return _unpacked, (self.version, self.precision, packed, *rest)
+
+
+def _unpacked(version: int, precision: Precision, packed: dict[str, Any], *rest: Any) -> Published:
+    tensors = {
+        name: torch.from_numpy(data.copy()).view(getattr(torch, dtype)).view(shape)
+        for name, (dtype, shape, data) in packed.items()
+    }
+    return Published(version, precision, tensors, *rest)
+
+
+def _bytes(tensor: Tensor) -> Any:
+    """The tensor's bytes as a NumPy array, uint8 [n]."""
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
 
 
 def publish(model: Transformer, version: int, precision: Precision) -> Published:
@@ -113,9 +134,4 @@ def probe_logprobs(model: Transformer, probe: tuple[int, ...]) -> tuple[float, .
 
 
 def digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    return {
-        name: hashlib.blake2b(
-            t.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes(), digest_size=16
-        ).hexdigest()
-        for name, t in tensors.items()
-    }
+    return {name: hashlib.blake2b(_bytes(t), digest_size=16).hexdigest() for name, t in tensors.items()}

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from model import publish
+from model.config import Precision
+from model.engine import Completion, Request, Sampling
+from model.native import EngineError, NativeEngine, draw, uniforms
+from model.segments import Segments
+from model.transformer import build
+from tests.fakes import TINY, tiny_tokenizer
+
+TOKENIZER = tiny_tokenizer()
+CONFIG = replace(TINY, bos_token_id=TOKENIZER.bos, eos_token_id=TOKENIZER.eos)
+PROMPTS = [(5, 6, 7), (40, 41, 42, 43, 44, 45, 46), (9,)]
+
+
+def engine(precision: Precision = "fp32", **settings: int) -> NativeEngine:
+    made = NativeEngine(CONFIG, TOKENIZER, **settings)
+    publish.accept(made.model, publish.publish(build(CONFIG, seed=3), 7, precision))
+    made.version = 7
+    return made
+
+
+def requests(seeds: int = 3) -> list[Request]:
+    return [Request(prompt, tuple(range(100 * i, 100 * i + seeds))) for i, prompt in enumerate(PROMPTS)]
+
+
+def full_logprobs(made: NativeEngine, prompt: tuple[int, ...], completion: Completion, temperature: float) -> list[float]:
+    tokens = torch.tensor((*prompt, *completion.token_ids))
+    with torch.no_grad():
+        hidden = made.model(tokens[:-1], Segments.of([len(tokens) - 1])).hidden
+        logp = (made.model.logits(hidden) / temperature).log_softmax(-1)
+    picked = logp[len(prompt) - 1 :].gather(-1, tokens[len(prompt) :, None]).squeeze(-1)
+    return picked.tolist()
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("fp8", 1e-4)])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_cached_sampling_equals_the_full_forward(precision: Precision, tolerance: float, temperature: float) -> None:
+    made = engine(precision)
+    done = made.sample(requests(), Sampling(temperature, max_tokens=40))
+    for prompt, group in zip(PROMPTS, done, strict=True):
+        for completion in group:
+            expected = full_logprobs(made, prompt, completion, temperature)
+            assert completion.logprobs == pytest.approx(expected, abs=tolerance)
+
+
+def test_a_seed_gives_the_same_sample_whatever_else_is_sampled() -> None:
+    made = engine()
+    together = made.sample(requests(), Sampling(max_tokens=30))
+    alone = made.sample([Request(PROMPTS[1], (101,))], Sampling(max_tokens=30))
+    assert together[1][1].token_ids == alone[0][0].token_ids
+
+
+def test_few_rows_at_a_time_sample_the_same() -> None:
+    many = engine().sample(requests(), Sampling(max_tokens=30))
+    few = engine(max_rows=2).sample(requests(), Sampling(max_tokens=30))
+    assert [[c.token_ids for c in g] for g in many] == [[c.token_ids for c in g] for g in few]
+
+
+def test_seeds_differ() -> None:
+    (group,) = engine().sample([Request(PROMPTS[0], tuple(range(20)))], Sampling(max_tokens=12))
+    assert len({completion.token_ids for completion in group}) > 15
+
+
+def test_greedy_takes_the_likeliest_token() -> None:
+    made = engine()
+    (group,) = made.sample([Request(PROMPTS[1], (1, 2))], Sampling(temperature=0.0, max_tokens=20))
+    tokens = torch.tensor((*PROMPTS[1], *group[0].token_ids))
+    with torch.no_grad():
+        logits = made.model.logits(made.model(tokens[:-1], Segments.of([len(tokens) - 1])).hidden)
+    assert tuple(logits.argmax(-1)[len(PROMPTS[1]) - 1 :].tolist()) == group[0].token_ids == group[1].token_ids
+
+
+def test_samples_follow_the_distribution() -> None:
+    logits = torch.tensor([0.5, 2.0, -1.0, 1.0]).expand(20000, 4)
+    u = torch.from_numpy(uniforms(11, 20000))
+    tokens, logp = draw(logits, u, Sampling())
+    share = torch.bincount(tokens, minlength=4) / 20000
+    assert torch.allclose(share, logits[0].softmax(-1), atol=0.015)
+    assert torch.allclose(logp, logits.log_softmax(-1).gather(-1, tokens[:, None])[:, 0])
+
+
+def test_top_p_keeps_the_smallest_set_that_reaches_it() -> None:
+    logits = torch.tensor([0.4, 0.3, 0.2, 0.1]).log().expand(4000, 4)
+    tokens, _ = draw(logits, torch.from_numpy(uniforms(5, 4000)), Sampling(top_p=0.6))
+    share = torch.bincount(tokens, minlength=4) / 4000
+    assert torch.allclose(share, torch.tensor([4 / 7, 3 / 7, 0.0, 0.0]), atol=0.03)
+
+
+def test_the_edges_of_the_unit_interval_select_possible_tokens() -> None:
+    logits = torch.tensor([[float("-inf"), 0.0, float("-inf")]]).expand(2, 3)
+    tokens, _ = draw(logits, torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64), Sampling())
+    assert tokens.tolist() == [1, 1]
+
+
+def test_the_token_budget_bounds_a_completion() -> None:
+    done = engine().sample(requests(), Sampling(max_tokens=5))
+    for completion in (c for group in done for c in group):
+        assert len(completion.token_ids) <= 5
+        assert completion.finish_reason == ("stop" if completion.token_ids[-1] == TOKENIZER.eos else "length")
+
+
+def test_the_context_bounds_a_completion() -> None:
+    prompt = tuple(range(10, 10 + CONFIG.max_position_embeddings - 4))
+    (group,) = engine().sample([Request(prompt, tuple(range(8)))], Sampling(max_tokens=50))
+    assert max(len(completion.token_ids) for completion in group) == 4
+
+
+def test_a_stop_string_ends_a_completion_with_the_token_that_completes_it() -> None:
+    made = engine()
+    (free,) = made.sample([Request(PROMPTS[0], tuple(range(30)))], Sampling(max_tokens=30))
+    text = max((c.text for c in free), key=len)
+    stop = next(text[i : i + 2] for i in range(4, len(text) - 2) if "\ufffd" not in text[i : i + 2])
+    (stopped,) = made.sample([Request(PROMPTS[0], tuple(range(30)))], Sampling(max_tokens=30, stop=(stop,)))
+    for before, after in zip(free, stopped, strict=True):
+        assert after.token_ids == before.token_ids[: len(after.token_ids)]
+        if stop in after.text:
+            assert stop not in TOKENIZER.decode(after.token_ids[:-1])
+            assert after.finish_reason == "stop"
+    assert any(stop in c.text for c in stopped)
+
+
+def test_every_token_carries_its_weight_version() -> None:
+    (group,) = engine().sample([Request(PROMPTS[0], (1,))], Sampling(max_tokens=6))
+    assert set(group[0].versions) == {7}
+    assert len(group[0].versions) == len(group[0].token_ids)
+
+
+@pytest.mark.parametrize("length", [0, CONFIG.max_position_embeddings])
+def test_a_prompt_without_room_is_refused(length: int) -> None:
+    with pytest.raises(EngineError, match=f"{length} tokens"):
+        engine().sample([Request((5,) * length, (1,))], Sampling())

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from model.policy import OptimizerSettings, Policy
+from tests.fakes import tiny_policy
+
+TOKENS = torch.arange(5, 29)
+AT = torch.arange(23)
+
+
+def one_update(policy: Policy, scale: float = 1.0) -> None:
+    out = policy.forward(TOKENS, (24,), AT, TOKENS[1:], 1.0)
+    policy.backward(-out.logp.mean() * scale, out.routing)
+    policy.apply()
+
+
+def weights(policy: Policy) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in policy.model.state_dict().items()}
+
+
+def test_a_restored_policy_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    policy = tiny_policy()
+    policy.replace_reference()
+    one_update(policy)
+    policy.save(tmp_path)
+    one_update(policy)
+    resumed = tiny_policy(seed=9)
+    resumed.restore(tmp_path)
+    one_update(resumed)
+    assert resumed.updates == policy.updates == 2
+    assert all(torch.equal(t, weights(policy)[name]) for name, t in weights(resumed).items())
+    arguments = (TOKENS, (24,), AT, TOKENS[1:], 1.0)
+    assert torch.equal(resumed.reference_logprobs(*arguments), policy.reference_logprobs(*arguments))
+
+
+def test_updates_raise_the_likelihood_of_what_is_trained() -> None:
+    policy = tiny_policy()
+    before = policy.forward(TOKENS, (24,), AT, TOKENS[1:], 1.0).logp.mean()
+    for _ in range(5):
+        one_update(policy)
+    assert policy.forward(TOKENS, (24,), AT, TOKENS[1:], 1.0).logp.mean() > before + 0.5
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted() -> None:
+    policy = tiny_policy()
+    before = weights(policy)
+    out = policy.forward(TOKENS, (24,), AT, TOKENS[1:], 1.0)
+    policy.backward(out.logp.mean() * float("nan"), out.routing)
+    assert policy.apply()["skipped_updates"] == 1.0
+    assert all(torch.equal(t, before[name]) for name, t in weights(policy).items())
+
+
+def test_the_routing_bias_moves_after_the_step_by_its_speed() -> None:
+    policy = tiny_policy()
+    one_update(policy)
+    bias = policy.model.routers()[0].e_score_correction_bias
+    moved = bias[bias != 0].abs()
+    assert len(moved) > 0
+    assert torch.allclose(moved, torch.tensor(1e-3))
+
+
+def test_the_reference_stays_while_the_policy_moves() -> None:
+    policy = tiny_policy()
+    policy.replace_reference()
+    arguments = (TOKENS, (24,), AT, TOKENS[1:], 1.0)
+    before = policy.reference_logprobs(*arguments)
+    one_update(policy)
+    assert torch.equal(policy.reference_logprobs(*arguments), before)
+    policy.replace_reference()
+    assert not torch.equal(policy.reference_logprobs(*arguments), before)
+
+
+def test_the_learning_rate_warms_up_and_decays() -> None:
+    settings = OptimizerSettings(lr=1.0, warmup_steps=4, decay_steps=12, lr_floor=0.1)
+    rates = [settings.lr_at(step) for step in range(14)]
+    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert rates[4] == 1.0
+    assert rates[8] == pytest.approx(0.55)
+    assert rates[12] == rates[13] == pytest.approx(0.1)
+    assert OptimizerSettings(lr=1.0).lr_at(10**6) == 1.0

@@ -1,0 +1,102 @@
+"""A publish that went wrong is found before a rollout starts."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from model import publish
+from model.native import NativeEngine
+from model.publish import PublishError, Published
+from model.segments import Segments
+from model.transformer import build
+from tests.fakes import TINY, tiny_tokenizer
+
+EXPERTS = "layers.1.mlp.experts.down_proj.weight"
+
+
+def damaged(weights: Published, name: str, change: Callable[[Tensor], Tensor], *, forge: bool = False) -> Published:
+    tensors = dict(weights.tensors)
+    tensors[name] = change(tensors[name].clone())
+    digests = publish.digests(tensors) if forge else weights.digests
+    return Published(weights.version, weights.precision, tensors, digests, weights.probe, weights.probe_logprobs)
+
+
+def one_bit(tensor: Tensor) -> Tensor:
+    tensor.view(-1).view(torch.uint8)[0] ^= 1
+    return tensor
+
+
+@pytest.mark.parametrize(
+    "name", [EXPERTS, EXPERTS + publish.SCALE, "norm.weight", "layers.1.mlp.gate.e_score_correction_bias"]
+)
+def test_one_flipped_bit_is_caught_and_named(name: str) -> None:
+    weights = publish.publish(build(TINY, seed=0), 1, "fp8")
+    engine = NativeEngine(TINY, tiny_tokenizer())
+    with pytest.raises(PublishError, match=name.replace(".", r"\.")):
+        asyncio.run(engine.publish(damaged(weights, name, one_bit)))
+    assert engine.version == -1
+
+
+def test_experts_in_another_order_are_caught_by_the_probe() -> None:
+    """The bytes are right and the loader is wrong: what a reload bug looks like."""
+    weights = publish.publish(build(TINY, seed=0), 1, "fp8")
+    swapped = damaged(weights, EXPERTS, lambda t: t.view(torch.uint8).roll(1, 0).view(t.dtype), forge=True)
+    with pytest.raises(PublishError, match="log-probabilities"):
+        asyncio.run(NativeEngine(TINY, tiny_tokenizer()).publish(swapped))
+
+
+def test_a_tensor_that_is_not_a_number_is_caught() -> None:
+    weights = publish.publish(build(TINY, seed=0), 1, "fp32")
+    broken = damaged(weights, "norm.weight", lambda t: t * float("nan"), forge=True)
+    with pytest.raises(PublishError, match="log-probabilities"):
+        asyncio.run(NativeEngine(TINY, tiny_tokenizer()).publish(broken))
+
+
+def test_a_missing_tensor_is_named() -> None:
+    weights = publish.publish(build(TINY, seed=0), 1, "fp32")
+    tensors = {name: t for name, t in weights.tensors.items() if name != "norm.weight"}
+    with pytest.raises(PublishError, match=r"norm\.weight"):
+        publish.load(build(TINY, seed=1), tensors, "fp32")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp8"])
+def test_an_engine_computes_what_the_trainer_does_in_that_precision(precision: publish.Precision) -> None:
+    model, engine = build(TINY, seed=0), NativeEngine(TINY, tiny_tokenizer())
+    asyncio.run(engine.publish(publish.publish(model, 3, precision)))
+    tokens = torch.randint(0, TINY.vocab_size, (30,))
+    with torch.no_grad():
+        ours = model.use(precision)(tokens, Segments.of([30])).hidden
+        theirs = engine.model(tokens, Segments.of([30])).hidden
+    assert torch.allclose(ours, theirs, atol=1e-5)
+    assert engine.version == 3
+
+
+def test_fp8_weights_travel_as_bytes_and_scales() -> None:
+    weights = publish.publish(build(TINY, seed=0), 1, "fp8")
+    assert weights.tensors[EXPERTS].dtype == torch.float8_e4m3fn
+    assert weights.tensors[EXPERTS + publish.SCALE].dtype == torch.float32
+    assert weights.tensors["embed_tokens.weight"].dtype == torch.float32
+
+
+def test_what_crosses_a_process_boundary_is_unchanged() -> None:
+    weights = publish.publish(build(TINY, seed=0), 5, "fp8")
+    arrived = pickle.loads(pickle.dumps(weights))
+    assert publish.digests(arrived.tensors) == weights.digests == arrived.digests
+    assert {n: (t.dtype, t.shape) for n, t in arrived.tensors.items()} == {
+        n: (t.dtype, t.shape) for n, t in weights.tensors.items()
+    }
+    assert (arrived.version, arrived.probe_logprobs) == (5, weights.probe_logprobs)
+
+
+def test_publishing_leaves_the_trained_model_alone() -> None:
+    model = build(TINY, seed=0)
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    publish.publish(model, 1, "fp8")
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+    assert not any(layer.rounded for layer in model.modules() if hasattr(layer, "rounded"))
