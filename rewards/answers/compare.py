@@ -28,7 +28,7 @@ def same(gold: Node, answer: Node) -> bool:
     """Whether the answer says what the gold answer says. Raises Unreadable where no rule can tell."""
     if gold == answer:
         return True
-    gold, answer = lift_unit(gold), lift_unit(answer)
+    gold, answer = _multiplied_out(lift_unit(gold)), _multiplied_out(lift_unit(answer))
     stripped = _without_names(gold, answer)
     if stripped is not None:
         return same(*stripped)
@@ -261,6 +261,20 @@ def _same_matrix(gold: Node, answer: Node) -> bool:
     return len(gold.items) == len(answer.items) and all(
         _same_row(left.items, right.items) for left, right in zip(gold.items, answer.items, strict=True)
     )
+
+
+def _multiplied_out(node: Node) -> Node:
+    """A number times a matrix as a matrix."""
+    if node.kind == "neg" and node.items[0].kind == "matrix":
+        return _scaled(number(-1), node.items[0])
+    if node.kind == "mul" and len(node.items) == 2 and node.items[1].kind == "matrix":
+        return _scaled(*node.items)
+    return node
+
+
+def _scaled(factor: Node, matrix: Node) -> Node:
+    rows = (tuple(Node("mul", (factor, entry)) for entry in row.items) for row in matrix.items)
+    return Node("matrix", tuple(Node("tuple", row) for row in rows))
 
 
 def _same_cases(gold: Node, answer: Node) -> bool:

@@ -9,13 +9,15 @@ MAX_DEPTH = 60
 
 
 class Cursor:
-    """The tokens, the next one's index, the depth of the recursion, and how many ``|`` are open."""
+    """The tokens, the next one's index, the depth of the recursion, how many ``|`` are open, and whether a colon ends
+    what is read (the element of a set-builder)."""
 
     def __init__(self, tokens: list[Token]) -> None:
         self.tokens = tokens
         self.position = 0
         self.depth = 0
         self.bars = 0
+        self.colon_ends = False
 
     def peek(self, ahead: int = 0) -> Token | None:
         index = self.position + ahead

@@ -62,7 +62,9 @@ def _domain(node: Node) -> Domain:  # noqa: PLR0911, PLR0912  one case for each 
             left, right = map(_domain, node.items)
             return _meet(left, _complement(right))
         case "builder":
-            return _domain(node.items[1])
+            element, condition = node.items
+            base = _domain(element.items[1]) if element.kind == "rel" and element.value == ("in",) else REAL
+            return _meet(base, _domain(condition))
         case "rel":
             return _related(node)
         case "list":
@@ -94,6 +96,8 @@ def _related(node: Node) -> Domain:
     """x < 5, 1 <= x < 5, 5 > x, x != 3, x in S."""
     if node.value == ("in",) and node.items[0].kind == "var":
         return _domain(node.items[1])
+    if len(node.value) == 1 and node.value[0] != "=" and not any(item.kind == "var" for item in node.items):
+        return _solved(node)
     places = [index for index, item in enumerate(node.items) if item.kind == "var"]
     if len(places) != 1 or any(operator not in _FLIPPED for operator in node.value):
         raise NotADomain("not solved for one variable")
@@ -111,6 +115,43 @@ def _related(node: Node) -> Domain:
         else:
             raise NotADomain("a chain that says something else too")
     return result
+
+
+def _solved(node: Node) -> Domain:
+    """2x > 10 and |x - 1| < 3: one linear inequality in one variable, perhaps under an absolute value."""
+    left, right = node.items
+    operator = node.value[0]
+    if not variables(left):
+        left, right, operator = right, left, _FLIPPED.get(operator, "")
+    names = variables(left)
+    if len(names) != 1 or variables(right) or operator not in _FLIPPED:
+        raise NotADomain("not in one variable")
+    name = next(iter(names))
+    bound = _end(right)
+    if left.kind == "call" and left.value == "abs":
+        inside = left.items[0]
+        low, high = _linear(inside, name, operator, bound), _linear(inside, name, _FLIPPED[operator], -bound)
+        outside = operator in (">", ">=")
+        return _normal([*low, *high]) if outside else _meet(low, high)
+    return _linear(left, name, operator, bound)
+
+
+def _linear(left: Node, name: str, operator: str, bound: Any) -> Domain:
+    start, one, two = (evaluate(left, {name: mpmath.mpf(value)}) for value in (0, 1, 2))
+    slope = one - start
+    if (
+        slope == 0
+        or not close(two - one, slope)
+        or not close(evaluate(left, {name: mpmath.mpf("7.3")}), start + slope * mpmath.mpf("7.3"))
+    ):
+        raise NotADomain("not linear")
+    end = (bound - start) / slope
+    turned = operator if slope > 0 else _FLIPPED[operator]
+    if turned in ("<", "<="):
+        return _normal([(-_INF, False, end, turned == "<=")])
+    if turned in (">", ">="):
+        return _normal([(end, turned == ">=", _INF, False)])
+    return _complement(((end, True, end, True),))
 
 
 def _half(operator: str, bound: Node) -> Domain:

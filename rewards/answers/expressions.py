@@ -111,7 +111,7 @@ def _tolerance(*nodes: Node) -> Any:
 def _same_at_points(gold: Node, answer: Node, names: frozenset[str]) -> bool:
     tolerance = _tolerance(gold, answer)
     real = unreal = 0
-    for point in points(names):
+    for point in points(names, whole=_whole_numbers(gold) | _whole_numbers(answer)):
         try:
             left, right = evaluate(gold, point, LOG_BASE), evaluate(answer, point, LOG_BASE)
         except (NoValue, TooLarge):
@@ -130,6 +130,15 @@ def _same_at_points(gold: Node, answer: Node, names: frozenset[str]) -> bool:
     if real + unreal <= 0 and real == 0 and unreal == 0:
         raise Unreadable("no value at any point")
     return real >= 2 or (real == 0 and unreal >= 2)
+
+
+def _whole_numbers(node: Node) -> frozenset[str]:
+    """The variables that stand for integers, because a negative number is raised to them."""
+    found: set[str] = set()
+    for part in walk(node):
+        if part.kind == "pow" and part.items[0].kind == "neg" and not variables(part.items[0]):
+            found |= variables(part.items[1])
+    return frozenset(found)
 
 
 def _same_but_for_a_constant(gold: Node, answer: Node) -> bool:

@@ -57,9 +57,13 @@ class Parser(Primaries):
             else:
                 items.append(self.relation())
                 token = self.peek()
-                if token is not None and not self.at(*closers) and token.kind != "sep" and not self.at("&", "->"):
+                if token is not None and token.kind == "num" and items[-1].kind == "quantity":
+                    joined.add("and")  # 2 hours 30 minutes
+                elif token is not None and not self.at(*closers) and token.kind != "sep" and not self.at("&", "->"):
                     raise Unreadable(f"{token.text!r} is out of place")
         self.depth -= 1
+        if len(items) > 1 and _declares_integer(items[-1]):
+            items.pop()  # k \\in \\mathbb{Z}
         if not items:
             raise Unreadable("an empty list")
         if len(items) == 1:
@@ -113,7 +117,7 @@ class Parser(Primaries):
 
     def ratio(self) -> Node:
         items = [self.sum()]
-        while self.at(":") and (self.peek(1) is not None):
+        while self.at(":") and not self.colon_ends and self.peek(1) is not None:
             self.position += 1
             items.append(self.sum())
         return items[0] if len(items) == 1 else Node("ratio", tuple(items))
@@ -126,6 +130,8 @@ class Parser(Primaries):
         while self.at("+", "-", "pm", "mp"):
             terms.append(self.signed())
         self.depth -= 1
+        if len(terms) == 2 and terms[0].kind == "reals" and terms[1].kind == "neg" and terms[1].items[0].kind == "set":
+            return Node("minus", (terms[0], terms[1].items[0]))
         return terms[0] if len(terms) == 1 else Node("add", tuple(terms))
 
     def signed(self) -> Node:
@@ -147,6 +153,8 @@ class Parser(Primaries):
         while True:
             token = self.peek()
             if token is None:
+                return left
+            if left.kind == "quantity" and token.kind == "num":
                 return left
             if token.kind == "text":
                 left = self.unit(left)
@@ -238,7 +246,11 @@ class Parser(Primaries):
             elif self.take("!"):
                 base = Node("call", (base,), "factorial!!" if self.take("!") else "factorial")
             elif self.take("'", "prime"):
-                base = Node("var", value=f"{base.value}'") if base.kind == "var" else base
+                base = (
+                    Node("var", value=f"{base.value}'")
+                    if base.kind == "var"
+                    else Node("quantity", (base,), "arcminute")
+                )
             elif self.take("circ"):
                 base = self.degrees(base)
             elif self.at("_") and base.kind == "num":
@@ -296,3 +308,11 @@ class Parser(Primaries):
             inner = self.group(whole_number=True)
             return Node("neg", (inner,)) if token.text == "-" else inner
         return self.primary()
+
+
+def _declares_integer(node: Node) -> bool:
+    """A last item that only says of a variable that it is whole."""
+    whole = (
+        node.kind == "rel" and node.value == ("in",) and node.items[0].kind == "var" and node.items[1].kind == "reals"
+    )
+    return whole and str(node.items[1].value)[0] in "ZN"

@@ -16,11 +16,15 @@ from rewards.answers import compare
 from rewards.answers.boxes import squeeze
 from rewards.answers.grammar import parse
 from rewards.answers.tokens import tokenize
-from rewards.answers.tree import Node, Unreadable
-from rewards.answers.words import without_lead_in
+from rewards.answers.tree import Node, Unreadable, number
+from rewards.answers.words import number_word, without_lead_in
 
 _GROUPS = re.compile(r"(?<![\d.,])\d{1,3}(?:,[1-9]\d{2}){2,}(?![\d,])")
-_SYMBOLIC = re.compile(r"\\(?:int|iint|oint|lim|sum|prod|partial|nabla|frac\s*\{d|det|Gamma|zeta)\b|\\frac\s*\{\s*d")
+_SYMBOLIC = re.compile(
+    r"\\(?:int|iint|oint|lim|partial)(?![a-z])|\\d?frac\s*\{\s*d\s*\}\s*\{\s*d|\\(?:sum|prod)_.{1,40}\\infty"
+)
+_EMPHASIS = re.compile(r"\A\s*(?:\*\*|__)(.*)(?:\*\*|__)\s*\.?\Z", re.DOTALL)
+_LETTERS = re.compile(r"[a-zA-Z\s-]{3,200}")
 _CHOICE = re.compile(r"\W*(?:(?:option|choice|answer)\b\W*)?([A-Ja-j])(?:\W*|\s*[).:\]}]+\s*\S.*)", re.DOTALL | re.I)
 _GOLD_CHOICE = re.compile(r"\W*([A-J])\W*")
 _MARKUP = re.compile(r"\\(?:text|textbf|mathrm|mathbf|textit|bf|rm|mbox|quad|left|right)\b|[${}~]|\\[,;:! ]")
@@ -53,7 +57,12 @@ def _agree(left: Node, right: Node) -> bool:
 @lru_cache(maxsize=512)
 def readings(text: str) -> tuple[Node, ...]:
     """The trees that a text may mean: two where ``100,200,300`` is a number or a list. Raises Unreadable."""
-    text = without_lead_in(text)
+    text = without_lead_in(_EMPHASIS.sub(r"\1", text))
+    spelled = number_word(text) if _LETTERS.fullmatch(text) else None
+    if spelled is not None:
+        return (number(spelled),)
+    if _SYMBOLIC.search(text):
+        raise Unreadable("calculus")
     first = parse(text)
     if not _GROUPS.search(text):
         return (first,)

@@ -37,6 +37,9 @@ def lift_unit(node: Node) -> Node:
             if all(part.kind != "quantity" or part.value == unit for part in parts):
                 bare = tuple(part.items[0] if part.kind == "quantity" else part for part in parts)
                 return Node("quantity", (Node("add", bare),), unit)
+    if node.kind == "ratio" and node.items[-1].kind == "quantity":
+        last = node.items[-1]
+        return Node("quantity", (Node("ratio", (*node.items[:-1], last.items[0])),), last.value)
     if node.kind == "mul" and node.items[0].kind == "sign":
         inner = lift_unit(node.items[1])
         if inner.kind == "quantity":

@@ -25,6 +25,7 @@ from rewards.answers.words import (
 
 CLOSERS = frozenset({")", "]", "\\}", "}", "rangle", "r|", "rfloor", "rceil"})
 CALLS = FUNCTIONS | set(INVERSE.values()) | {"max", "min", "gcd", "lcm"}
+_INVERSE = ["^", "{", "-", "1", "}", "("]
 _APPLIED = frozenset("fghFGH")
 _LETTER_SETS = frozenset("RZNQC")
 _NAMED = frozenset({"angle", "triangle", "vec", "overline", "hat", "widetilde", "measuredangle"})
@@ -146,12 +147,28 @@ class Primaries(Cursor):
             return Node("const", value="i")
         while self.take("'", "prime"):
             letter += "'"
+        if letter in _APPLIED and [token.text for token in self.tokens[self.position : self.position + 6]] == _INVERSE:
+            self.position += 5
+            letter += "^-1"
+        if letter == "C" and self.at("("):
+            return self.choose()
         if letter[0] in _APPLIED and self.at("("):
             self.position += 1
             inside = self.statements((")",))
             self.expect(")")
             return Node("call", inside.items if inside.kind == "list" else (inside,), f"fn:{letter}")
         return Node("var", value=letter)
+
+    def choose(self) -> Node:
+        """C(n, k), where there are two arguments; else a product."""
+        start = self.position
+        self.position += 1
+        inside = self.statements((")",))
+        self.expect(")")
+        if inside.kind == "list" and len(inside.items) == 2:
+            return Node("call", inside.items, "binom")
+        self.position = start
+        return Node("var", value="C")
 
     def words(self, text: str) -> Node:  # noqa: PLR0911  one return for each meaning of words
         plain = without_opening(plain_words(text))
@@ -283,8 +300,12 @@ class Primaries(Cursor):
     def decorated(self, name: str) -> Node:
         """A mark over or before letters: a segment, an angle, a vector; with a digit string, part of a number."""
         inside = self.group() if self.at("{") else self.letters()
-        if name == "overline" and inside.kind == "const":
+        if name == "overline" and inside.kind in ("const", "add"):
             return Node("call", (inside,), "conj")
+        if name == "hat" and (inside.kind == "const" or inside.value in ("j", "k")):
+            return inside  # unit vectors, as in bold face
+        if name == "overline" and inside.kind == "mul" and all(item.kind == "var" for item in inside.items):
+            return inside  # a segment AB
         return Node("var", value=f"{name} {inner(inside)}")
 
     def letters(self) -> Node:
@@ -352,7 +373,8 @@ class Primaries(Cursor):
         return items[0] if len(items) == 1 else Node("tuple", items)
 
     def square(self) -> Node:
-        items, closer = self.inside("]", ")", "[")
+        closers = ("]", ")") if self.at("[") else ("]", ")", "[")  # [[1,2],[3,4]] is nested, [1,2[ is half open
+        items, closer = self.inside(*closers)
         if closer in (")", "["):
             return interval(items, closed=(True, False))
         if len(items) == 2:
@@ -368,8 +390,9 @@ class Primaries(Cursor):
         items: list[Node] = []
         if self.take("\\}"):
             return Node("set")
-        self.bars = 1
+        self.bars, self.colon_ends = 1, True
         content = self.statements(("\\}", "|", ":"))
+        self.colon_ends = False
         if self.take("|", ":"):
             self.bars = 0
             condition = self.statements(("\\}",))

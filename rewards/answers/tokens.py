@@ -58,6 +58,8 @@ _GROUPED = re.compile(
 )
 _COMMAS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 _CLOCK = re.compile(r"\b([ap])\.\s?m\b\.?", re.I)
+_CURRENCY_FIRST = re.compile(r"\b(USD|EUR|GBP|JPY|INR)\s*(\d[\d.,]*)")
+_ANGLES = re.compile(r"\A([^<>]*=)?\s*<([^<>=]*,[^<>=]*)>\s*\Z")
 _NOT_DIGITS = re.compile(r"\D+")
 _PAIRED_DOLLARS = re.compile(r"(?<!\\)\$")
 
@@ -67,6 +69,7 @@ def tokenize(text: str, *, commas_group: bool = True) -> list[Token]:
     if len(text) > MAX_TEXT:
         raise Unreadable(f"{len(text)} characters")
     text = _CLOCK.sub(r"\1m", to_latex(text))
+    text = _CURRENCY_FIRST.sub(r"\2\\text{ \1}", _ANGLES.sub(r"\1\\langle \2\\rangle", text))
     text = _GROUPED.sub(lambda match: _NOT_DIGITS.sub("", match.group()), text)
     if commas_group:
         text = _COMMAS.sub(lambda match: match.group().replace(",", ""), text)
@@ -162,7 +165,7 @@ class _Scanner:
     def letters(self, run: str) -> None:
         if run.lower() in ("and", "or"):
             self.add("sep", run.lower())
-        elif len(run) == 1 and not (self.words and self._after_words()):
+        elif len(run) == 1 and not (self._after_words() and (self.words or self.spaced)):
             self.add("text" if self.words and run in _UNIT_LETTERS else "var", run)
         elif self.words:
             self.add("text", run)

@@ -88,10 +88,10 @@ def _table() -> dict[str, tuple[Fraction, str]]:
 
 _TABLE = _table()
 _BARE = frozenset(
-    "km cm mm kg mg ft lb lbs oz mph "
+    "sq cu km cm mm kg mg ft lb lbs oz mph "
     "kph kmh km/h m/s cents cent ml hr hrs sec min yd mi rad usd eur gbp inches feet "
     "meters meter hours hour minutes minute seconds days day weeks years year dollars degrees percent "
-    "units unit".split()
+    "units unit am pm".split()
 )
 _PIECE = re.compile(r"([a-z%°-]+)(?:\^?\{?(-?\d)\}?)?")
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}

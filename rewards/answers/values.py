@@ -363,15 +363,19 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
 _POINTS = ("1.37", "0.61", "2.83", "-1.19", "-0.43", "4.71", "-3.29", "17.3")
 
 
-def points(names: frozenset[str], count: int = len(_POINTS)) -> list[dict[str, Any]]:
-    """Environments that give each name its own value; the first three are positive."""
+def points(
+    names: frozenset[str], count: int = len(_POINTS), whole: frozenset[str] = frozenset()
+) -> list[dict[str, Any]]:
+    """Environments that give each name its own value, an integer to those in ``whole``; the first three are positive."""
     found = []
     for index in range(count):
         base = mpmath.mpf(_POINTS[index])
         environment: dict[str, Any] = {"+-": mpmath.mpf(1)}
         for name in names:
             spread = mpmath.mpf(zlib.crc32(f"{name} {index}".encode()) % 10007) / 30011 + 1
-            environment[name] = base * spread
+            environment[name] = (
+                mpmath.mpf(index + 2 + zlib.crc32(name.encode()) % 5) if name in whole else base * spread
+            )
         found.append(environment)
     return found
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
 FUNCTIONS = frozenset(
     "sin cos tan cot sec csc sinh cosh tanh coth sech csch "
@@ -36,6 +37,9 @@ _ONES = (
 ).split()
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
 _SIMPLE = {word: value for value, word in enumerate(_ONES)} | {word: 20 + 10 * step for step, word in enumerate(_TENS)}
+
+_PARTS = {"half": 2, "halves": 2, "third": 3, "thirds": 3, "quarter": 4, "quarters": 4, "fourth": 4, "fourths": 4}
+_PARTS |= {"fifth": 5, "fifths": 5, "sixth": 6, "sixths": 6, "eighth": 8, "eighths": 8, "tenth": 10, "tenths": 10}
 
 PHRASES = {
     "no solution": "{}",
@@ -74,9 +78,12 @@ def without_lead_in(text: str) -> str:
     return _APPROX.sub("", _LEAD_IN.sub("", text, count=1), count=1)
 
 
-def number_word(text: str) -> int | None:
-    """The number that English words spell, up to the trillions, or None."""
+def number_word(text: str) -> Fraction | None:
+    """The number that English words spell, up to the trillions, simple fractions included, or None."""
     words = re.split(r"[\s-]+", text.lower().replace(" and ", " ").strip())
+    if words and words[-1] in _PARTS and len(words) <= 3:
+        top = number_word(" ".join(words[:-1])) if len(words) > 1 and words[0] != "a" else Fraction(1)
+        return None if top is None else top / _PARTS[words[-1]]
     if not words or len(words) > 20 or any(word not in _SIMPLE and word not in SCALES for word in words):
         return None
     total = current = 0
@@ -88,7 +95,7 @@ def number_word(text: str) -> int | None:
         else:
             total += max(current, 1) * SCALES[word]
             current = 0
-    return total + current
+    return Fraction(total + current)
 
 
 def plain_words(text: str) -> str:
