@@ -220,7 +220,7 @@ class Isolation:
         if self._layout.private_ids:
             os.setresgid(INNER_PROGRAM_ID, INNER_PROGRAM_ID, INNER_PROGRAM_ID)
             os.setresuid(INNER_PROGRAM_ID, INNER_PROGRAM_ID, INNER_PROGRAM_ID)
-            kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
+        kernel.prctl(kernel.PR_SET_DUMPABLE, 1)  # its own /proc, and the supervisor's view of its memory
         os.setpgid(0, 0)
 
 

@@ -39,6 +39,8 @@ _ERRNO_LIMIT: dict[int, tuple[Status, str]] = {
     errno.EMFILE: ("runtime_error", "open_files: too many open files"),
 }
 
+_LAST_WORDS = ("compile_error", "raised", "failed")
+"""What a program may say in place of being ready."""
 _COMPILER_MB = 2048
 _ARTIFACT_MB = 128
 
@@ -222,28 +224,32 @@ class Judge:
         """One call's result, and whether the process can take another."""
         started = time.monotonic()
         run.deadline = started + seconds
-        supervisor = self._supervisor
-        supervisor.wait(lambda: bool(run.messages) or run.over)
-        answer = run.messages.pop(0) if run.messages else None
-        if answer in ({"ready": True}, {"next": True}):
-            request = {"call": {"name": test["function"]}, "args": test["args"], "kwargs": test["kwargs"]}
-            supervisor.send(run, request)
-            supervisor.wait(lambda: bool(run.messages) or run.over)
-            answer = run.messages.pop(0) if run.messages else None
+        answer = None if run.ready else self._next_message(run)
+        if answer == {"ready": True}:
+            run.ready, answer = True, None
+        if run.ready:
+            call = {"call": {"name": test["function"]}, "args": test["args"], "kwargs": test["kwargs"]}
+            self._supervisor.send(run, call)
+            answer = self._next_message(run)
         elapsed = time.monotonic() - started
-        if not isinstance(answer, dict) or not ("value" in answer or ("raised" in answer and not run.over)):
-            if answer is not None:
-                run.messages.append(answer)
-            supervisor.wait(lambda: run.over)
-            status, detail = self._outcome(run)
-            return TestResult(
-                status or "runtime_error", detail or "the program ended before it answered", elapsed
-            ), False
-        run.messages.insert(0, {"next": True})
-        if "raised" in answer:
+        if isinstance(answer, dict) and "value" in answer:
+            return _compare_value(answer["value"], test, elapsed), True
+        if isinstance(answer, dict) and "raised" in answer:
             status, detail = _raised(answer["raised"])
             return TestResult(status, detail, elapsed), True
-        return _compare_value(answer["value"], test, elapsed), True
+        if answer is not None:
+            self._supervisor.kill(run, "protocol", "sent something that is no answer")
+        self._supervisor.wait(lambda: run.over)
+        ended, detail = self._outcome(run)
+        elapsed = time.monotonic() - started
+        return TestResult(ended or "runtime_error", detail or "the program ended before it answered", elapsed), False
+
+    def _next_message(self, run: Run) -> Any:
+        """What the candidate says next; None when it ends first. What it says at its end stays for ``_outcome``."""
+        self._supervisor.wait(lambda: bool(run.messages) or run.over)
+        if not run.messages or (not run.ready and any(_message(run, key) is not None for key in _LAST_WORDS)):
+            return None
+        return run.messages.pop(0)
 
     def _asserts(self, source: str, tests: str, limits: Limits, totals: _Totals) -> tuple[TestResult, int, int]:
         supervisor = self._supervisor
@@ -297,13 +303,14 @@ class Judge:
 
     def _outcome(self, run: Run) -> tuple[Status | None, str]:
         """The status of a run that did not end well, and None for one that did."""
-        if run.exceeded in ("wall_seconds", "cpu_seconds") and self._hit_process_limit(run):
-            return (
-                "process_limit",
-                f"processes: {run.limits.processes} at the same time, until the {run.exceeded} ended",
-            )
+        if run.exceeded in ("wall_seconds", "cpu_seconds"):
+            status, detail = self._stuck_at_limit(run)
+            if status is not None:
+                return status, f"{detail}, until the {run.exceeded} ended"
         if run.exceeded in _LIMIT_STATUS:
             return _LIMIT_STATUS[run.exceeded], f"{run.exceeded}: {run.why}"
+        if run.exceeded == "protocol":
+            return "runtime_error", f"disturbed the judge's channel: {run.why}"
         if run.exceeded:
             return None, ""
         compile_error = _message(run, "compile_error")
@@ -318,18 +325,27 @@ class Judge:
             return None, ""
         return self._bad_exit(run)
 
-    def _hit_process_limit(self, run: Run) -> bool:
+    def _stuck_at_limit(self, run: Run) -> tuple[Status | None, str]:
+        """A program that outstayed its time because the kernel ended or refused processes of its."""
         group = self._supervisor.group
-        if group is not None and group.counts_processes:
-            return group.events()[1] > self._events[1]
-        return run.crowded
+        memory, processes = (0, 0) if group is None else self._new_events()
+        if memory:
+            return "memory_limit", f"memory_mb: more than {run.limits.memory_mb} MiB"
+        if processes or (run.crowded and (group is None or not group.counts_processes)):
+            return "process_limit", f"processes: {run.limits.processes} at the same time"
+        return None, ""
+
+    def _new_events(self) -> tuple[int, int]:
+        """How often the kernel ended a process for memory and refused a new one, since this was last asked."""
+        assert self._supervisor.group is not None
+        events, before = self._supervisor.group.events(), self._events
+        self._events = events
+        return events[0] - before[0], events[1] - before[1]
 
     def _bad_exit(self, run: Run) -> tuple[Status, str]:
         status = run.exit_status or 0
         if self._supervisor.group is not None:
-            events = self._supervisor.group.events()
-            memory, processes = events[0] - self._events[0], events[1] - self._events[1]
-            self._events = events
+            memory, processes = self._new_events()
             if memory:
                 return "memory_limit", f"memory_mb: more than {run.limits.memory_mb} MiB"
             if processes:

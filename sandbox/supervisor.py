@@ -55,6 +55,8 @@ class Run:
     exceeded: str = ""
     """The name of the limit that ended it, empty while none did."""
     why: str = ""
+    ready: bool = False
+    """It has defined its functions and takes calls."""
     crowded: bool = False
     """It was seen with as many processes and threads as it may have."""
     descriptors: set[int] = field(default_factory=set)
@@ -259,13 +261,12 @@ class Supervisor:
         running = [run for run in self._runs.values() if run.exit_status is None and not run.exceeded]
         if not running:
             return
-        usage = watch.usage_below(self._zygote_pid)
-        counted = self.group is not None and self.group.counts_memory
+        usage = watch.usage_below(self._zygote_pid, min(run.limits.memory_mb for run in running) * _MB)
         for run in running:
             run.peak_bytes = max(run.peak_bytes, usage.memory_bytes)
             if usage.cpu_seconds > run.limits.cpu_seconds:
                 self.kill(run, "cpu_seconds", f"used more than {run.limits.cpu_seconds:g} s of CPU time")
-            elif usage.memory_bytes > run.limits.memory_mb * _MB and not counted:
+            elif usage.memory_bytes > run.limits.memory_mb * _MB:
                 self.kill(run, "memory_mb", f"used {usage.memory_bytes // _MB} MiB")
             elif usage.tasks >= run.limits.processes:
                 run.crowded = True
@@ -314,7 +315,7 @@ class Supervisor:
         try:
             run.messages += run.reader.feed(data)
         except wire.Malformed as error:
-            self.kill(run, "output_kb", str(error))
+            self.kill(run, "output_kb" if isinstance(error, wire.TooLarge) else "protocol", str(error))
             self._close(run, run.channel.fileno())
 
     def _flush(self, run: Run) -> None:

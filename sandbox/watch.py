@@ -19,9 +19,14 @@ class Usage:
     """Processes and threads."""
 
 
-def usage_below(pid: int) -> Usage:
-    """The use of all descendants of ``pid``, itself excluded. What ends meanwhile is left out."""
+def usage_below(pid: int, precise_above_bytes: int) -> Usage:
+    """The use of all descendants of ``pid``, itself excluded. What ends meanwhile is left out.
+
+    Memory is first taken as the sum of what is resident, where pages that forked processes share count for each. If
+    that is more than ``precise_above_bytes``, it is taken again with each shared page divided among its processes.
+    """
     cpu, memory, tasks = 0.0, 0, 0
+    found: list[int] = []
     pending = children(pid)
     while pending:
         child = pending.pop()
@@ -32,11 +37,37 @@ def usage_below(pid: int) -> Usage:
                 statm = file.read().split()
         except OSError:
             continue
+        found.append(child)
         cpu += sum(int(fields[index]) for index in (11, 12, 13, 14)) / _TICKS
-        memory += (int(statm[1]) - int(statm[2])) * _PAGE
+        memory += (int(statm[1]) - int(statm[2])) * _PAGE + _shared_memory(statm, child)
         tasks += int(fields[17])
         pending += children(child)
+    if memory > precise_above_bytes and len(found) > 1:
+        memory = min(memory, sum(_proportional(child) for child in found))
     return Usage(cpu, memory, tasks)
+
+
+def _shared_memory(statm: list[bytes], pid: int) -> int:
+    """Shared memory that is not a file's; only looked at where it can matter."""
+    if int(statm[2]) * _PAGE < 32 << 20:
+        return 0
+    return _field(f"/proc/{pid}/status", b"RssShmem:")
+
+
+def _proportional(pid: int) -> int:
+    rollup = f"/proc/{pid}/smaps_rollup"
+    return _field(rollup, b"Pss_Anon:") + _field(rollup, b"Pss_Shmem:")
+
+
+def _field(path: str, name: bytes) -> int:
+    try:
+        with open(path, "rb") as file:
+            for line in file:
+                if line.startswith(name):
+                    return int(line.split()[1]) << 10
+    except OSError:
+        pass
+    return 0
 
 
 def children(pid: int) -> list[int]:

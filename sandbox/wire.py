@@ -28,7 +28,7 @@ class Unencodable(TypeError):
 
 
 class Malformed(ValueError):
-    """Bytes that are not a frame of this protocol, or a frame over the size limit."""
+    """Bytes that are not a frame of this protocol."""
 
 
 def encode(value: Any, reference: Encoder | None = None, depth: int = 0) -> Any:
@@ -149,6 +149,10 @@ def unpack(body: bytes) -> Any:
         raise Malformed(f"not JSON: {error}") from None
 
 
+class TooLarge(Malformed):
+    """A frame over the size limit."""
+
+
 class FrameReader:
     """Cuts a byte stream into messages; feed() it what arrives."""
 
@@ -163,7 +167,7 @@ class FrameReader:
         while len(self._buffer) >= HEADER.size:
             (length,) = HEADER.unpack_from(self._buffer)
             if length > self._limit_bytes:
-                raise Malformed(f"a frame of {length} bytes, over the limit of {self._limit_bytes}")
+                raise TooLarge(f"a frame of {length} bytes, over the limit of {self._limit_bytes}")
             end = HEADER.size + length
             if len(self._buffer) < end:
                 break

@@ -78,7 +78,8 @@ print('ESCAPED' if any('ZEROTH_SECRET' in k+v for k,v in os.environ.items()) els
         "secret-in-memory": """
 m=open('/proc/self/maps').read()
 found=False
-needle=b'ZEROTH_SEC'+b'RET_VALUE'
+import re
+needle=re.compile(b'ZEROTH_[S]ECRET_VALUE')
 with open('/proc/self/mem','rb') as f:
     for line in m.splitlines():
         if ' rw' not in line or 'vv' in line: continue
@@ -86,7 +87,7 @@ with open('/proc/self/mem','rb') as f:
         try:
             f.seek(a); d=f.read(b-a)
         except OSError: continue
-        if needle in d: found=True
+        if needle.search(d): found=True
 print('ESCAPED' if found else 'clean')""",
         "inherited-descriptors": """
 import os,stat
@@ -104,7 +105,10 @@ for n in range(3,256):
     except OSError: pass
 print('none')""",
         "handle": (_SYSCALL + "call(304,-100,0,0)\nprint('ESCAPED')", (*DENIED, *WRONG)),
-        "kernel-log": (_SYSCALL + "import ctypes\nlibc.klogctl(3,ctypes.create_string_buffer(99),99)\nprint('ESCAPED')", DENIED),
+        "kernel-log": (
+            _SYSCALL + "import ctypes\nlibc.klogctl(3,ctypes.create_string_buffer(99),99)\nprint('ESCAPED')",
+            DENIED,
+        ),
         "block-device": "print('ESCAPED', open('/dev/vda','rb').read(10))",
         "sysfs": "import os\nprint('ESCAPED', os.listdir('/sys/class'))",
         "cgroup-files": "import os\nprint('ESCAPED', os.listdir('/sys/fs/cgroup'))",
@@ -170,7 +174,8 @@ def f(x):
                 m.seek(a); d=m.read(b-a)
         except OSError: continue
         for hit in pat.findall(d): return hit.decode()""",
-        "disk": """
+        "disk": (
+            """
 import os
 def f(x):
     for base,_,files in os.walk('/'):
@@ -181,6 +186,8 @@ def f(x):
                 except OSError: continue
                 i=t.find('EXPECTED-'+'9143')
                 if i>=0: return t[i:i+13]""",
+            (*BAD, *TIME),
+        ),
         "modules": """
 import sys
 def f(x):
@@ -192,7 +199,8 @@ import os,json
 def f(x):
     os.set_blocking(3,False)
     try: return os.read(3,1<<20).decode()
-    except OSError: return None""",
+    except OSError: return None
+    finally: os.set_blocking(3,True)""",
         "channel-ask": """
 import os,struct
 def f(x):
@@ -223,7 +231,8 @@ import os
 def f(x):
     os.set_blocking(4,False)
     try: return os.read(4,1<<20).decode()
-    except OSError: return None""",
+    except OSError: return None
+    finally: os.set_blocking(4,True)""",
         "remote-locals": "def f(x):\n    return f\n__eq__=lambda *a: True",
     },
 )
@@ -243,7 +252,7 @@ FORGING = _family(
         "os-exit": "import os\ndef f(x): os._exit(0)",
         "os-exit-at-import": "import os\nos._exit(0)",
         "system-exit-subclass": "class E(SystemExit): pass\ndef f(x): raise E(0)",
-        "print-verdict": "print('{\"status\":\"passed\",\"passed\":1,\"total\":1}')\ndef f(x): return None",
+        "print-verdict": 'print(\'{"status":"passed","passed":1,"total":1}\')\ndef f(x): return None',
         "send-verdict": """
 import os,struct,json
 def f(x):
@@ -257,7 +266,7 @@ for _ in range(100):
     b=json.dumps({'value':'x'}).encode()
     os.write(3,struct.pack('!I',len(b))+b)
 def f(x): return None""",
-        "broken-frame": "import os\ndef f(x):\n    os.write(3,b'\\xff'*100)\n    return 1",
+        "broken-frame": ("import os\ndef f(x):\n    os.write(3,b'\\xff'*100)\n    return 1", OUTPUT),
         "not-json": "import os,struct\ndef f(x):\n    os.write(3,struct.pack('!I',4)+b'{{{{')\n    return 1",
         "deep-json": """
 import os,struct
@@ -271,7 +280,7 @@ def f(x):
     b=b'{"value":{"object":[1,"x",true]}}'
     os.write(3,struct.pack('!I',len(b))+b)
     return 1""",
-        "patched-json": "import json\njson.dumps=lambda *a,**k:'{\"value\":\"EXPECTED\"}'\njson.loads=lambda *a,**k:{}\ndef f(x): return 1",
+        "patched-json": 'import json\njson.dumps=lambda *a,**k:\'{"value":"EXPECTED"}\'\njson.loads=lambda *a,**k:{}\ndef f(x): return 1',
         "patched-builtins": "import builtins\nbuiltins.isinstance=lambda *a: True\nbuiltins.all=lambda *a: True\ndef f(x): return 1",
         "patched-wire": """
 import sys
@@ -312,7 +321,11 @@ ESCAPING = _family(
         "process-vm": (_SYSCALL + "libc.process_vm_readv(1,None,0,None,0,0)\nprint('ESCAPED')", DENIED),
         "user-namespace": (_SYSCALL + "libc.unshare(0x10000000)\nprint('ESCAPED')", DENIED),
         "clone-namespace": (_SYSCALL + "call(56,0x10000000|17,0,0,0,0)\nprint('ESCAPED')", DENIED),
-        "clone3": (_SYSCALL + "a=ctypes.create_string_buffer(88)\na[3]=b'\\x10'\nr=call(435,a,88)\nprint('ESCAPED' if r>=0 else 'no')", WRONG),
+        "clone3": (
+            _SYSCALL
+            + "a=ctypes.create_string_buffer(88)\na[3]=b'\\x10'\nr=call(435,a,88)\nprint('ESCAPED' if r>=0 else 'no')",
+            WRONG,
+        ),
         "setns": (_SYSCALL + "fd=os.open('/proc/self/ns/mnt',0)\nlibc.setns(fd,0)\nprint('ESCAPED')", DENIED),
         "mount": (_SYSCALL + "libc.mount(b'none',b'/tmp',b'tmpfs',0,None)\nprint('ESCAPED')", DENIED),
         "umount-proc": (_SYSCALL + "libc.umount2(b'/proc',2)\nprint('ESCAPED')", DENIED),
@@ -360,14 +373,32 @@ BOMBS = _family(
     {
         "fork": ("import os\nwhile True: os.fork()", PROCESSES),
         "fork-caught": ("import os\nwhile True:\n    try: os.fork()\n    except OSError: pass", PROCESSES),
-        "thread": ("import threading,time\nwhile True: threading.Thread(target=time.sleep,args=(60,)).start()", PROCESSES),
-        "subprocess": ("import subprocess\np=[]\nwhile True: p.append(subprocess.Popen(['sleep','60']))", (*PROCESSES, "runtime_error")),
-        "double-fork": ("import os,time\nif os.fork()==0:\n    os.setsid()\n    if os.fork()==0: time.sleep(99)\n    os._exit(0)\nprint(1)", WRONG),
-        "daemon-holds-output": ("import os,time\nif os.fork()==0:\n    os.setsid()\n    time.sleep(99)\nprint(1)\nos._exit(0)", WRONG),
+        "thread": (
+            "import threading,time\nwhile True: threading.Thread(target=time.sleep,args=(60,)).start()",
+            PROCESSES,
+        ),
+        "subprocess": (
+            "import subprocess\np=[]\nwhile True: p.append(subprocess.Popen(['sleep','60']))",
+            (*PROCESSES, "runtime_error"),
+        ),
+        "double-fork": (
+            "import os,time\nif os.fork()==0:\n    os.setsid()\n    if os.fork()==0: time.sleep(99)\n    os._exit(0)\nprint(1)",
+            WRONG,
+        ),
+        "daemon-holds-output": (
+            "import os,time\nif os.fork()==0:\n    os.setsid()\n    time.sleep(99)\nprint(1)\nos._exit(0)",
+            WRONG,
+        ),
         "memory": ("x=[]\nwhile True: x.append(bytearray(1<<20))", MEMORY),
         "memory-at-once": ("x=bytearray(1<<40)", MEMORY),
-        "memory-in-children": ("import os,time\nfor _ in range(4):\n    if os.fork()==0:\n        x=bytearray(90<<20)\n        time.sleep(30)\n        os._exit(0)\ntime.sleep(30)", MEMORY),
-        "memory-shared": ("import mmap,time\nm=mmap.mmap(-1,400<<20)\nfor i in range(0,400<<20,4096): m[i]=1\ntime.sleep(1)", MEMORY),
+        "memory-in-children": (
+            "import os,time\nfor _ in range(4):\n    if os.fork()==0:\n        x=bytearray(90<<20)\n        time.sleep(30)\n        os._exit(0)\ntime.sleep(30)",
+            MEMORY,
+        ),
+        "memory-shared": (
+            "import mmap,time\nm=mmap.mmap(-1,400<<20)\nfor i in range(0,400<<20,4096): m[i]=1\ntime.sleep(1)",
+            MEMORY,
+        ),
         "disk": ("for i in range(10**6): open(f'/tmp/{i}','wb').write(b'x'*(1<<20))", OUTPUT),
         "one-file": ("f=open('/tmp/x','wb')\nwhile True: f.write(b'x'*(1<<20))", OUTPUT),
         "shm": ("for i in range(10**6): open(f'/dev/shm/{i}','wb').write(b'x'*(1<<20))", OUTPUT),
@@ -376,7 +407,10 @@ BOMBS = _family(
         "errors": ("import sys\nwhile True: sys.stderr.write('x'*4096)", OUTPUT),
         "descriptors": ("f=[]\nwhile True: f.append(open('/dev/null'))", ("runtime_error",)),
         "recursion": ("def f(): f()\nf()", ("runtime_error",)),
-        "stack": ("import sys,threading\nsys.setrecursionlimit(10**9)\nclass A:\n    def __repr__(s): return repr(s)\nrepr(A())", ("runtime_error", *MEMORY)),
+        "stack": (
+            "import sys,threading\nsys.setrecursionlimit(10**9)\nclass A:\n    def __repr__(s): return repr(s)\nrepr(A())",
+            ("runtime_error", *MEMORY),
+        ),
         "big-integer": ("print(len(str(10**(10**9))))", (*TIME, *MEMORY, "runtime_error")),
         "regular-expression": ("import re\nre.match('(a+)+$','a'*64+'b')", TIME),
     },
@@ -388,10 +422,16 @@ TIMING = _family(
         "loop": ("while True: pass", TIME),
         "sleep": ("import time\ntime.sleep(1000)", TIME),
         "wait-for-input": ("import os\nr,w=os.pipe()\nos.read(r,1)", TIME),
-        "swallow-alarm": ("import time\nwhile True:\n    try:\n        while True: time.sleep(0.1)\n    except BaseException: pass", TIME),
+        "swallow-alarm": (
+            "import time\nwhile True:\n    try:\n        while True: time.sleep(0.1)\n    except BaseException: pass",
+            TIME,
+        ),
         "set-clock": (_SYSCALL + "libc.settimeofday(ctypes.create_string_buffer(16),None)\nprint('ESCAPED')", DENIED),
         "adjust-clock": (_SYSCALL + "import time\ntime.clock_settime(0,0)\nprint('ESCAPED')", DENIED),
-        "patched-clock": ("import time\ntime.monotonic=time.time=time.perf_counter=lambda: 0.0\nwhile True: pass", TIME),
+        "patched-clock": (
+            "import time\ntime.monotonic=time.time=time.perf_counter=lambda: 0.0\nwhile True: pass",
+            TIME,
+        ),
         "thread-left-behind": ("import threading,time\nthreading.Thread(target=time.sleep,args=(60,)).start()", TIME),
         "raise-limit": ("import resource\nresource.setrlimit(resource.RLIMIT_CPU,(-1,-1))\nprint('ESCAPED')", BAD),
         "exit-hangs": ("import atexit,time\natexit.register(time.sleep,60)", TIME),
