@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rl.journal import Journal, JournalError, Progress, read, write_checkpoint
+
+
+def saved(folder: Path) -> None:
+    (folder / "weights").write_text("w")
+
+
+def test_a_line_cut_off_by_a_kill_is_dropped(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, keep=1)
+    journal.metrics(1, {"loss": 1.0})
+    write_checkpoint(journal, Progress(1, 3), saved)
+    journal.metrics(2, {"loss": 2.0})
+    with journal.metrics_path.open("a") as file:
+        file.write('{"step": 3, "lo')
+    assert journal.resume() == (tmp_path / "checkpoints" / "step-1", Progress(1, 3))
+    assert journal.metrics_path.read_text() == json.dumps({"step": 1, "loss": 1.0}) + "\n"
+
+
+def test_only_the_newest_checkpoints_stay(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, keep=2)
+    for step in (2, 10, 9):
+        write_checkpoint(journal, Progress(step, step), saved)
+    assert journal.steps() == [9, 10]
+
+
+def test_a_checkpoint_that_fails_leaves_the_one_before(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, keep=1)
+    write_checkpoint(journal, Progress(1, 1), saved)
+
+    def full(folder: Path) -> None:
+        saved(folder)
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(JournalError, match="No space left.*free space"):
+        write_checkpoint(journal, Progress(2, 2), full)
+    assert [path.name for path in journal.checkpoints.iterdir()] == ["step-1"]
+
+
+def test_a_full_disk_is_a_clear_error(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, keep=1)
+    journal.metrics_path.symlink_to("/dev/full")
+    with pytest.raises(JournalError, match="No space left on device"):
+        journal.metrics(1, {"loss": 1.0})
+
+
+def test_hostile_text_stays_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text(json.dumps({"step": 1, "text": "a\nb\u2028c\r\x00"}) + "\n")
+    assert len(list(read(path))) == 1
