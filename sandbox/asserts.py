@@ -151,7 +151,13 @@ def _method(remote: Remote, name: str, *args: Any) -> Any:
 
 
 def _forward(name: str) -> Any:
-    return lambda self, *args: _method(self, name, *args)
+    def call(self: Remote, *args: Any) -> Any:
+        try:
+            return _method(self, name, *args)
+        except AttributeError as error:
+            raise TypeError(str(error)) from None  # as for an object whose type lacks the method
+
+    return call
 
 
 for _name in _FORWARDED_METHODS:

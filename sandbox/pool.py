@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -54,10 +55,12 @@ class Pool:
     ) -> Verdict:
         """The verdict on one submission. Raises InvalidTests, SandboxUnavailable, and RuntimeError once closed."""
         message = client.request(solution, tests, language, limits or self._limits)
+        if self._closed:
+            raise RuntimeError("the pool is closed")
         worker = await self._idle.get()
         try:
             if self._closed:
-                raise RuntimeError("the pool is closed")
+                raise RuntimeError("the pool was closed")
             if worker is None:
                 worker = await self._start()
             answer = await _ask(worker, message)
@@ -77,9 +80,15 @@ class Pool:
 
     async def close(self) -> None:
         """Ends all workers and what they run. Runs in progress answer with ``sandbox_error``."""
+        if self._closed:
+            return
         self._closed = True
-        workers, self._started = self._started, set()
-        await asyncio.gather(*(asyncio.to_thread(worker.close) for worker in workers))
+        workers = list(self._started)
+        await asyncio.gather(*(asyncio.to_thread(worker.end) for worker in workers))
+        for _ in range(self.workers):  # every run in progress has seen its worker's end when all places are back
+            await self._idle.get()
+        for worker in workers:
+            worker.socket.close()
 
     async def _start(self) -> WorkerProcess:
         worker = WorkerProcess(unsafe=self._unsafe, modules=self._modules)
@@ -94,8 +103,11 @@ class Pool:
         return worker
 
     def _discard(self, worker: WorkerProcess) -> None:
-        self._started.discard(worker)
-        worker.close()
+        """Ends a worker's program now, and sees to the rest beside the event loop."""
+        worker.hang_up()
+        if not self._closed:
+            self._started.discard(worker)
+            threading.Thread(target=worker.close, daemon=True).start()
 
 
 async def _ask(worker: WorkerProcess, message: dict[str, Any]) -> dict[str, Any]:

@@ -116,11 +116,6 @@ class Supervisor:
         except (ProcessLookupError, ChildProcessError):
             pass
 
-    def abort(self) -> None:
-        """Ends every run in progress."""
-        for run in list(self._runs.values()):
-            self.finish(run)
-
     def restart(self) -> None:
         """A new jail in place of a broken one; runs in progress are over."""
         self._end_zygote()

@@ -101,3 +101,14 @@ class Verdict:
     stderr: str = ""
     detail: str = ""
     tests: tuple[TestResult, ...] = ()
+
+
+def plain(verdict: Verdict) -> dict[str, object]:
+    """A verdict as JSON can say it: ``dataclasses.asdict`` without its copies."""
+    form: dict[str, object] = {name: getattr(verdict, name) for name in _VERDICT_FIELDS}
+    form["tests"] = [{name: getattr(test, name) for name in _RESULT_FIELDS} for test in verdict.tests]
+    return form
+
+
+_VERDICT_FIELDS = tuple(field.name for field in fields(Verdict))
+_RESULT_FIELDS = tuple(field.name for field in fields(TestResult))

@@ -12,7 +12,6 @@ import select
 import socket
 import struct
 import sys
-from dataclasses import asdict
 from typing import Any
 
 _HEADER = struct.Struct("!I")
@@ -20,10 +19,6 @@ _HEADER = struct.Struct("!I")
 
 class _OwnerGone(Exception):
     """Nobody waits for an answer any more."""
-
-
-class _Cancelled(Exception):
-    """The owner no longer wants this answer."""
 
 
 class Worker:
@@ -52,7 +47,7 @@ class Worker:
             return
         try:
             self._send({"ready": {**supervisor.mechanisms, "group": _describe(supervisor.group)}})
-            supervisor.on_readable(self._owner.fileno(), self._while_running)
+            supervisor.on_readable(self._owner.fileno(), self._owner_ended)
             supervisor.on_readable(self._owner_process, self._owner_ended)
             judge = Judge(supervisor)
             while (request := self._next_request()) is not None:
@@ -64,17 +59,14 @@ class Worker:
 
     def _answer(self, request: dict[str, Any], judge: Any, supervisor: Any) -> None:
         from sandbox.supervisor import JailBroken
-        from sandbox.verdict import Verdict
+        from sandbox.verdict import plain
 
         try:
             verdict = judge.judge(request)
-        except _Cancelled:
-            supervisor.abort()
-            verdict = Verdict("sandbox_error", detail="cancelled")
         except JailBroken as error:
             verdict = judge.after_break(str(error))
             supervisor.restart()
-        self._send({"verdict": asdict(verdict)})
+        self._send({"verdict": plain(verdict)})
 
     def _next_request(self) -> dict[str, Any] | None:
         poll = select.poll()
@@ -83,19 +75,12 @@ class Worker:
         while True:
             ready = {descriptor for descriptor, _ in poll.poll()}
             if self._owner.fileno() in ready:
-                request = self._receive()
-                if request is None or "cancel" not in request:
-                    return request
-            elif ready:
+                return self._receive()
+            if ready:
                 return None
 
-    def _while_running(self) -> None:
-        request = self._receive()
-        if request is None:
-            raise _OwnerGone
-        raise _Cancelled
-
     def _owner_ended(self) -> None:
+        """While a run is in progress the owner sends nothing: a readable socket is a closed one."""
         raise _OwnerGone
 
     def _receive(self) -> dict[str, Any] | None:

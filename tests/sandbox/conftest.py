@@ -10,19 +10,7 @@ from typing import Any
 import pytest
 
 from sandbox import Limits, Verdict, client, watch
-
-SMALL = Limits(
-    wall_seconds=2.0,
-    cpu_seconds=1.0,
-    memory_mb=192,
-    processes=32,
-    open_files=128,
-    file_mb=16,
-    disk_mb=32,
-    disk_files=1024,
-    output_kb=1024,
-    report_kb=256,
-)
+from tests.sandbox.programs import SMALL
 
 
 class Bench:
