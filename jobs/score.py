@@ -26,7 +26,7 @@ MAX_LINE_MB = 64
 
 
 def score(
-    reward: Annotated[str, typer.Option(help="A name: math, code, module:object, verl:file.py:function")],
+    reward: Annotated[str, typer.Option(help="math, code, module:object, verl:file.py:function ...")],
     workers: Annotated[int, typer.Option(help="Samples checked at once; 0: one for each core.")] = 0,
     settings: Annotated[str, typer.Option(help="The reward's settings as a JSON object.")] = "{}",
 ) -> None:

@@ -56,6 +56,10 @@ class MathReward:
     async def __call__(self, samples: Sequence[Sample], /) -> list[Score]:
         return list(await asyncio.gather(*(self._judge(sample) for sample in samples)))
 
+    def forget(self) -> None:
+        """Drops the remembered verdicts."""
+        self._known = _Known()
+
     async def close(self) -> None:
         await asyncio.to_thread(self._workers.close)
 

@@ -39,7 +39,7 @@ _BOOT = "import sys; sys.path.insert(0, sys.argv.pop(1)); from rewards.nursery i
 
 @dataclass(frozen=True, slots=True)
 class WorkerLimits:
-    """What one job may use. ``jobs`` is after how many jobs a worker is replaced, which keeps its memory flat."""
+    """What one job may use; a job that is given another wall time is given CPU time in proportion. ``jobs`` is after how many jobs a worker is replaced, which keeps its memory flat."""
 
     wall_s: float = 2.0
     cpu_s: float = 2.0
@@ -142,7 +142,7 @@ class Workers:
             except (OSError, EOFError) as error:
                 future.set_result(Outcome("error", detail=f"no worker process could be started: {error}"))
                 continue
-            outcome = worker.ask(arguments, wall_s, self.limits.cpu_s)
+            outcome = worker.ask(arguments, wall_s, self.limits.cpu_s * wall_s / self.limits.wall_s)
             future.set_result(outcome)
             if worker.spent or worker.jobs >= self.limits.jobs:
                 nursery.bury(worker)
@@ -165,7 +165,7 @@ class _Worker:
         self.jobs += 1
         try:
             self.connection.settimeout(wall_s)
-            send_frame(self.connection, [max(cpu_s, wall_s), list(arguments)])
+            send_frame(self.connection, [cpu_s, list(arguments)])
             self.connection.settimeout(max(0.001, wall_s - (time.monotonic() - started)))
             answer = receive_frame(self.connection)
         except TimeoutError:

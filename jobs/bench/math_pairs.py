@@ -220,6 +220,92 @@ x^2+C <=> C+x^2 <=> x^2+c <=> x^2+1+C <=> x\cdot x+C <#> x^2 <#> 2x+C <#> x^3+C
 # prose around an answer
 7 <=> The answer is 7 <=> The final answer is $7$. <=> Answer: 7 <=> answer: $7$ <=> Therefore, the answer is \boxed{7}. <=> <answer>7</answer> <=> So the answer is 7. <=> The answer is: $\boxed{7}$ <#> The answer is 8 <#> not 7 <#> 7 or 8 <#> The answer is \boxed{8}, not 7 <#> 7 is not the answer <#> \boxed{7 <#> \boxed{} 7 <#> final answer is $7$ but \boxed{8}
 12 <=> First, \boxed{3}. Then we multiply by four, so the final answer is \boxed{12} <=> \boxed{12} \boxed{12} <=> \fbox{12} <=> \boxed{\text{12}} <=> \boxed{12 \text{ apples}} <=> \boxed 7 then finally \boxed{12} <#> \boxed{1}\boxed{2} <#> \boxed{12} or \boxed{13} <#> \boxed{13} or \boxed{12} <#> \boxed{11, 12, 13} <#> \boxed{12 \text{ or } 13} <#> \boxed{12 <#> \boxed{10} \boxed{11} \boxed{12}
+# mixed forms
+\frac{\pi}{3} <=> 60^\circ <=> \frac{\pi}{3}\text{ rad} <=> π/3 <=> \frac13\pi <=> \dfrac{\pi }{3}
+16 <=> $16 <=> \$16 <=> 16 dollars <=> USD 16 <=> 16 USD
+\frac{5}{2}\text{ hours} <=> 2\text{ hours }30\text{ minutes} <=> 2.5 hours <=> 150 minutes <=> 2 hours and 30 minutes
+x^2+2x+1=0 <=> (x+1)^2=0 <#> x=-1 <#> x^2+2x=0
+\frac{1}{2}\ln 3 <=> \ln\sqrt{3} <=> \ln(3)/2 <#> \ln\frac32
+2^{n}-1 <=> 2^n-1 <=> -1+2^n <#> 2^{n-1}
+(-1)^n <=> \cos(n\pi) <=> (-1)^{n} <=> (-1)^{n+2} <#> -1^n <#> (-1)^{n+1}
+\frac{x-1}{x+1} <=> 1-\frac{2}{x+1} <=> (x-1)/(x+1) <#> x-1/x+1 <#> \frac{x+1}{x-1}
+6.0 \times 10^{24} kg <=> 6e24 <=> 6\times10^{24}\text{ kg} <#> 6\times10^{25}\text{ kg}
+\text{(C)} <=> C <=> \boxed{\text{C}} <=> (c) <=> **C** <=> \textbf{C} <#> (A) <#> A and C
+yes <=> \boxed{\text{Yes}} <=> **Yes** <#> No
+x = 2, y = -1 <=> (2,-1) <=> (x, y) = (2, -1) <=> x=2 and y=-1 <=> y=-1, x=2 <#> (-1,2) <#> x=-2,y=1
+\frac{3\sqrt{2}}{2} <=> \frac{3}{\sqrt2} <=> 3/\sqrt{2} <=> \frac{3}{2}\sqrt2 <=> 1.5\sqrt2 <=> 2.1213203435 <#> \frac{3\sqrt2}{4}
+\{x \in \mathbb{R} : x > 2\} <=> (2,\infty) <=> x>2 <=> \{x \mid x>2\} <=> \{ x : x > 2 \} <#> x\ge 2
+\left(-\infty, -2\right] \cup \left[2, \infty\right) <=> |x|\ge 2 <=> x\le -2 \text{ or } x\ge 2 <#> |x|\le2
+1.\overline{27} <=> \frac{14}{11} <=> 1.272727... <=> 1.27272727272727 <#> 1.27
+\frac{22}{7} <=> 3\frac17 <=> 3.142857142857 <#> \pi <#> 3.14
+100\pi \text{ cm}^2 <=> 100\pi <=> 314.159265 <=> 100 \pi <#> 100 <#> 314
+\sqrt[4]{x} <=> x^{1/4} <=> \sqrt{\sqrt{x}} <#> \sqrt{x} <#> x^4
+3^{\frac{2}{3}} <=> \sqrt[3]{9} <=> 9^{1/3} <=> 3^{2/3} <#> \sqrt{27} <#> 3^2/3
+a^2-b^2 <=> (a-b)(a+b) <=> (a+b)(a-b) <#> (a-b)^2 <#> b^2-a^2
+\frac{a}{b} <=> a/b <=> a\cdot b^{-1} <=> \frac{-a}{-b} <#> b/a <#> \frac{a}{-b}
+\cot x <=> \frac{1}{\tan x} <=> \frac{\cos x}{\sin x} <#> \tan x
+\sin(x+y) <=> \sin x\cos y+\cos x\sin y <#> \sin x+\sin y
+10:30 <=> 10:30 \text{ a.m.} <=> 10:30 AM <#> 10:31 <#> 11:30
+7\frac{1}{2} <=> 7.5 <=> 15/2 <=> 7 1/2 <#> 7/2
+7\frac{1}{2} <#> \frac{7}{2} <#> 3.5 <#> 6.5
+-\infty < x < \infty <=> \mathbb{R} <=> (-\infty,\infty) <=> x \in \mathbb R
+2,3,5,7 <=> 7,5,3,2 <=> \{2,3,5,7\} <=> 2, 3, 5, and 7 <=> 2,3,5 and 7 <#> 2,3,5 <#> (2,3,5,8)
+\text{Both A and B} <=> both A and B <#> A <#> B
+(2,3] <=> 2<x\leq 3 <=> x\in(2,3] <=> \{x:2<x\le3\} <#> [2,3)
+\frac{d}{dx} x^2 <=> 2x <#> x
+\int_0^1 x\,dx <=> \frac12 <=> 0.5 <#> 1
+\lim_{x\to0}\frac{\sin x}{x} <=> 1 <#> 0
+\sum_{n=1}^{\infty}\frac{1}{n^2} <=> \frac{\pi^2}{6} <#> 1
+\frac{\sqrt{2}+\sqrt{6}}{4} <=> \sin 75^\circ <=> \cos 15^\circ <=> \frac{\sqrt6+\sqrt2}{4} <#> \cos 75^\circ
+0.25 <=> \frac{1}{4} <=> 25\% <=> .25 <=> 1/4 <=> 2.5\times10^{-1} <=> \frac14\text{ m} <#> 0.52
+1 + 2i <=> 2i+1 <=> 1+2 i <=> 1+2\mathbf{i} <=> 1+i2 <#> 2+i
+r=2\cos\theta <=> r = 2 \cos \theta <=> r=2\cos(\theta) <=> 2\cos\theta <#> r=2\sin\theta
+\vec{v} = (1,2) <=> (1,2) <=> \langle 1, 2 \rangle <=> <1,2> <#> (2,1)
+3\mathbf{i}+4\mathbf{j} <=> 3\hat{i}+4\hat{j} <=> 3\mathbf{i} + 4\mathbf{j} <=> 4\mathbf{j}+3\mathbf{i} <#> 4\mathbf{i}+3\mathbf{j} <#> 7
+5\sqrt{3} \text{ cm} <=> 5\sqrt3 <=> 5√3 cm <=> 5 \sqrt{3}cm <=> 8.66025404 \text{ cm} <#> 5\sqrt{3}\text{ m}
+$12{,}500 <=> 12500 <=> \$12,500 <=> 12,500.00 <=> 12.5 thousand <#> 1250
+1/2 <=> one half <=> \text{one half} <=> half <=> ½ <#> 2
+twenty-three <=> 23 <=> Twenty-three <=> twenty three <#> 32
+k=3 <=> 3 <=> k = 3 <#> 4
+\frac{2}{3}\pi r^3 <=> \frac{2\pi r^3}{3} <=> (2/3)\pi r^3 <#> \frac43\pi r^3
+V=\frac{4}{3}\pi r^3 <=> \frac43\pi r^3 <=> V = \frac{4\pi r^3}{3} <#> V=4\pi r^2
+x\equiv 2\pmod 3 <=> x\equiv 5 \pmod 3 <=> x \equiv 2 \mod 3 <=> 2 \pmod{3} <#> x\equiv 1\pmod 3
+n=2k+1 <=> n = 1+2k <=> 2k+1 <#> n=2k
+2x^2-3x+1 <=> (2x-1)(x-1) <=> 1-3x+2x^2 <=> 2(x-\frac12)(x-1) <=> 2x²-3x+1 <#> 2x^2+3x+1
+(x-2)^2+(y+3)^2=16 <=> (y+3)^2+(x-2)^2=4^2 <=> x^2-4x+y^2+6y-3=0 <#> (x+2)^2+(y-3)^2=16
+f^{-1}(x)=\frac{x-1}{2} <=> \frac{x-1}{2} <=> f^{-1}(x) = (x-1)/2 <#> \frac{x+1}{2}
+P(A)=0.3 <=> 0.3 <=> 3/10 <=> 30\% <#> 0.7
+\binom{n}{k} <=> \frac{n!}{k!(n-k)!} <=> C(n,k) <=> {n \choose k} <#> \binom{k}{n}
+\max(3,5) <=> 5 <#> 3
+\gcd(12,18) <=> 6 <#> 36
+1 \text{ or } 3 <=> 3 \text{ or } 1 <=> 1, 3 <=> \{1,3\} <#> 1 <#> 13
+\pm\frac{\sqrt{3}}{2} <=> \frac{\sqrt3}{2}, -\frac{\sqrt3}{2} <=> \pm \sqrt{3}/2 <=> ±√3/2 <#> \frac{\sqrt3}{2}
+2\pi k, k\in\mathbb{Z} <=> 2k\pi, k \in \mathbb{Z} <=> 2\pi k
+\frac{\pi}{4}+k\pi <=> k\pi+\frac\pi4 <=> \frac{\pi+4k\pi}{4} <#> \frac\pi4+2k\pi
+1.23456789 <=> 1.2345679 <=> 1.234568 <#> 1.2346 <#> 1.23456780
+299792458 <=> 2.99792458\times10^8 <=> 299,792,458 <#> 3\times10^8
+0.001 <=> 10^{-3} <=> 1\times 10^{-3} <=> 1e-3 <=> 0.1\% <#> 0.01
+\left(\frac{1}{2},\frac{\sqrt{3}}{2}\right) <=> (0.5,\sqrt3/2) <=> (\cos60^\circ,\sin60^\circ) <#> (\frac{\sqrt3}2,\frac12)
+\frac{1}{x}+\frac{1}{y} <=> \frac{x+y}{xy} <=> 1/x+1/y <#> \frac{2}{x+y} <#> \frac{1}{x+y}
+x \neq 2 <=> (-\infty,2)\cup(2,\infty) <=> x\ne 2 <=> \mathbb{R}\setminus\{2\} <=> x<2\text{ or }x>2 <=> \mathbb{R}-\{2\} <#> x=2
+y=-\frac{1}{2}x+3 <=> x+2y=6 <=> y=3-\frac{x}{2} <=> y = -0.5x + 3 <=> y=-x/2+3 <#> y=-2x+3
+24\text{ square feet} <=> 24\text{ ft}^2 <=> 24 sq ft <=> 24 ft² <=> 24 feet^2 <#> 24\text{ feet}
+\text{50 mph} <=> 50 miles per hour <=> 50 mi/h <=> 50 <#> 50 km/h
+\text{A, B, D} <=> A, B, D <=> B, A, D <=> A,B,D <=> A, B and D <#> A, B <#> A,B,C
+1.5 <#> 15
+\dfrac{12}{5} <=> 2.4 <=> 2\frac25 <=> 12\div5 <=> 12/5 <=> \frac{12}{5}. <=> {12}/{5} <#> 5/12
+\overline{AB} <=> AB <=> \overline{AB} <#> \overline{AC} <#> AC
+36^{\circ} <=> 36 \text{ deg} <=> 36º <=> 36˚ <=> 36^∘ <=> 36 degrees <#> 36'
+\begin{bmatrix} -1 & 0 \\ 0 & -1\end{bmatrix} <=> -\begin{bmatrix}1&0\\0&1\end{bmatrix} <=> \left[\begin{matrix}-1&0\\0&-1\end{matrix}\right] <#> \begin{bmatrix}1&0\\0&1\end{bmatrix}
+\frac{1}{2}\begin{pmatrix}2\\4\end{pmatrix} <=> \begin{pmatrix}1\\2\end{pmatrix} <#> \begin{pmatrix}2\\4\end{pmatrix}
+\begin{cases}1&x>0\\0&x\le0\end{cases} <=> \begin{cases}1, & x>0\\0, & x\leq 0\end{cases} <#> \begin{cases}0&x>0\\1&x\le0\end{cases}
+t\in\{1,2\} <=> \{1,2\} <=> 1,2 <=> t=1\text{ or }t=2 <#> 1
+8! <=> 40320 <=> 8\cdot7! <#> 8 <#> 7!
+\log_{10} 2 <=> \log 2 <=> \frac{\ln2}{\ln10} <#> \ln 2
+\text{undefined} <=> undefined <=> Undefined <#> 0 <#> \infty
+\infty <#> converges
+11111 <=> 11,111 <=> 1\,11\,11 <#> 1111
+-\frac{b}{2a} <=> \frac{-b}{2a} <=> -b/(2a) <#> -b/2a <#> \frac{b}{2a}
 """
 
 

@@ -57,8 +57,8 @@ def _without_names(gold: Node, answer: Node) -> tuple[Node, Node] | None:  # noq
     gold_named, answer_named = _assignment(gold), _assignment(answer)
     if gold_named and answer_named:
         (gold_name, gold_value), (answer_name, answer_value) = gold_named, answer_named
-        free = {gold_name.kind, answer_name.kind} & {"text", "call"}
-        return (gold_value, answer_value) if gold_name == answer_name or free else None
+        same_name = gold_name == answer_name or _one_meaning(gold_name, answer_name)
+        return (gold_value, answer_value) if same_name else None
     if gold_named and answer.kind != "rel" and not _lists_names(answer):
         return gold_named[1], answer
     if answer_named and gold.kind != "rel" and not _lists_names(gold):
@@ -70,6 +70,12 @@ def _without_names(gold: Node, answer: Node) -> tuple[Node, Node] | None:  # noq
     if gold.kind != "rel" and _is_computation(answer):
         return gold, answer.items[-1]
     return _lists_without_names(gold, answer)
+
+
+def _one_meaning(left: Node, right: Node) -> bool:
+    """Whether two names may stand for one thing: words for anything, f(x) for another function's or for y."""
+    kinds = {left.kind, right.kind}
+    return "text" in kinds or kinds == {"call"} or ("call" in kinds and Node("var", value="y") in (left, right))
 
 
 def _assignment(node: Node) -> tuple[Node, Node] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rewards.answers.tokens import Token
 from rewards.answers.tree import Unreadable
 
-MAX_DEPTH = 60
+MAX_DEPTH = 300  # of the grammar's levels, of which a bracket takes five
 
 
 class Cursor:

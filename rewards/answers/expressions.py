@@ -9,7 +9,7 @@ import mpmath  # type: ignore[import-untyped]
 
 from rewards.answers.exact import MIN_DIGITS, Number, same_number, stands_for
 from rewards.answers.tree import Node, Unreadable, variables, walk
-from rewards.answers.values import SAME, SAME_DECIMAL, NoValue, TooLarge, close, evaluate, exact, points
+from rewards.answers.values import SAME, NoValue, TooLarge, close, evaluate, exact, points
 
 LOG_BASE = mpmath.mpf(10)
 _CONSTANT_NAMES = frozenset("CcKk")
@@ -96,16 +96,13 @@ def _fraction(value: Any) -> Fraction:
 
 def _tolerance(*nodes: Node) -> Any:
     """Rounded decimals inside a larger expression allow for their rounding."""
-    for node in nodes:
-        for part in walk(node):
-            if (
-                part.kind == "num"
-                and part is not node
-                and (part.value.digits or 0) >= MIN_DIGITS
-                and (part.value.places or 0) >= 4
-            ):
-                return SAME_DECIMAL
-    return SAME
+    digits = [
+        part.value.digits
+        for node in nodes
+        for part in walk(node)
+        if part.kind == "num" and part is not node and (part.value.digits or 0) >= MIN_DIGITS
+    ]
+    return mpmath.mpf(10) ** (1 - min(digits)) if digits else SAME
 
 
 def _same_at_points(gold: Node, answer: Node, names: frozenset[str]) -> bool:

@@ -19,7 +19,8 @@ from rewards.answers.tokens import tokenize
 from rewards.answers.tree import Node, Unreadable, number
 from rewards.answers.words import number_word, without_lead_in
 
-_GROUPS = re.compile(r"(?<![\d.,])\d{1,3}(?:,[1-9]\d{2}){2,}(?![\d,])")
+_GROUPS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
+_LIST_LIKE = re.compile(r"(?<![\d.,])\d{1,3}(?:,[1-9]\d{2}){2,}(?![\d,])|[(\[{].*\d,\d", re.DOTALL)
 _SYMBOLIC = re.compile(
     r"\\(?:int|iint|oint|lim|partial)(?![a-z])|\\d?frac\s*\{\s*d\s*\}\s*\{\s*d|\\(?:sum|prod)_.{1,40}\\infty"
 )
@@ -56,17 +57,16 @@ def _agree(left: Node, right: Node) -> bool:
 
 @lru_cache(maxsize=512)
 def readings(text: str) -> tuple[Node, ...]:
-    """The trees that a text may mean: two where ``100,200,300`` is a number or a list. Raises Unreadable."""
+    """The trees that a text may mean: two where ``(100,200)`` may hold thousands. Raises Unreadable."""
     text = without_lead_in(_EMPHASIS.sub(r"\1", text))
     spelled = number_word(text) if _LETTERS.fullmatch(text) else None
     if spelled is not None:
         return (number(spelled),)
     if _SYMBOLIC.search(text):
         raise Unreadable("calculus")
-    first = parse(text)
-    if not _GROUPS.search(text):
-        return (first,)
-    return first, parse(text, commas_group=False)
+    if _GROUPS.search(text) and _LIST_LIKE.search(text):
+        return parse(text, commas_group=False), parse(text)
+    return (parse(text),)
 
 
 def _same_choice(gold: str, answer: str) -> bool | None:

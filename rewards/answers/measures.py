@@ -50,7 +50,7 @@ def lift_unit(node: Node) -> Node:
 def same_quantity(gold: Node, answer: Node, same: Same) -> bool:  # noqa: PLR0911  a table of cases
     if gold.kind == answer.kind:
         left, right = read_unit(gold.value), read_unit(answer.value)
-        if _is_no_unit(left) or _is_no_unit(right):
+        if (_is_no_unit(left) and _is_spatial(right)) or (_is_no_unit(right) and _is_spatial(left)):
             return same(gold.items[0], answer.items[0])
         return same_measure(gold.items[0], left, answer.items[0], right, same)
     quantity, bare = (gold, answer) if gold.kind == "quantity" else (answer, gold)
@@ -83,7 +83,12 @@ def same_measure(gold: Node, left: Unit, answer: Node, right: Unit, same: Same) 
     return same_expression(_times(gold, left.factor), _times(answer, right.factor))
 
 
+def _is_spatial(unit: Unit) -> bool:
+    return unit.label or all(name in ("unit", "length") for name, _ in unit.dimensions)
+
+
 def _is_no_unit(unit: Unit) -> bool:
+    """Plain "units", which leaves open of what."""
     return all(name == "unit" for name, _ in unit.dimensions)
 
 

@@ -39,7 +39,7 @@ DROPPED = frozenset(
     "scriptstyle scriptscriptstyle limits nolimits bf it sf tt rm cal boxed centering newline hline small large Large "
     "normalsize nonumber".split()
 )
-SPACES = frozenset([",", ";", ":", "!", ">", " ", "quad", "qquad", "hfill", "thinspace", "enspace", "hskip", "\n"])
+SPACES = frozenset(["(", ")", "[", "]", ",", ";", ":", "!", ">", " ", "quad", "qquad", "hfill", "thinspace", "enspace", "hskip", "\n"])
 ENVIRONMENT = re.compile(r"\s*\{\s*([a-zA-Z]+)(\*?)\s*\}(?:\s*(?:\[[^\]]{0,20}\]|\{[clr|@{}\s]{0,40}\}))?")
 MATRICES = frozenset("matrix pmatrix bmatrix vmatrix Bmatrix Vmatrix smallmatrix array".split())
 RELATIONS = {

@@ -29,7 +29,6 @@ MAX_EXPONENT = 10**15  # of a power whose value is held as a float
 MAX_ARGUMENT_BITS = 4000  # of the argument of a periodic or rounding function
 MAX_TERMS = 2000  # of a sum or product
 SAME = mpmath.mpf(10) ** -35  # relative difference under which two values are the same
-SAME_DECIMAL = mpmath.mpf(10) ** -6  # the same, for expressions with rounded decimals in them
 
 mp.dps = DIGITS
 Environment = Mapping[str, Any]
@@ -130,6 +129,7 @@ class _Evaluator:
     def __init__(self, environment: Environment, log_base: Any) -> None:
         self.environment = environment
         self.log_base = log_base
+        self.terms = 0
 
     def value(self, node: Node) -> Any:
         handler = getattr(self, f"_{node.kind}", None)
@@ -147,9 +147,13 @@ class _Evaluator:
         return {"pi": +mp.pi, "e": +mp.e, "i": mpmath.mpc(0, 1)}[node.value]
 
     def _var(self, node: Node) -> Any:
+        if node.value not in self.environment:
+            raise NoValue(f"{node.value} is free")
         return self.environment[node.value]
 
     def _sign(self, node: Node) -> Any:
+        if "+-" not in self.environment:
+            raise NoValue("a sign that is not chosen")
         return self.environment["+-"] * node.value
 
     def _neg(self, node: Node) -> Any:
@@ -175,6 +179,8 @@ class _Evaluator:
 
     def _pow(self, node: Node) -> Any:
         base_node, exponent_node = node.items
+        if exact(base_node) == 1:
+            return mpmath.mpf(1)  # whatever the exponent
         exponent = exact(exponent_node)
         base = self.value(base_node)
         if exponent is None:
@@ -209,6 +215,9 @@ class _Evaluator:
         total = mpmath.mpf(0 if name == "sum" else 1)
         outer = self.environment
         for index in range(int(first), int(last) + 1):
+            self.terms += 1
+            if self.terms > MAX_TERMS:
+                raise TooLarge("a series of series")
             self.environment = {**outer, str(variable.value): mpmath.mpf(index)}
             total = total + self.value(body) if name == "sum" else total * self.value(body)
         self.environment = outer
@@ -366,11 +375,11 @@ _POINTS = ("1.37", "0.61", "2.83", "-1.19", "-0.43", "4.71", "-3.29", "17.3")
 def points(
     names: frozenset[str], count: int = len(_POINTS), whole: frozenset[str] = frozenset()
 ) -> list[dict[str, Any]]:
-    """Environments that give each name its own value, an integer to those in ``whole``; the first three are positive."""
+    """Environments that give each name its own value, an integer to those in ``whole``; the first are positive."""
     found = []
     for index in range(count):
         base = mpmath.mpf(_POINTS[index])
-        environment: dict[str, Any] = {"+-": mpmath.mpf(1)}
+        environment: dict[str, Any] = {}
         for name in names:
             spread = mpmath.mpf(zlib.crc32(f"{name} {index}".encode()) % 10007) / 30011 + 1
             environment[name] = (

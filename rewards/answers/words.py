@@ -63,12 +63,12 @@ PHRASES = {
 }
 
 _LEAD_IN = re.compile(
-    r"^\W*(?:(?:so|thus|therefore|hence|then|and|we (?:get|have|find)|it is|this is|there are|there is)\b[\s,:]*)*"
+    r"^[\s*_]*(?:(?:so|thus|therefore|hence|then|and|we (?:get|have|find)|it is|this is|there are|there is)\b[\s,:]*)*"
     r"(?:(?:the|my|our)\s+)?(?:(?:final|correct|exact|required|only|possible|desired)\s+)*"
     r"(?:answers?|results?|solutions?|values?)(?:\s+(?:choice|of\s+[^:=]{1,40}?))?\s*(?:is|are|equals?|:|=)+\s*:?\s*",
     re.I,
 )
-_APPROX = re.compile(r"^\W*(?:approximately|approx\.?|about|roughly|exactly|equals?|is|only)\s+", re.I)
+_APPROX = re.compile(r"^\s*(?:approximately|approx\.?|about|roughly|exactly|equals?|is|only)\s+", re.I)
 
 
 def without_lead_in(text: str) -> str:
