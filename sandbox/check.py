@@ -61,7 +61,7 @@ def report() -> Report:
         worker.close()
     mechanisms.append(Mechanism("isolated process", bool(found), True, refusal or "a jail was started and ended"))
     if found:
-        mechanisms += [_proc(found), *_group(found["group"]), _identity()]
+        mechanisms += [_proc(found), *_group(found["group"]), _identity(found["private_ids"])]
     return Report(tuple(mechanisms), languages.available(), refusal)
 
 
@@ -125,7 +125,6 @@ def _group(group: dict[str, Any]) -> list[Mechanism]:
     ]
 
 
-def _identity() -> Mechanism:
-    separate = os.geteuid() == 0
+def _identity(separate: bool) -> Mechanism:
     detail = "programs run under a real id of their own" if separate else "programs run under your own user id"
     return Mechanism("separate user id", separate, False, detail)

@@ -281,6 +281,31 @@ class _Landlock:
         kernel.landlock_restrict(ruleset)
 
 
+def has_private_ids() -> bool:
+    """Whether this process is root and can become the jail's ids. False for an ordinary user, and for the root of a
+    user namespace that has no other ids, whose real id is an ordinary one.
+
+    Raises PermissionError for a root that is the host's and has no id to leave it for.
+    """
+    if os.geteuid() != 0:
+        return False
+    maps = [_id_map(name) for name in ("uid_map", "gid_map")]
+    wanted = (ZYGOTE_ID, PROGRAM_ID)
+    if all(any(inner <= min(wanted) and max(wanted) < inner + count for inner, _, count in rows) for rows in maps):
+        return True
+    if any(inner <= 0 < inner + count and outer == 0 for inner, outer, count in maps[0]):
+        raise PermissionError(
+            f"this root has no ids {ZYGOTE_ID} and {PROGRAM_ID} in its user namespace to run programs as"
+        )
+    return False
+
+
+def _id_map(name: str) -> list[tuple[int, int, int]]:
+    with open(f"/proc/self/{name}") as file:
+        rows = [[int(number) for number in line.split()] for line in file]
+    return [(inner, outer, count) for inner, outer, count in rows]
+
+
 def interpreter_directories() -> tuple[str, ...]:
     """Where the running Python keeps its program, its library and the installed packages."""
     directories = {os.path.realpath(sys.base_prefix), sys.base_prefix}

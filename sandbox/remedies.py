@@ -24,27 +24,28 @@ _MINIMUM_KERNEL = (5, 12)
 def missing_in_kernel() -> str:
     """What the kernel lacks altogether, empty when nothing is."""
     if os.uname().sysname != "Linux" or kernel.MACHINE not in kernel.SUPPORTED_MACHINES:
-        return _sentence(
+        return sentence(
             f"the sandbox needs Linux on {' or '.join(kernel.SUPPORTED_MACHINES)}, not {platform.platform()}", ""
         )
     version = tuple(int(part) for part in platform.release().split("-")[0].split(".")[:2] if part.isdigit())
     if version < _MINIMUM_KERNEL:
-        return _sentence(f"Linux {platform.release()} is too old (mount_setattr)", "use Linux 5.12 or later")
+        return sentence(f"Linux {platform.release()} is too old (mount_setattr)", "use Linux 5.12 or later")
     if not kernel.seccomp_available():
-        return _sentence("the kernel has no seccomp filters", "use a kernel with CONFIG_SECCOMP_FILTER")
+        return sentence("the kernel has no seccomp filters", "use a kernel with CONFIG_SECCOMP_FILTER")
     return ""
 
 
 def explain(step: str, error: OSError) -> str:
     """One or two sentences: what failed at which step, and the remedy."""
-    return _sentence(f"{step} failed: {error.strerror or error}", "; ".join(_remedies(error)))
+    return sentence(f"{step} failed: {error.strerror or error}", "; ".join(_remedies(error)))
 
 
 def explain_briefly(error: OSError) -> str:
     return f"{error.strerror}; {'; '.join(_remedies(error))}"
 
 
-def _sentence(reason: str, remedy: str) -> str:
+def sentence(reason: str, remedy: str) -> str:
+    """The message of a refusal."""
     told = f" Remedy: {remedy}." if remedy else ""
     return f"this machine cannot isolate programs: {reason}.{told} {_UNSAFE}"
 

@@ -30,23 +30,35 @@ class Worker:
 
     def serve(self, hello: dict[str, Any]) -> None:
         """Answers submissions until the owner is gone."""
-        from sandbox import jail, launch
+        from sandbox import jail, launch, remedies
         from sandbox.judge import Judge
         from sandbox.supervisor import Supervisor
         from sandbox.verdict import SandboxUnavailable
 
-        layout = jail.Layout(
-            directories=tuple(sorted({*jail.interpreter_directories(), *hello["directories"]})),
-            private_ids=os.geteuid() == 0,
-        )
-        plan = launch.Plan(hello["unsafe"], tuple(hello["modules"]), tuple(hello["paths"]), layout)
         try:
-            supervisor = Supervisor(plan)
+            layout = jail.Layout(
+                directories=tuple(sorted({*jail.interpreter_directories(), *hello["directories"]})),
+                private_ids=not hello["unsafe"] and jail.has_private_ids(),
+            )
+            supervisor = Supervisor(
+                launch.Plan(hello["unsafe"], tuple(hello["modules"]), tuple(hello["paths"]), layout)
+            )
+        except PermissionError as error:
+            self._send({"refused": remedies.sentence(str(error), "run as an ordinary user")})
+            return
         except SandboxUnavailable as error:
             self._send({"refused": str(error)})
             return
         try:
-            self._send({"ready": {**supervisor.mechanisms, "group": _describe(supervisor.group)}})
+            self._send(
+                {
+                    "ready": {
+                        **supervisor.mechanisms,
+                        "group": _describe(supervisor.group),
+                        "private_ids": layout.private_ids,
+                    }
+                }
+            )
             supervisor.on_readable(self._owner.fileno(), self._owner_ended)
             supervisor.on_readable(self._owner_process, self._owner_ended)
             judge = Judge(supervisor)
