@@ -8,12 +8,27 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 console = Console(stderr=True, highlight=False)
 
 
+class Interrupted(RuntimeError):
+    """The user ended a run before its end; what was done is saved."""
+
+    exit_status = 130
+
+    def __init__(self, step: int, total: int) -> None:
+        super().__init__(f"stopped after step {step} of {total}; everything is saved, continue with --resume")
+
+
 def error(message: str) -> None:
     console.print(f"[bold red]error:[/] {_plain(message)}", soft_wrap=True)
 
 
 def say(message: str) -> None:
     console.print(_plain(message), soft_wrap=True)
+
+
+def tell(description: str, step: int, total: int, note: str, *, every: int) -> None:
+    """Where there is no terminal to draw a bar on (a log, a job), a line every so many steps."""
+    if not console.is_terminal and (step % every == 0 or step == total):
+        say(f"{description} {step}/{total}  {note}")
 
 
 def progress() -> Progress:

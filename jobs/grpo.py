@@ -90,9 +90,9 @@ def train(recipe: GrpoRecipe, *, resume: bool) -> None:
             done = asyncio.run(drive(recipe, ready, trainer, engine, reward, bar))
     page = report.write(recipe.run.dir)
     last = recipe.run.dir / "checkpoints" / f"step-{done}"
-    if done < recipe.train.steps:
-        console.say(f"stopped after step {done} of {recipe.train.steps}; continue with --resume")
     console.say(f"checkpoint {last}\nreport     {page}")
+    if done < recipe.train.steps:
+        raise console.Interrupted(done, recipe.train.steps)
 
 
 async def drive(recipe: GrpoRecipe, ready: Checked, trainer: Any, engine: Any, reward: Any, bar: Bar) -> int:
@@ -120,6 +120,7 @@ async def drive(recipe: GrpoRecipe, ready: Checked, trainer: Any, engine: Any, r
         for name, value in metrics.items():
             board.add_scalar(name, value, step)
         bar.update(task, completed=step, note=note(metrics))
+        console.tell("grpo", step, recipe.train.steps, note(metrics), every=10)
 
     pipeline = Pipeline(
         Stream(ready.problems.train, recipe.run.seed),

@@ -114,7 +114,9 @@ def train(recipe: PretrainRecipe, *, resume: bool) -> Path:
             journal.metrics(step, metrics)
             for name, value in metrics.items():
                 board.add_scalar(name, value, step)
-            bar.update(task, completed=step, note=f"loss {metrics['loss']:.3f}")
+            note = f"loss {metrics['loss']:.3f}"
+            bar.update(task, completed=step, note=note)
+            console.tell("pretrain", step, recipe.train.steps, note, every=100)
             if recipe.run.checkpoint_every and step % recipe.run.checkpoint_every == 0:
                 write_checkpoint(journal, Progress(step, step), policy.save)
             if stopping:
@@ -122,9 +124,9 @@ def train(recipe: PretrainRecipe, *, resume: bool) -> Path:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     folder = write_checkpoint(journal, Progress(step, step), policy.save)
-    if stopping:
-        console.say(f"stopped after step {step} of {recipe.train.steps}; continue with --resume")
     console.say(f"checkpoint {folder}")
+    if stopping and step < recipe.train.steps:
+        raise console.Interrupted(step, recipe.train.steps)
     return folder
 
 

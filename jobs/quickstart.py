@@ -40,8 +40,6 @@ def command(
     if not base.exists():
         console.say("2/3  pretraining a base model on worked examples of mixed quality")
         pretrain.train(base_recipe, resume=base_recipe.run.dir.exists())
-        if not base.exists():
-            return
     if not (out / "checkpoints" / f"step-{recipe.train.steps}").exists():
         console.say("3/3  reinforcement learning with verifiable rewards (GRPO)")
         grpo.train(recipe, resume=(out / "metrics.jsonl").exists())

@@ -26,11 +26,11 @@ MAX_LINE_MB = 64
 
 
 def score(
-    reward: Annotated[str, typer.Option(help="math, code, module:object, verl:file.py:function ...")],
+    reward: Annotated[str, typer.Option(help="math, code, module:object, verl:file.py:f ...")],
     workers: Annotated[int, typer.Option(help="Samples checked at once; 0: one for each core.")] = 0,
     settings: Annotated[str, typer.Option(help="The reward's settings as a JSON object.")] = "{}",
 ) -> None:
-    """Score responses: one problem a line with its "response" on standard input, one score a line on standard output."""
+    """Score responses: a problem and its "response" a line on standard input, a score a line on standard output."""
     count = workers or os.cpu_count() or 1
     scorer = _find(reward, count, settings)
     tally = Tally()

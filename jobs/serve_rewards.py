@@ -17,13 +17,17 @@ import it; therefore this file has no postponed annotations.
 import asyncio
 import contextlib
 import os
+import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from jobs import console
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 RETRY_AFTER_S = 1
 
@@ -109,11 +113,82 @@ def create_app(desk: Desk, max_body_mb: float = 8.0, unjudged: float | None = No
     ``unjudged`` is what OpenRLHF's protocol, which has no word for "could not tell", is given for a sample without a
     value; without it such a request fails with 502, because an error must not become a reward.
     """
-    from fastapi import FastAPI, HTTPException, Response
-    from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-    from pydantic import BaseModel, ConfigDict, Field
+    from fastapi import FastAPI
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Any) -> AsyncIterator[None]:
+        yield
+        await desk.close()
+
+    app = FastAPI(title="Zeroth rewards", version="1", lifespan=lifespan)
+    app.add_middleware(BodyLimit, limit=int(max_body_mb * 1024 * 1024))
+    meters = Meters(desk)
+    _add_score(app, desk, meters)
+    _add_get_reward(app, desk, meters, unjudged)
+    _add_health(app, desk)
+    _add_metrics(app, meters)
+    return app
+
+
+class Meters:
+    """The Prometheus metrics of one service."""
+
+    def __init__(self, desk: Desk) -> None:
+        from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+        self.registry = CollectorRegistry()
+        common: dict[str, Any] = {"registry": self.registry}
+        self.scored = Counter("zeroth_reward_samples", "Samples scored.", ["reward", "status"], **common)
+        self.refused = Counter("zeroth_reward_refused", "Requests refused for want of room.", **common)
+        self.took = Histogram("zeroth_reward_request_seconds", "Seconds a request took.", ["reward"], **common)
+        in_flight = Gauge("zeroth_reward_in_flight", "Samples in flight.", **common)
+        in_flight.set_function(lambda: desk.in_flight)
+
+
+async def _judge(desk: Desk, meters: Meters, name: str, samples: list[Any]) -> list[Any]:
+    """The scores, or a refusal where there is no room or no more work is taken."""
+    from fastapi import HTTPException
+
+    if desk.draining:
+        raise HTTPException(503, "draining")
+    if not desk.room_for(len(samples)):
+        meters.refused.inc()
+        detail = f"{desk.in_flight} samples in flight of {desk.queue}"
+        raise HTTPException(429, detail, {"Retry-After": str(RETRY_AFTER_S)})
+    started = time.perf_counter()
+    scores = await desk.score(name, samples)
+    meters.took.labels(name).observe(time.perf_counter() - started)
+    for given in scores:
+        meters.scored.labels(name, given.status).inc()
+    return scores
+
+
+def _sample(desk: Desk, name: str, problem: dict[str, Any], response: str, where: list[str | int]) -> Any:
+    """A sample whose problem has what the reward needs; otherwise 422 with the place in the body."""
+    from fastapi import HTTPException
 
     from rewards import BadProblem, Sample, check_problem
+
+    try:
+        check_problem(desk.rewards[name], problem)
+    except BadProblem as error:
+        raise HTTPException(422, [{"loc": ["body", *where], "msg": str(error), "type": "problem"}]) from error
+    return Sample(problem, response)
+
+
+def _refusals() -> dict[int | str, dict[str, Any]]:
+    from pydantic import BaseModel
+
+    class Refusal(BaseModel):
+        detail: Any
+
+    texts = {404: "no such reward", 413: "the body is too large", 429: "no room now", 503: "draining"}
+    return {status: {"model": Refusal, "description": text} for status, text in texts.items()}
+
+
+def _add_score(app: "FastAPI", desk: Desk, meters: Meters) -> None:
+    from fastapi import HTTPException
+    from pydantic import BaseModel, ConfigDict, Field
 
     class SampleIn(BaseModel):
         """A problem's fields with one response to it."""
@@ -137,6 +212,31 @@ def create_app(desk: Desk, max_body_mb: float = 8.0, unjudged: float | None = No
     class ScoreResponse(BaseModel):
         scores: list[ScoreOut]
 
+    @app.post("/score", responses=_refusals())
+    async def score(request: ScoreRequest) -> ScoreResponse:
+        """Scores samples with one reward, in order."""
+        name = request.reward
+        if name is None and len(desk.rewards) == 1:
+            name = next(iter(desk.rewards))
+        if name not in desk.rewards:
+            raise HTTPException(404, f"no reward {name!r} here; there are: {', '.join(desk.rewards)}")
+        samples = []
+        for index, item in enumerate(request.samples):
+            problem = item.model_dump(exclude_unset=True)
+            response = problem.pop("response")
+            samples.append(_sample(desk, name, problem, response, ["samples", index]))
+        given = await _judge(desk, meters, name, samples)
+        answers = [
+            ScoreOut(id=item.id, value=one.value, status=one.status, parts=dict(one.parts), detail=one.detail)
+            for item, one in zip(request.samples, given, strict=True)
+        ]
+        return ScoreResponse(scores=answers)
+
+
+def _add_get_reward(app: "FastAPI", desk: Desk, meters: Meters, unjudged: float | None) -> None:
+    from fastapi import HTTPException
+    from pydantic import BaseModel, ConfigDict, Field
+
     class QueryRequest(BaseModel):
         model_config = ConfigDict(strict=True)
         query: list[str] = Field(max_length=desk.queue)
@@ -146,128 +246,56 @@ def create_app(desk: Desk, max_body_mb: float = 8.0, unjudged: float | None = No
     class QueryResponse(BaseModel):
         rewards: list[float]
 
+    refusals = _refusals()
+    refusals[502] = {**refusals[503], "description": "a sample could not be judged"}
+
+    @app.post("/get_reward", responses=refusals)
+    async def get_reward(request: QueryRequest) -> QueryResponse:
+        """OpenRLHF's remote reward protocol, for the service's first reward: a query is a prompt and its response,
+        a label the gold answer."""
+        name = next(iter(desk.rewards))
+        samples = []
+        for index, query in enumerate(request.query):
+            prompt, label = _at(request.prompts, index, ""), _at(request.labels, index, None)
+            problem = {"id": index, "prompt": prompt, "answer": label}
+            samples.append(_sample(desk, name, problem, query.removeprefix(prompt), ["labels", index]))
+        values = []
+        for index, one in enumerate(await _judge(desk, meters, name, samples)):
+            value = one.value if one.value is not None else unjudged
+            if value is None:
+                raise HTTPException(502, f"query {index} could not be judged ({one.status}): {one.detail}")
+            values.append(value)
+        return QueryResponse(rewards=values)
+
+
+def _add_health(app: "FastAPI", desk: Desk) -> None:
+    from fastapi import Response
+    from pydantic import BaseModel
+
     class Health(BaseModel):
         status: str
         rewards: list[str]
         in_flight: int
         queue: int
 
-    class Problem(BaseModel):
-        detail: Any
-
-    registry = CollectorRegistry()
-    scored = Counter("zeroth_reward_samples", "Samples scored.", ["reward", "status"], registry=registry)
-    refused = Counter("zeroth_reward_refused", "Requests refused for want of room.", registry=registry)
-    took = Histogram("zeroth_reward_request_seconds", "Seconds a request took.", ["reward"], registry=registry)
-    Gauge("zeroth_reward_in_flight", "Samples in flight.", registry=registry).set_function(lambda: desk.in_flight)
-
-    @contextlib.asynccontextmanager
-    async def lifespan(_: Any) -> AsyncIterator[None]:
-        yield
-        await desk.close()
-
-    app = FastAPI(title="Zeroth rewards", version="1", lifespan=lifespan)
-    app.add_middleware(BodyLimit, limit=int(max_body_mb * 1024 * 1024))
-    refusals: dict[int | str, dict[str, Any]] = {
-        status: {"model": Problem, "description": text}
-        for status, text in {
-            400: "the body is no JSON",
-            404: "no such reward",
-            413: "the body is too large",
-            429: "no room now",
-            503: "draining",
-        }.items()
-    }
-
-    def choose(name: str | None) -> str:
-        if name is None and len(desk.rewards) == 1:
-            return next(iter(desk.rewards))
-        if name is None or name not in desk.rewards:
-            raise HTTPException(404, f"no reward {name!r} here; there are: {', '.join(desk.rewards)}")
-        return name
-
-    async def judge(name: str, samples: list[Any]) -> list[Any]:
-        if desk.draining:
-            raise HTTPException(503, "draining")
-        if not desk.room_for(len(samples)):
-            refused.inc()
-            raise HTTPException(
-                429, f"{desk.in_flight} samples in flight of {desk.queue}", {"Retry-After": str(RETRY_AFTER_S)}
-            )
-        started = time.perf_counter()
-        scores = await desk.score(name, samples)
-        took.labels(name).observe(time.perf_counter() - started)
-        for given in scores:
-            scored.labels(name, given.status).inc()
-        return scores
-
-    @app.post("/score", responses=refusals)
-    async def score(request: ScoreRequest) -> ScoreResponse:
-        """Scores samples with one reward, in order."""
-        name = choose(request.reward)
-        samples = []
-        for index, item in enumerate(request.samples):
-            problem = item.model_dump(exclude_unset=True)
-            response = problem.pop("response")
-            try:
-                check_problem(desk.rewards[name], problem)
-            except BadProblem as error:
-                raise HTTPException(
-                    422, [{"loc": ["body", "samples", index], "msg": str(error), "type": "problem"}]
-                ) from error
-            samples.append(Sample(problem, response))
-        given = await judge(name, samples)
-        answers = [
-            ScoreOut(id=item.id, value=one.value, status=one.status, parts=dict(one.parts), detail=one.detail)
-            for item, one in zip(request.samples, given, strict=True)
-        ]
-        return ScoreResponse(scores=answers)
-
-    @app.post(
-        "/get_reward", responses={**refusals, 502: {"model": Problem, "description": "a sample could not be judged"}}
-    )
-    async def get_reward(request: QueryRequest) -> QueryResponse:
-        """OpenRLHF's remote reward protocol: the label is the gold answer, the query the prompt and the response."""
-        name = choose(None if len(desk.rewards) == 1 else next(iter(desk.rewards)))
-        samples = []
-        for index, query in enumerate(request.query):
-            prompt, label = _at(request.prompts, index, ""), _at(request.labels, index, None)
-            problem = {"id": index, "prompt": prompt, "answer": label}
-            try:
-                check_problem(desk.rewards[name], problem)
-            except BadProblem as error:
-                raise HTTPException(
-                    422, [{"loc": ["body", "labels", index], "msg": str(error), "type": "problem"}]
-                ) from error
-            samples.append(Sample(problem, query.removeprefix(prompt)))
-        values = []
-        for index, one in enumerate(await judge(name, samples)):
-            if one.value is None and unjudged is None:
-                raise HTTPException(502, f"query {index} could not be judged ({one.status}): {one.detail}")
-            values.append(unjudged if one.value is None else one.value)
-        return QueryResponse(rewards=values)
-
     @app.get("/health", responses={503: {"model": Health, "description": "draining"}})
     async def health(response: Response) -> Health:
         """Whether the service takes work."""
         response.status_code = 503 if desk.draining else 200
-        return Health(
-            status="draining" if desk.draining else "ok",
-            rewards=list(desk.rewards),
-            in_flight=desk.in_flight,
-            queue=desk.queue,
-        )
+        status = "draining" if desk.draining else "ok"
+        return Health(status=status, rewards=list(desk.rewards), in_flight=desk.in_flight, queue=desk.queue)
 
-    @app.get(
-        "/metrics",
-        response_class=Response,
-        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
-    )
+
+def _add_metrics(app: "FastAPI", meters: Meters) -> None:
+    from fastapi import Response
+    from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+    text = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
+
+    @app.get("/metrics", response_class=Response, responses=text)
     async def metrics() -> Response:
         """Prometheus metrics."""
-        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
-
-    return app
+        return Response(generate_latest(meters.registry), media_type=CONTENT_TYPE_LATEST)
 
 
 def _at(values: Sequence[Any] | None, index: int, missing: Any) -> Any:
@@ -299,19 +327,24 @@ def rewards(
     config = uvicorn.Config(
         app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=drain_seconds, access_log=False
     )
-    server = uvicorn.Server(config)
-    asyncio.run(_serve(server, desk))
+    asyncio.run(_serve(uvicorn.Server(config), desk))
 
 
 async def _serve(server: Any, desk: Desk) -> None:
-    """Runs until a signal; says where it listens once it does."""
+    """Runs until a signal; says where it listens once it does, and drains when the signal comes."""
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        desk.draining = True
+        server.should_exit = True
+
+    server.capture_signals = contextlib.nullcontext  # a drained service ends with status 0, not by the signal
+    for sign in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(sign, stop)
     running = asyncio.create_task(server.serve())
     while not server.started and not running.done():
         await asyncio.sleep(0.02)
     for listener in (listening for each in server.servers for listening in each.sockets) if server.started else ():
         host, port = listener.getsockname()[:2]
         console.say(f"rewards {', '.join(desk.rewards)} at http://{host}:{port} (docs at /docs)")
-    while not running.done():
-        desk.draining = desk.draining or server.should_exit
-        await asyncio.sleep(0.05)
     await running

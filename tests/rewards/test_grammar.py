@@ -12,9 +12,10 @@ from rewards.answers.judge import judge, readings
 from rewards.answers.tree import Unreadable
 
 COMMANDS = r"""
-\frac \sqrt \pi \infty \cdot \times \pm \mp \le \ge \ne \in \cup \cap \setminus \{ \} \left( \right) \text{ \mathrm{ \begin{pmatrix}
-\end{pmatrix} \\ \log \sin \cos^{-1} \ln \overline{ \dot{ \binom \lfloor \rfloor \langle \rangle \mathbb{R} \emptyset ^\circ \%
-\$ \pmod \sum_{k=1}^ \int_0^ \lim_{x\to0} \angle \ldots or and cm ½ √ ² π ∞ − ٣ １ {,} sqrt( million Monday 10^ 1e9 ...
+\frac \sqrt \pi \infty \cdot \times \pm \mp \le \ge \ne \in \cup \cap \setminus \{ \} \left( \right) \text{
+\mathrm{ \begin{pmatrix} \end{pmatrix} \\ \log \sin \cos^{-1} \ln \overline{ \dot{ \binom \lfloor \rfloor
+\langle \rangle \mathbb{R} \emptyset ^\circ \% \$ \pmod \sum_{k=1}^ \int_0^ \lim_{x\to0} \angle \ldots or and
+cm ½ √ ² π ∞ − ٣ １ {,} sqrt( million Monday 10^ 1e9 ...
 """
 PIECES = [*"0123456789xyzabnie+-*/^_=<>()[]{}|!,.;:'%$&~ ", *COMMANDS.split()]
 TEXTS = st.lists(st.sampled_from(PIECES), max_size=25).map("".join)

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from model import checkpoint
+from tests.fakes import tiny_policy
+
+RECIPE = """
+base = "{base}"
+
+[run]
+dir = "{run}"
+checkpoint_every = 2
+
+[data]
+train = "{problems}"
+held_out = "{problems}"
+template = "{{prompt}}="
+
+[train]
+steps = 4
+
+[optimizer]
+lr = 1e-3
+
+[rollout]
+groups_per_step = 3
+samples_per_group = 2
+max_tokens = 6
+
+[reward]
+added = {{ boxed = 0.1 }}
+
+[evaluate]
+every = 2
+problems = 4
+"""
+
+
+class Workspace:
+    """A folder with a tiny base checkpoint, problems and a recipe."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.base, self.run, self.problems = folder / "base", folder / "run", folder / "problems.jsonl"
+        self.recipe = folder / "recipe.toml"
+        policy = tiny_policy()
+        self.base.mkdir()
+        checkpoint.save(policy.model, policy.tokenizer, self.base)
+        self.write_problems([{"id": str(i), "prompt": f"{i}+1", "reward": "math", "answer": str(i + 1)} for i in range(8)])
+        self.recipe.write_text(RECIPE.format(base=self.base, run=self.run, problems=self.problems))
+
+    def write_problems(self, problems: list[dict[str, object]]) -> None:
+        self.problems.write_text("".join(json.dumps(problem) + "\n" for problem in problems))
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace(tmp_path)

@@ -1,0 +1,157 @@
+"""What a user sees: one clear message and the right exit status, and nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.jobs.conftest import Workspace
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def zeroth(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "jobs", *map(str, arguments)],
+        capture_output=True, text=True, cwd=ROOT, timeout=120, env={**os.environ, "COLUMNS": "200"}, check=False,
+    )  # fmt: skip
+
+
+def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    flat = " ".join(done.stderr.split())
+    assert flat.startswith("error:")
+    for word in words:
+        assert word in flat
+
+
+def test_a_wrong_key(workspace: Workspace) -> None:
+    done = zeroth("grpo", workspace.recipe, "rollout.samples_per_grop=3")
+    refused(done, str(workspace.recipe), "rollout.samples_per_grop", "rollout.samples_per_group")
+    assert not workspace.run.exists()
+
+
+def test_a_malformed_problem_line(workspace: Workspace) -> None:
+    with workspace.problems.open("a") as file:
+        file.write('{"id": "x"\n')
+    refused(zeroth("grpo", workspace.recipe), f"{workspace.problems}:9", "not JSON")
+    assert not workspace.run.exists()
+
+
+def test_a_problem_without_what_its_reward_needs(workspace: Workspace) -> None:
+    workspace.write_problems([{"id": "p", "prompt": "1+1", "reward": "math"}])
+    refused(zeroth("grpo", workspace.recipe), "'p'", "answer")
+
+
+def test_an_unknown_reward(workspace: Workspace) -> None:
+    workspace.write_problems([{"id": "p", "prompt": "1+1", "reward": "maths", "answer": "2"}])
+    refused(zeroth("grpo", workspace.recipe), "'maths'", "math")
+
+
+def test_a_missing_checkpoint(workspace: Workspace) -> None:
+    refused(zeroth("grpo", workspace.recipe, f"base={workspace.folder / 'nowhere'}"), "nowhere", "checkpoint")
+
+
+def test_a_prompt_that_fills_the_context(workspace: Workspace) -> None:
+    workspace.write_problems([{"id": "long", "prompt": "1+" * 200, "reward": "math", "answer": "2"}])
+    refused(zeroth("grpo", workspace.recipe), "'long'", "context")
+
+
+def test_a_run_directory_in_use(workspace: Workspace) -> None:
+    workspace.run.mkdir()
+    (workspace.run / "metrics.jsonl").write_text("")
+    refused(zeroth("grpo", workspace.recipe), "--resume")
+
+
+def test_a_template_without_a_prompt(workspace: Workspace) -> None:
+    refused(zeroth("grpo", workspace.recipe, "data.template=nothing"), "{prompt}")
+
+
+def test_nothing_to_resume(workspace: Workspace) -> None:
+    refused(zeroth("grpo", workspace.recipe, "--resume"), "no run to resume")
+
+
+def test_an_absent_recipe() -> None:
+    refused(zeroth("grpo", "nowhere.toml"), "nowhere.toml", "quickstart")
+
+
+def test_a_dry_run_prints_the_resolved_recipe_and_writes_nothing(workspace: Workspace) -> None:
+    done = zeroth("grpo", workspace.recipe, "--dry-run", "rollout.lag=3")
+    assert done.returncode == 0, done.stderr
+    assert "lag = 3" in done.stdout
+    assert "clip_high = 0.28" in done.stdout
+    assert not workspace.run.exists()
+
+
+def test_eval_reports_by_reward(workspace: Workspace) -> None:
+    done = zeroth("eval", workspace.base, "--suite", workspace.problems, "--samples", 2, "--max-tokens", 4, "--template", "{prompt}=", "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["rewards"]["math"]["problems"] == 8
+    assert result["rewards"]["math"]["mean"] == 0.0
+
+
+def test_eval_of_nothing(workspace: Workspace) -> None:
+    refused(zeroth("eval", workspace.folder / "none", "--suite", workspace.problems), "no such checkpoint")
+
+
+def documents(folder: Path) -> Path:
+    path = folder / "documents.jsonl"
+    path.write_text("".join(json.dumps({"text": f"{i}+1={i + 1}"}) + "\n" for i in range(40)))
+    return path
+
+
+PRETRAIN = ["data.vocab_size=300", "optimizer.lr=1e-3", "train.steps=6", "train.batch_documents=4",
+            "model.hidden_size=32", "model.num_attention_heads=2", "model.max_position_embeddings=64",
+            "model.num_hidden_layers=2", "train.balance=1e-3"]  # fmt: skip
+
+
+def pretrain(workspace: Workspace, *arguments: str) -> subprocess.CompletedProcess[str]:
+    recipe = workspace.folder / "pretrain.toml"
+    recipe.write_text("")
+    paths = [f"run.dir={workspace.run}", f"data.documents={documents(workspace.folder)}"]
+    return zeroth("pretrain", recipe, *paths, *PRETRAIN, *arguments)
+
+
+def test_pretrain_makes_a_checkpoint_and_resumes_to_the_same_weights(workspace: Workspace) -> None:
+    done = pretrain(workspace, "run.checkpoint_every=3", "run.keep_checkpoints=9")
+    assert done.returncode == 0, done.stderr
+    whole = (workspace.run / "checkpoints" / "step-6" / "model.safetensors").read_bytes()
+    shutil.rmtree(workspace.run / "checkpoints" / "step-6")
+    assert pretrain(workspace, "run.checkpoint_every=3", "--resume").returncode == 0
+    assert (workspace.run / "checkpoints" / "step-6" / "model.safetensors").read_bytes() == whole
+    steps = [json.loads(line)["step"] for line in (workspace.run / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4, 5, 6]
+
+
+def test_pretrain_trains_multi_token_prediction(workspace: Workspace) -> None:
+    done = pretrain(workspace, "model.num_nextn_predict_layers=1", "train.mtp_weight=0.3")
+    assert done.returncode == 0, done.stderr
+    assert "mtp_loss" in (workspace.run / "metrics.jsonl").read_text()
+
+
+def test_a_malformed_document(workspace: Workspace) -> None:
+    path = documents(workspace.folder)
+    path.write_text(path.read_text() + "{}\n")
+    recipe = workspace.folder / "pretrain.toml"
+    recipe.write_text("")
+    refused(zeroth("pretrain", recipe, f"run.dir={workspace.run}", f"data.documents={path}", *PRETRAIN), f"{path}:41")
+
+
+def test_an_unknown_model_key(workspace: Workspace) -> None:
+    refused(pretrain(workspace, "model.hiden_size=3"), "hiden_size", "hidden_size")
+
+
+@pytest.mark.parametrize("command", ["quickstart", "pretrain", "grpo", "eval", "report"])
+def test_every_command_explains_itself(command: str) -> None:
+    done = zeroth(command, "--help")
+    assert done.returncode == 0
+    assert "Usage" in done.stdout

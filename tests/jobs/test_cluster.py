@@ -1,0 +1,135 @@
+"""The same recipe on a real local Ray: trainer, rollout workers and reward workers in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.jobs.conftest import Workspace
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+
+
+def grpo(workspace: Workspace, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "jobs", "grpo", str(workspace.recipe), *arguments],
+        cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def finished(process: subprocess.Popen[str]) -> str:
+    """Its standard error, once it has ended well."""
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    return errors
+
+
+def steps(workspace: Workspace) -> list[int]:
+    path = workspace.run / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line)["step"] for line in lines if line.endswith("\n")]
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 180
+    while not condition():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def samples(workspace: Workspace) -> list[str]:
+    return [json.loads(line)["id"] for line in (workspace.run / "samples.jsonl").read_text().splitlines()]
+
+
+def test_a_run_is_whole(workspace: Workspace) -> None:
+    errors = finished(grpo(workspace, "cluster.rollout_workers=2", "rollout.lag=1"))
+    assert steps(workspace) == [0, 1, 2, 3, 4]
+    assert len(samples(workspace)) == len(set(samples(workspace))) == 4 * 3 * 2
+    assert {p.name for p in (workspace.run / "checkpoints").iterdir()} == {"step-2", "step-4"}
+    assert str(workspace.run / "report.html") in " ".join(errors.split())
+    assert list(workspace.run.glob("events.out.tfevents.*"))
+    last = json.loads((workspace.run / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["lag_max"] == 1
+    assert "held_out/greedy/math" in last
+
+
+def test_a_run_killed_hard_resumes_without_losing_or_repeating_a_sample(workspace: Workspace) -> None:
+    process = grpo(workspace, "train.steps=40")
+    wait_for(lambda: 5 in steps(workspace), process)
+    process.kill()
+    process.communicate()
+    finished(grpo(workspace, "train.steps=8", "--resume"))
+    assert steps(workspace) == list(range(9))
+    assert len(samples(workspace)) == len(set(samples(workspace))) == 8 * 3 * 2
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(workspace: Workspace) -> None:
+    process = grpo(workspace, "train.steps=500")
+    wait_for(lambda: 3 in steps(workspace), process)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert "--resume" in errors
+    saved = max(int(p.name.removeprefix("step-")) for p in (workspace.run / "checkpoints").iterdir())
+    assert saved == steps(workspace)[-1]
+    assert not list((workspace.run / "checkpoints").glob(".*"))
+
+
+@pytest.fixture(scope="module")
+def job_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A head node with a job server on the loopback address and token authentication; yields the environment that
+    reaches it."""
+    with socket.socket() as first, socket.socket() as second:
+        first.bind(("127.0.0.1", 0))
+        second.bind(("127.0.0.1", 0))
+        gcs, dashboard = first.getsockname()[1], second.getsockname()[1]
+    environment = {
+        **os.environ,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_TMPDIR": str(tmp_path_factory.mktemp("ray")),
+    }
+    ray = [sys.executable, "-m", "ray.scripts.scripts"]
+    subprocess.run(
+        [*ray, "start", "--head", "--node-ip-address=127.0.0.1", f"--port={gcs}", "--dashboard-host=127.0.0.1",
+         f"--dashboard-port={dashboard}", "--num-cpus=4", "--disable-usage-stats"],
+        env=environment, check=True, capture_output=True, timeout=120,
+    )  # fmt: skip
+    yield {**environment, "JOBS": f"http://127.0.0.1:{dashboard}", "GCS": f"127.0.0.1:{gcs}"}
+    node = f"--address=127.0.0.1:{gcs}"
+    subprocess.run([*ray, "stop", "--force", node], env=environment, capture_output=True, timeout=120, check=False)
+
+
+def submit(server: dict[str, str], workspace: Workspace, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", server["JOBS"], "--working-dir",
+         str(workspace.folder), "--", sys.executable, "-m", "jobs", "grpo", str(workspace.recipe), *arguments],
+        env=server, capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+
+
+def test_the_same_recipe_runs_under_ray_job_submit(workspace: Workspace, job_server: dict[str, str]) -> None:
+    done = submit(job_server, workspace)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert steps(workspace) == [0, 1, 2, 3, 4]
+    assert job_server["RAY_AUTH_TOKEN"] not in done.stdout + done.stderr
+
+
+def test_a_job_without_the_token_is_refused(workspace: Workspace, job_server: dict[str, str]) -> None:
+    done = submit({**job_server, "RAY_AUTH_TOKEN": secrets.token_hex(32)}, workspace)
+    assert done.returncode != 0
+    assert not workspace.run.exists()

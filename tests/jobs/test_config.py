@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from jobs import config
+from jobs.config import GrpoRecipe, PretrainRecipe, RecipeError, Table
+
+GOOD = """
+base = "b"
+run = { dir = "r" }
+data = { train = "t.jsonl" }
+train = { steps = 3 }
+optimizer = { lr = 1e-4 }
+"""
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "r.toml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("line", "key", "near"),
+    [
+        ("rollout = { samples_per_grup = 4 }", "rollout.samples_per_grup", "rollout.samples_per_group"),
+        ("loss = { clip_hi = 0.3 }", "loss.clip_hi", "loss.clip_high"),
+        ("reference = 3", "reference", "rollout"),
+    ],
+)
+def test_an_unknown_key_names_file_key_and_nearest(tmp_path: Path, line: str, key: str, near: str) -> None:
+    path = written(tmp_path, GOOD + line)
+    with pytest.raises(RecipeError) as error:
+        config.read(path, GrpoRecipe)
+    assert str(path) in str(error.value)
+    assert f"unknown key {key!r}" in str(error.value)
+    assert "nearest known key" in str(error.value)
+    if key != "reference":
+        assert repr(near) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.steps=0", "train.steps: .*greater than or equal to 1, not 0"),
+        ("optimizer.lr=fast", "optimizer.lr: .*number.*not 'fast'"),
+        ("rollout.samples_per_group=1", "samples_per_group"),
+        ("precision.train=fp4", "precision.train"),
+        ("nothing", "key=value"),
+        ("base.x=1", "'base' is a value"),
+    ],
+)
+def test_a_bad_value_names_its_key(tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        config.read(written(tmp_path, GOOD), GrpoRecipe, [override])
+
+
+def test_a_missing_key_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="'train' is missing"):
+        config.read(written(tmp_path, GOOD.replace("train = { steps = 3 }", "")), GrpoRecipe)
+
+
+def test_overrides_reach_their_place(tmp_path: Path) -> None:
+    recipe = config.read(
+        written(tmp_path, GOOD), GrpoRecipe, ["rollout.lag=0", "optimizer.lr=2e-5", "base=other", "reward.added.format=0.5"]
+    )
+    assert (recipe.rollout.lag, recipe.optimizer.lr, str(recipe.base)) == (0, 2e-5, "other")
+    assert recipe.reward.added == {"format": 0.5}
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    recipe = config.read(written(tmp_path, GOOD), GrpoRecipe)
+    config.write(recipe, tmp_path / "resolved.toml")
+    assert config.read(tmp_path / "resolved.toml", GrpoRecipe) == recipe
+
+
+def test_an_absent_recipe_lists_those_that_are_shipped(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="quickstart"):
+        config.read(tmp_path / "none.toml", GrpoRecipe)
+
+
+def test_broken_toml_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="r.toml: not TOML"):
+        config.read(written(tmp_path, "a = ["), GrpoRecipe)
+
+
+@pytest.mark.parametrize("name", config.shipped())
+def test_every_shipped_recipe_is_valid(name: str) -> None:
+    values = tomllib.loads(config.find(name).read_text())
+    kind: type[Table] = GrpoRecipe if "rollout" in values else PretrainRecipe
+    assert config.read(config.find(name), kind)

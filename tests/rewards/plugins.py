@@ -1,0 +1,54 @@
+"""Rewards as an outsider would write them."""
+
+import asyncio
+
+from rewards import Score
+
+
+class Undecided:
+    """Never knows."""
+
+    async def __call__(self, samples):
+        return [Score(None, "error", detail="cannot tell") for _ in samples]
+
+    async def close(self):
+        pass
+
+
+class Slow:
+    """Takes as many seconds as the response says."""
+
+    async def __call__(self, samples):
+        await asyncio.sleep(max(float(sample.response) for sample in samples))
+        return [Score(1.0) for _ in samples]
+
+    async def close(self):
+        pass
+
+
+def lengths(samples):
+    """A plain function that answers plain numbers."""
+    return [len(sample.response) for sample in samples]
+
+
+def raising(samples):
+    raise KeyError("no such thing")
+
+
+def too_few(samples):
+    return [1.0]
+
+
+def words(samples):
+    return ["good" for _ in samples]
+
+
+async def sleeping(samples):
+    await asyncio.sleep(600)
+
+
+async def asynchronous(samples):
+    return [0.5 for _ in samples]
+
+
+NOT_CALLABLE = 7
