@@ -39,7 +39,11 @@ _BOOT = "import sys; sys.path.insert(0, sys.argv.pop(1)); from rewards.nursery i
 
 @dataclass(frozen=True, slots=True)
 class WorkerLimits:
-    """What one job may use; a job that is given another wall time is given CPU time in proportion. ``jobs`` is after how many jobs a worker is replaced, which keeps its memory flat."""
+    """What one job may use; a job that is given another wall time is given CPU time in proportion.
+
+    ``jobs`` is after how many jobs a worker is replaced, which keeps its memory flat; ``start_s`` bounds the start of
+    the process that workers are forked from.
+    """
 
     wall_s: float = 2.0
     cpu_s: float = 2.0
