@@ -52,17 +52,31 @@ class Desk:
         return self.in_flight + count <= self.queue
 
     async def score(self, name: str, samples: Sequence[Any]) -> list[Any]:
-        """The samples' scores; the caller has asked for room."""
+        """The samples' scores, an error for a problem that lacks what the reward needs; the caller asked for room."""
+        from rewards import Score
+
         self.in_flight += len(samples)
         try:
-            scores: list[Any] = await self.rewards[name](samples)
-            return scores
+            faults = [_fault(self.rewards[name], sample.problem) for sample in samples]
+            fit = [sample for sample, fault in zip(samples, faults, strict=True) if not fault]
+            given = iter(await self.rewards[name](fit))
+            return [Score(None, "error", detail=fault) if fault else next(given) for fault in faults]
         finally:
             self.in_flight -= len(samples)
 
     async def close(self) -> None:
         self.draining = True
         await asyncio.gather(*(reward.close() for reward in self.rewards.values()), return_exceptions=True)
+
+
+def _fault(reward: Any, problem: Mapping[str, Any]) -> str:
+    from rewards import BadProblem, check_problem
+
+    try:
+        check_problem(reward, problem)
+    except BadProblem as error:
+        return str(error)
+    return ""
 
 
 class BodyLimit:
@@ -163,32 +177,24 @@ async def _judge(desk: Desk, meters: Meters, name: str, samples: list[Any]) -> l
     return scores
 
 
-def _sample(desk: Desk, name: str, problem: dict[str, Any], response: str, where: list[str | int]) -> Any:
-    """A sample whose problem has what the reward needs; otherwise 422 with the place in the body."""
-    from fastapi import HTTPException
-
-    from rewards import BadProblem, Sample, check_problem
-
-    try:
-        check_problem(desk.rewards[name], problem)
-    except BadProblem as error:
-        raise HTTPException(422, [{"loc": ["body", *where], "msg": str(error), "type": "problem"}]) from error
-    return Sample(problem, response)
-
-
 def _refusals() -> dict[int | str, dict[str, Any]]:
     from pydantic import BaseModel
 
     class Refusal(BaseModel):
         detail: Any
 
-    texts = {404: "no such reward", 413: "the body is too large", 429: "no room now", 503: "draining"}
+    texts = {400: "the body is no JSON", 413: "the body is too large", 429: "no room now", 503: "draining"}
     return {status: {"model": Refusal, "description": text} for status, text in texts.items()}
 
 
 def _add_score(app: "FastAPI", desk: Desk, meters: Meters) -> None:
-    from fastapi import HTTPException
+    from typing import Literal
+
     from pydantic import BaseModel, ConfigDict, Field
+
+    from rewards import Sample
+
+    names = tuple(desk.rewards)
 
     class SampleIn(BaseModel):
         """A problem's fields with one response to it."""
@@ -200,7 +206,7 @@ def _add_score(app: "FastAPI", desk: Desk, meters: Meters) -> None:
     class ScoreRequest(BaseModel):
         model_config = ConfigDict(extra="forbid", strict=True)
         samples: list[SampleIn] = Field(max_length=desk.queue)
-        reward: str | None = Field(None, description="One of the service's rewards; may be left out when it has one.")
+        reward: Literal[names] = Field(names[0], description="One of the service's rewards.")  # type: ignore[valid-type]
 
     class ScoreOut(BaseModel):
         id: str | int | None
@@ -215,17 +221,12 @@ def _add_score(app: "FastAPI", desk: Desk, meters: Meters) -> None:
     @app.post("/score", responses=_refusals())
     async def score(request: ScoreRequest) -> ScoreResponse:
         """Scores samples with one reward, in order."""
-        name = request.reward
-        if name is None and len(desk.rewards) == 1:
-            name = next(iter(desk.rewards))
-        if name not in desk.rewards:
-            raise HTTPException(404, f"no reward {name!r} here; there are: {', '.join(desk.rewards)}")
         samples = []
-        for index, item in enumerate(request.samples):
+        for item in request.samples:
             problem = item.model_dump(exclude_unset=True)
             response = problem.pop("response")
-            samples.append(_sample(desk, name, problem, response, ["samples", index]))
-        given = await _judge(desk, meters, name, samples)
+            samples.append(Sample(problem, response))
+        given = await _judge(desk, meters, request.reward, samples)
         answers = [
             ScoreOut(id=item.id, value=one.value, status=one.status, parts=dict(one.parts), detail=one.detail)
             for item, one in zip(request.samples, given, strict=True)
@@ -236,6 +237,8 @@ def _add_score(app: "FastAPI", desk: Desk, meters: Meters) -> None:
 def _add_get_reward(app: "FastAPI", desk: Desk, meters: Meters, unjudged: float | None) -> None:
     from fastapi import HTTPException
     from pydantic import BaseModel, ConfigDict, Field
+
+    from rewards import Sample
 
     class QueryRequest(BaseModel):
         model_config = ConfigDict(strict=True)
@@ -258,7 +261,7 @@ def _add_get_reward(app: "FastAPI", desk: Desk, meters: Meters, unjudged: float 
         for index, query in enumerate(request.query):
             prompt, label = _at(request.prompts, index, ""), _at(request.labels, index, None)
             problem = {"id": index, "prompt": prompt, "answer": label}
-            samples.append(_sample(desk, name, problem, query.removeprefix(prompt), ["labels", index]))
+            samples.append(Sample(problem, query.removeprefix(prompt)))
         values = []
         for index, one in enumerate(await _judge(desk, meters, name, samples)):
             value = one.value if one.value is not None else unjudged

@@ -89,18 +89,21 @@ def _plugin(name: str, load: Callable[[], Any], settings: Mapping[str, Any]) -> 
         raise UnknownReward(name, known_names(), reason=f"{type(error).__name__}: {error}") from error
     timeout_s = settings.get("timeout_s", Guarded.DEFAULT_TIMEOUT_S)
     rest = {key: value for key, value in settings.items() if key != "timeout_s"}
-    made = (
-        _build(name, loaded, rest)
-        if inspect.isclass(loaded) or not inspect.iscoroutinefunction(_call_of(loaded))
-        else loaded
-    )
-    if not callable(made):
-        raise UnknownReward(name, known_names(), reason=f"{type(made).__name__} cannot be called with samples")
+    if not callable(loaded):
+        raise UnknownReward(name, known_names(), reason=f"{type(loaded).__name__} cannot be called with samples")
+    made = _build(name, loaded, rest) if rest or _makes_reward(loaded) else loaded
     return Guarded(name, made, timeout_s=timeout_s)
 
 
-def _call_of(candidate: Any) -> Any:
-    return candidate if inspect.isroutine(candidate) else getattr(candidate, "__call__", None)  # noqa: B004
+def _makes_reward(loaded: Any) -> bool:
+    """A class, or a function that needs no argument, makes the reward; anything else is the reward."""
+    if inspect.isclass(loaded):
+        return True
+    try:
+        inspect.signature(loaded).bind()
+    except TypeError:
+        return False
+    return inspect.isroutine(loaded)
 
 
 def _build(name: str, factory: Any, settings: Mapping[str, Any]) -> Any:

@@ -9,6 +9,7 @@ def run(what, *arguments):
     return {
         "echo": lambda value: value,
         "pid": os.getpid,
+        "nap": _nap,
         "raise": _raise,
         "spin": _spin,
         "sleep": lambda: time.sleep(600),
@@ -16,6 +17,11 @@ def run(what, *arguments):
         "exit": lambda: os._exit(3),
         "allocate": lambda megabytes: len(b"x" * (megabytes << 20)),
     }[what](*arguments)
+
+
+def _nap():
+    time.sleep(1.0)
+    return os.getpid()
 
 
 def _raise(text):

@@ -1,7 +1,6 @@
-"""The HTTP service. Large form of the load test: ZEROTH_LOAD_SECONDS=60 ZEROTH_LOAD_CLIENTS=200."""
+"""The HTTP service. Large forms: ZEROTH_LOAD_SECONDS=60 ZEROTH_LOAD_CLIENTS=200, ZEROTH_FUZZ_EXAMPLES=500."""
 
 import asyncio
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -15,6 +14,7 @@ import pytest
 from tests.rewards.service import service
 
 LOAD_SECONDS = float(os.environ.get("ZEROTH_LOAD_SECONDS", "4"))
+FUZZ_EXAMPLES = os.environ.get("ZEROTH_FUZZ_EXAMPLES", "20")
 LOAD_CLIENTS = int(os.environ.get("ZEROTH_LOAD_CLIENTS", "50"))
 
 
@@ -57,12 +57,12 @@ def test_what_cannot_be_judged_is_never_a_zero_for_openrlhf():
 
 def test_a_reward_that_is_not_served_is_refused(math):
     answer = post(math, "/score", {"reward": "code", "samples": []})
-    assert answer.status_code == 404
-    assert "math" in answer.json()["detail"]
+    assert answer.status_code == 422
+    assert "math" in answer.text
 
 
 def test_a_client_cannot_name_an_object_to_import(math):
-    assert post(math, "/score", {"reward": "os:system", "samples": []}).status_code == 404
+    assert post(math, "/score", {"reward": "os:system", "samples": []}).status_code == 422
 
 
 @pytest.mark.parametrize(
@@ -73,10 +73,10 @@ def test_a_malformed_body_is_422(math, body):
     assert post(math, "/score", body).status_code == 422
 
 
-def test_a_problem_without_its_answer_is_422_and_says_where(math):
-    answer = post(math, "/score", {"reward": "math", "samples": [sample("1", "1"), {"response": "x"}]})
-    assert answer.status_code == 422
-    assert answer.json()["detail"][0]["loc"] == ["body", "samples", 1]
+def test_a_problem_without_its_answer_is_an_error_of_that_sample_only(math):
+    answer = post(math, "/score", {"reward": "math", "samples": [{"response": "x"}, sample("1", "1")]}).json()
+    assert [score["status"] for score in answer["scores"]] == ["error", "ok"]
+    assert "answer" in answer["scores"][0]["detail"]
 
 
 def test_a_body_over_the_limit_is_413(math):
@@ -159,16 +159,17 @@ def test_many_clients_lose_and_mix_up_nothing(math):
     assert min(done) >= 1
 
 
-def test_schemathesis_finds_no_fault_from_the_openapi_page(math):
+def test_schemathesis_finds_no_fault_from_the_openapi_page():
+    """With a value for what cannot be judged, every request that the page allows is answered."""
     program = os.environ.get("SCHEMATHESIS") or shutil.which("schemathesis")
-    if program is None and importlib.util.find_spec("schemathesis") is None:
+    if program is None:
         pytest.skip("schemathesis is not installed; set SCHEMATHESIS to its program")
-    command = [program] if program else [sys.executable, "-m", "schemathesis.cli"]
-    count = os.environ.get("ZEROTH_FUZZ_EXAMPLES", "20")
-    ended = subprocess.run(
-        [*command, "run", math.url + "/openapi.json", "--max-examples", count, "--checks", "all"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    with service("--reward", "math", "--unjudged", "-1") as running:
+        ended = subprocess.run(
+            [program, "run", running.url + "/openapi.json", "--max-examples", FUZZ_EXAMPLES, "--checks", "all"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    print(ended.stdout[-1500:])
     assert ended.returncode == 0, ended.stdout[-6000:] + ended.stderr[-2000:]

@@ -54,6 +54,11 @@ def test_a_killed_worker_is_replaced_and_other_answers_are_not_lost(workers):
     assert {outcome.status for index, outcome in enumerate(outcomes) if index % 10 == 5} == {"timeout"}
 
 
+def test_jobs_run_side_by_side(workers):
+    futures = [workers.submit("nap"), workers.submit("nap")]
+    assert len({future.result(60).result for future in futures}) == 2
+
+
 def test_a_worker_that_dies_is_an_error_and_is_replaced(workers):
     assert workers.run("exit").status == "error"
     assert workers.run("echo", 3).result == 3

@@ -1,0 +1,58 @@
+"""Rewards by ``module:object`` and by entry point, and what a plugin's failure looks like."""
+
+import asyncio
+from importlib.metadata import EntryPoint
+
+import pytest
+
+import rewards.table
+from rewards import Sample, UnknownReward, find
+
+
+def score(name, *responses, **settings):
+    async def go():
+        reward = find(name, **settings)
+        try:
+            return await reward([Sample({"id": f"p{index}"}, text) for index, text in enumerate(responses)])
+        finally:
+            await reward.close()
+
+    return asyncio.run(go())
+
+
+def test_a_class_a_function_and_an_async_function_are_rewards():
+    assert [one.value for one in score("tests.rewards.plugins:Slow", "0", "0")] == [1.0, 1.0]
+    assert [one.value for one in score("tests.rewards.plugins:lengths", "abc", "")] == [3.0, 0.0]
+    assert [one.value for one in score("tests.rewards.plugins:asynchronous", "a")] == [0.5]
+
+
+@pytest.mark.parametrize(("plugin", "says"), [("raising", "KeyError"), ("too_few", "list of 2"), ("words", "numbers")])
+def test_a_failing_plugin_is_named_with_the_sample_and_the_remedy(plugin, says):
+    name = f"tests.rewards.plugins:{plugin}"
+    for index, one in enumerate(score(name, "a", "b")):
+        assert (one.value, one.status) == (None, "error")
+        assert all(part in one.detail for part in (name, f"p{index}", says))
+
+
+def test_a_plugin_that_hangs_is_a_timeout():
+    (one,) = score("tests.rewards.plugins:sleeping", "a", timeout_s=0.2)
+    assert (one.value, one.status) == (None, "timeout")
+    assert "timeout_s" in one.detail
+
+
+def test_an_object_that_cannot_be_called_is_refused():
+    with pytest.raises(UnknownReward):
+        find("tests.rewards.plugins:NOT_CALLABLE")
+
+
+def test_entry_points_are_found_and_listed(monkeypatch):
+    point = EntryPoint("outsider", "tests.rewards.plugins:lengths", rewards.table.GROUP)
+
+    def entry_points(group, name=None):
+        return [point] if group == rewards.table.GROUP and name in (None, "outsider") else []
+
+    monkeypatch.setattr(rewards.table, "entry_points", entry_points)
+    assert [one.value for one in score("outsider", "ab")] == [2.0]
+    assert "outsider" in rewards.known_names()
+    with pytest.raises(UnknownReward, match="outsider"):
+        find("outsidr")
