@@ -33,15 +33,16 @@ class CandidateEnded(BaseException):
 class Candidate:
     """The other side: asks, and turns the answer into values and exceptions."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, answer_bytes: int) -> None:
         self._descriptor = descriptor
+        self._answer_bytes = answer_bytes
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The answer. Raises CandidateEnded when none comes, and what the candidate raised as the built-in exception
-        nearest to it."""
+        """The answer, of at most ``answer_bytes``. Raises CandidateEnded when none comes, and what the candidate raised
+        as the built-in exception nearest to it."""
         try:
             program.send(self._descriptor, request)
-            answer = program.receive(self._descriptor)
+            answer = program.receive(self._descriptor, self._answer_bytes)
         except (EOFError, OSError, ValueError) as error:
             raise CandidateEnded(str(error)) from None
         if not isinstance(answer, dict):
@@ -139,10 +140,11 @@ class Remote:
 
 _FORWARDED_ATTRIBUTES = ("__name__", "__doc__")
 _FORWARDED_METHODS = (
-    "__len__ __getitem__ __setitem__ __delitem__ __contains__ __str__ __add__ __radd__ __sub__ __rsub__ __mul__ "
-    "__rmul__ __truediv__ __floordiv__ __mod__ __pow__ __neg__ __abs__ __lt__ __le__ __gt__ __ge__ __enter__ "
-    "__exit__ __next__ __int__ __float__"
-).split()
+    *("__len__", "__getitem__", "__setitem__", "__delitem__", "__contains__", "__str__", "__add__"),
+    *("__radd__", "__sub__", "__rsub__", "__mul__", "__rmul__", "__truediv__", "__floordiv__"),
+    *("__mod__", "__pow__", "__neg__", "__abs__", "__lt__", "__le__", "__gt__"),
+    *("__ge__", "__enter__", "__exit__", "__next__", "__int__", "__float__"),
+)
 
 
 def _method(remote: Remote, name: str, *args: Any) -> Any:
@@ -233,7 +235,7 @@ def _namespace(candidate: Candidate, tree: ast.Module) -> dict[str, Any]:
     return namespace
 
 
-def run(channel: int, source: str) -> int:
+def run(channel: int, source: str, answer_bytes: int) -> int:
     """Runs the tests and reports {"held", "failures": [[line, text]...], "ended"} over the channel."""
     tree, written = parse(source)
     held = 0
@@ -247,8 +249,8 @@ def run(channel: int, source: str) -> int:
 
     linecache.cache[_FILE] = (len(source), None, source.splitlines(keepends=True), _FILE)
     try:
-        candidate = Candidate(program.PEER)
-        ready = program.receive(program.PEER)
+        candidate = Candidate(program.PEER, answer_bytes)
+        ready = program.receive(program.PEER, answer_bytes)
         if ready != {"ready": True}:
             raise CandidateEnded("it did not define its functions")
         namespace = _namespace(candidate, tree)
@@ -264,7 +266,7 @@ def run(channel: int, source: str) -> int:
                 failures.append(_failure(statement, error))
     except CandidateEnded as end:
         ended = str(end) or "the program ended"
-    except (EOFError, OSError, wire.Malformed) as error:
+    except Exception as error:  # noqa: BLE001 - the tests were parsed before: what fails here is what the candidate said
         ended = str(error) or "the program ended"
     program.report(
         channel,

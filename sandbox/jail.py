@@ -6,6 +6,7 @@ that is about to run it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import stat
@@ -102,7 +103,7 @@ def build_root(taken: dict[str, int | str]) -> bool:
     os.mkdir(f"{HOME}/old")
     for name in ("/proc", "/tmp", "/dev", "/etc"):  # noqa: S108
         os.mkdir(HOME + name, 0o755)
-    has_proc = mount_proc(f"{HOME}/proc")
+    has_proc = _mount_own_proc(f"{HOME}/proc")
     for path, content in taken.items():
         _place(HOME + path, content)
     for path, text in _FILES.items():
@@ -134,24 +135,26 @@ def _place(target: str, content: int | str) -> None:
     kernel.attach_mount(content, target)
 
 
-def mount_proc(target: str) -> bool:
-    """A /proc of the current PID namespace. False where the container hides parts of its own /proc: then the kernel
-    refuses a fresh one, and the program has none."""
-    flags = kernel.MS_RDONLY | kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
+_PROC_FLAGS = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
+
+
+def _mount_own_proc(target: str) -> bool:
+    """The zygote's /proc. False where the container hides parts of its own: then the kernel refuses a fresh one, and
+    programs have none."""
     try:
-        kernel.mount("proc", target, "proc", flags)
+        kernel.mount("proc", target, "proc", _PROC_FLAGS)
     except PermissionError:
         return False
+    _forbid_nested_namespaces(target)
+    kernel.mount("none", target, "", kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY | _PROC_FLAGS)
     return True
 
 
-def forbid_nested_namespaces() -> None:
-    """No user namespace can be made below this one, whatever the seccomp filter says."""
-    try:
-        with open("/proc/sys/user/max_user_namespaces", "w") as file:
+def _forbid_nested_namespaces(proc: str) -> None:
+    """No user namespace can be made below the jail's, whatever the seccomp filter says."""
+    with contextlib.suppress(OSError):
+        with open(f"{proc}/sys/user/max_user_namespaces", "w") as file:
             file.write("0")
-    except OSError:
-        pass  # /proc is read-only or absent; the filter still refuses the calls
 
 
 def renounce() -> None:
@@ -213,7 +216,7 @@ class Isolation:
         options = f"{owner},size={limits.disk_bytes},nr_inodes={limits.disk_files}"
         kernel.mount("tmpfs", HOME, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, options)
         if self._has_proc:
-            mount_proc("/proc")
+            kernel.mount("proc", "/proc", "proc", _PROC_FLAGS | kernel.MS_RDONLY, "subset=pid")
         os.chdir(HOME)
 
     def _identity(self) -> None:

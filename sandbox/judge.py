@@ -23,7 +23,7 @@ from typing import Any
 
 from sandbox import compare, wire
 from sandbox.program import PEER
-from sandbox.supervisor import Run, Supervisor
+from sandbox.supervisor import JailBroken, Run, Supervisor
 from sandbox.verdict import Limits, Status, TestResult, Verdict
 
 _LIMIT_STATUS: dict[str, Status] = {
@@ -39,7 +39,7 @@ _ERRNO_LIMIT: dict[int, tuple[Status, str]] = {
     errno.EMFILE: ("runtime_error", "open_files: too many open files"),
 }
 
-_LAST_WORDS = ("compile_error", "raised", "failed")
+_LAST_WORDS = ("compile_error", "raised")
 """What a program may say in place of being ready."""
 _COMPILER_MB = 2048
 _ARTIFACT_MB = 128
@@ -106,12 +106,14 @@ class Judge:
         passed = sum(test.status == "passed" for test in ordered)
         return self._verdict(first, totals, limits, started, (passed, len(ordered)), ordered)
 
-    def after_break(self, why: str) -> Verdict:
+    def after_break(self, broken: JailBroken) -> Verdict:
         """The verdict on a submission during which the jail itself ended."""
-        group = self._supervisor.group
+        run, group = broken.run, self._supervisor.group
+        if run is not None and run.exceeded in _LIMIT_STATUS:
+            return Verdict(_LIMIT_STATUS[run.exceeded], detail=f"{run.exceeded}: {run.why}; {broken}")
         if group is not None and group.events()[0] > self._events[0]:
             return Verdict("memory_limit", detail="memory_mb: the kernel ended the jail for its memory")
-        return Verdict("sandbox_error", detail=why)
+        return Verdict("sandbox_error", detail=str(broken))
 
     # ---- one kind of test each
 
@@ -249,7 +251,7 @@ class Judge:
         self._supervisor.wait(lambda: bool(run.messages) or run.over)
         if not run.messages or (not run.ready and any(_message(run, key) is not None for key in _LAST_WORDS)):
             return None
-        return run.messages.pop(0)
+        return run.messages.pop(0) or {}
 
     def _asserts(self, source: str, tests: str, limits: Limits, totals: _Totals) -> tuple[TestResult, int, int]:
         supervisor = self._supervisor
@@ -259,7 +261,11 @@ class Judge:
             job = {"mode": "functions", "source": source, "serve_on": PEER}
             candidate = supervisor.start(job, limits, seconds=seconds, peer=theirs)
             tester = supervisor.start(
-                {"mode": "tests", "source": tests}, limits, seconds=seconds + 1.0, quiet=True, peer=ours
+                {"mode": "tests", "source": tests, "answer_bytes": limits.output_kb * 1024},
+                limits,
+                seconds=seconds + 1.0,
+                quiet=True,
+                peer=ours,
             )
         supervisor.wait(lambda: tester.over)
         report = tester.messages[-1] if tester.messages else None
@@ -277,9 +283,9 @@ class Judge:
         if not isinstance(report, dict) or "held" not in report:
             status, detail = self._outcome(candidate) if ended else (None, "")
             if status is None:
-                why = tester.why or f"exit status {tester.exit_status}"
-                said = bytes(tester.stderr).decode("utf-8", "replace").strip()[-300:]
-                return TestResult("sandbox_error", f"the tests' own process ended: {why} {said}"), 0, 0
+                status, detail = self._outcome(tester)
+            if status in (None, "runtime_error"):
+                status, detail = "sandbox_error", f"the tests' own process ended: {detail}"
             return TestResult(status, detail), 0, 0
         held, failed = report["held"], report["failed"]
         total = max(held + failed, report["written"] if failed or ended else 0)
@@ -302,68 +308,40 @@ class Judge:
     # ---- what a run's end means
 
     def _outcome(self, run: Run) -> tuple[Status | None, str]:
-        """The status of a run that did not end well, and None for one that did."""
-        if run.exceeded in ("wall_seconds", "cpu_seconds"):
-            status, detail = self._stuck_at_limit(run)
-            if status is not None:
-                return status, f"{detail}, until the {run.exceeded} ended"
-        if run.exceeded in _LIMIT_STATUS:
-            return _LIMIT_STATUS[run.exceeded], f"{run.exceeded}: {run.why}"
+        """The status of a run that did not end well, and None for one that did. The first rule that knows decides."""
+        if run.failed_setup:
+            return "sandbox_error", run.failed_setup
+        for rule in (self._ended_by_us, _said_at_the_end, _used_too_much):
+            found = rule(run)
+            if found is not None:
+                return found
+        if run.exit_status == 0 or run.exceeded:
+            return None, ""
+        return self._refused_by_kernel(run) or _bad_exit(run)
+
+    def _ended_by_us(self, run: Run) -> tuple[Status, str] | None:
         if run.exceeded == "protocol":
             return "runtime_error", f"disturbed the judge's channel: {run.why}"
-        if run.exceeded:
-            return None, ""
-        compile_error = _message(run, "compile_error")
-        if compile_error is not None:
-            return "compile_error", str(compile_error)[:500]
-        failed = _message(run, "failed")
-        if failed is not None and run.exit_status == 125:
-            return "sandbox_error", str(failed)[:500]
-        if run.peak_bytes > run.limits.memory_mb << 20:
-            return "memory_limit", f"memory_mb: used {run.peak_bytes >> 20} MiB"
-        if run.exit_status == 0:
-            return None, ""
-        return self._bad_exit(run)
+        if run.exceeded not in _LIMIT_STATUS:
+            return None
+        stuck = self._refused_by_kernel(run) if _LIMIT_STATUS[run.exceeded] == "time_limit" else None
+        if stuck is not None:
+            return stuck[0], f"{stuck[1]}, until the {run.exceeded} ended"
+        return _LIMIT_STATUS[run.exceeded], f"{run.exceeded}: {run.why}"
 
-    def _stuck_at_limit(self, run: Run) -> tuple[Status | None, str]:
-        """A program that outstayed its time because the kernel ended or refused processes of its."""
+    def _refused_by_kernel(self, run: Run) -> tuple[Status, str] | None:
+        """What the control group counted against the run, or the watch saw where there is no group."""
         group = self._supervisor.group
-        memory, processes = (0, 0) if group is None else self._new_events()
-        if memory:
-            return "memory_limit", f"memory_mb: more than {run.limits.memory_mb} MiB"
-        if processes or (run.crowded and (group is None or not group.counts_processes)):
-            return "process_limit", f"processes: {run.limits.processes} at the same time"
-        return None, ""
-
-    def _new_events(self) -> tuple[int, int]:
-        """How often the kernel ended a process for memory and refused a new one, since this was last asked."""
-        assert self._supervisor.group is not None
-        events, before = self._supervisor.group.events(), self._events
-        self._events = events
-        return events[0] - before[0], events[1] - before[1]
-
-    def _bad_exit(self, run: Run) -> tuple[Status, str]:
-        status = run.exit_status or 0
-        if self._supervisor.group is not None:
-            memory, processes = self._new_events()
-            if memory:
+        if group is not None:
+            events, before = group.events(), self._events
+            self._events = events
+            if events[0] > before[0]:
                 return "memory_limit", f"memory_mb: more than {run.limits.memory_mb} MiB"
-            if processes:
-                return "process_limit", f"processes: more than {run.limits.processes}"
-        if status == -signal.SIGSYS:
-            return "denied", "a forbidden system call ended the program"
-        if status == -signal.SIGXCPU or (status == -signal.SIGKILL and run.cpu_seconds >= run.limits.cpu_seconds):
-            return "time_limit", f"cpu_seconds: used {run.cpu_seconds:.1f} s of CPU time"
-        if status == -signal.SIGXFSZ:
-            return "output_limit", _ERRNO_LIMIT[errno.EFBIG][1]
-        raised = _message(run, "raised")
-        if raised is not None:
-            return _raised(raised)
-        if run.crowded:
+            if events[1] > before[1]:
+                return "process_limit", f"processes: more than {run.limits.processes} at the same time"
+        if run.crowded and (group is None or not group.counts_processes):
             return "process_limit", f"processes: {run.limits.processes} at the same time"
-        if status < 0:
-            return "runtime_error", f"ended by {_signal_name(-status)}"
-        return "runtime_error", f"exit status {status}"
+        return None
 
     def _verdict(
         self,
@@ -388,6 +366,36 @@ class Judge:
             detail=first.detail,
             tests=tests,
         )
+
+
+def _said_at_the_end(run: Run) -> tuple[Status, str] | None:
+    compile_error = _message(run, "compile_error")
+    return None if compile_error is None or run.exceeded else ("compile_error", str(compile_error)[:500])
+
+
+def _used_too_much(run: Run) -> tuple[Status, str] | None:
+    if run.peak_bytes <= run.limits.memory_mb << 20 or run.exceeded:
+        return None
+    return "memory_limit", f"memory_mb: used {run.peak_bytes >> 20} MiB"
+
+
+def _bad_exit(run: Run) -> tuple[Status, str]:
+    """What an exit status other than 0 means; that of a signal is negative."""
+    status = run.exit_status or 0
+    raised = _message(run, "raised")
+    if status == -signal.SIGSYS:
+        answer: tuple[Status, str] = ("denied", "a forbidden system call ended the program")
+    elif status == -signal.SIGXCPU or (status == -signal.SIGKILL and run.cpu_seconds >= run.limits.cpu_seconds):
+        answer = ("time_limit", f"cpu_seconds: used {run.cpu_seconds:.1f} s of CPU time")
+    elif status == -signal.SIGXFSZ:
+        answer = _ERRNO_LIMIT[errno.EFBIG]
+    elif raised is not None:
+        answer = _raised(raised)
+    elif status < 0:
+        answer = ("runtime_error", f"ended by {_signal_name(-status)}")
+    else:
+        answer = ("runtime_error", f"exit status {status}")
+    return answer
 
 
 def _out_of_time(limits: Limits) -> TestResult:
@@ -426,8 +434,8 @@ def _compare_value(form: Any, test: dict[str, Any], elapsed: float) -> TestResul
         detail = f"returned {_shorten(_text(actual))}, not {_shorten(_text(expected))}"
     except wire.Malformed:
         detail = "returned something that is not plain data"
-    except RecursionError:
-        detail = "returned something nested too deeply"
+    except Exception as error:  # noqa: BLE001 - whatever comparing it raises (a signalling NaN does), it is not equal
+        detail = f"returned something that cannot be compared: {type(error).__name__}"
     return TestResult("wrong_answer", detail, elapsed)
 
 

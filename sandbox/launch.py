@@ -132,7 +132,6 @@ def _zygote(plan: Plan, inner: socket.socket, parent: socket.socket, taken: dict
             step = "building the root"
             ready["proc"] = has_proc = jail.build_root(taken)
             step = "giving up privileges"
-            jail.forbid_nested_namespaces()
             jail.renounce()
             isolation = jail.Isolation(plan.layout, has_proc)
             ready["landlock"] = kernel.landlock_abi()

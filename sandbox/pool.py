@@ -113,7 +113,7 @@ class Pool:
 async def _ask(worker: WorkerProcess, message: dict[str, Any]) -> dict[str, Any]:
     loop = asyncio.get_running_loop()
     await loop.sock_sendall(worker.socket, wire.pack(message))
-    reader = wire.FrameReader(1 << 30)
+    reader = wire.FrameReader()
     while True:
         data = await loop.sock_recv(worker.socket, 1 << 18)
         if not data:

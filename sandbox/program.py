@@ -45,9 +45,11 @@ def report(channel: int, message: Any) -> None:
         return
 
 
-def receive(channel: int) -> Any:
-    """The next message. Raises EOFError when the other side is gone."""
+def receive(channel: int, limit_bytes: int = MAX_MESSAGE_BYTES) -> Any:
+    """The next message. Raises EOFError when the other side is gone, and Malformed for more than ``limit_bytes``."""
     (length,) = struct.unpack("!I", _read(channel, 4))
+    if length > limit_bytes:
+        raise wire.Malformed(f"a message of {length} bytes, where {limit_bytes} are allowed")
     return wire.unpack(_read(channel, length))
 
 
@@ -69,7 +71,7 @@ def run_job(channel: int) -> int:
     if mode == "command":
         return sys.modules["sandbox.commands"].run(channel, job)  # type: ignore[no-any-return]
     if mode == "tests":
-        return sys.modules["sandbox.asserts"].run(channel, job["source"])  # type: ignore[no-any-return]
+        return sys.modules["sandbox.asserts"].run(channel, job["source"], job["answer_bytes"])  # type: ignore[no-any-return]
     name = "__main__" if mode == "program" else "solution"
     code = _compile(channel, job["source"])
     if code is None:
@@ -158,7 +160,8 @@ class Server:
     """Answers requests for the candidate's functions and objects.
 
     {"names": [...]}                                     which of them the module defines, each as a value
-    {"call": target, "args": [...], "kwargs": {...}}     target: {"name"}, {"object": id} or {"builtin"}, then "path": attributes
+    {"call": target, "args": [...], "kwargs": {...}}     target: {"name"}, {"object": id} or {"builtin"}, then
+                                                         "path": attributes
     {"get": target}, {"set": target, "attribute", "value"}
     Answers: {"value", "args"?: the arguments when the call changed them} or {"raised": describe()}
     """

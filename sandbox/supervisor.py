@@ -23,14 +23,18 @@ from sandbox import cgroup, launch, watch, wire, zygote
 from sandbox.verdict import Limits, SandboxUnavailable
 
 _START_SECONDS = 30.0
-_KILL_SECONDS = 5.0
+_KILL_SECONDS = 15.0
 _WATCH_SECONDS = 0.05
 _READ_BYTES = 1 << 16
 _MB = 1 << 20
 
 
 class JailBroken(RuntimeError):
-    """The zygote ended or does not answer; the run in progress has no verdict."""
+    """The zygote ended or does not answer. ``run`` is the one that would not end, where that is the reason."""
+
+    def __init__(self, message: str, run: Run | None = None) -> None:
+        super().__init__(message)
+        self.run = run
 
 
 @dataclass
@@ -42,11 +46,15 @@ class Run:
     deadline: float
     started: float
     channel: socket.socket | None
+    answer_bytes: int
+    """How much it may say on the channel at a time."""
     reader: wire.FrameReader
     output_left: int
     stdout: bytearray = field(default_factory=bytearray)
     stderr: bytearray = field(default_factory=bytearray)
     messages: list[Any] = field(default_factory=list)
+    answer_left: int = 0
+    """Bytes that it may still say before it is asked again."""
     outgoing: bytearray = field(default_factory=bytearray)
     exit_status: int | None = None
     cpu_seconds: float = 0.0
@@ -55,6 +63,8 @@ class Run:
     exceeded: str = ""
     """The name of the limit that ended it, empty while none did."""
     why: str = ""
+    failed_setup: str = ""
+    """Why it could not be isolated; nothing of the candidate's ran."""
     ready: bool = False
     """It has defined its functions and takes calls."""
     crowded: bool = False
@@ -139,13 +149,15 @@ class Supervisor:
         """Begins a run that does ``job``. ``peer`` is one more descriptor for it;
         ``answer_bytes`` bounds a message from it, in place of ``output_kb``."""
         now = time.monotonic()
+        room = answer_bytes or limits.output_kb * 1024 + 4096
         run = Run(
             number=self._next_number,
             limits=limits,
             deadline=now + (limits.wall_seconds if seconds is None else seconds),
             started=now,
             channel=None,
-            reader=wire.FrameReader(answer_bytes or limits.output_kb * 1024 + 4096),
+            answer_bytes=room,
+            reader=wire.FrameReader(room),
             output_left=limits.output_kb * 1024,
         )
         self._next_number += 1
@@ -198,6 +210,7 @@ class Supervisor:
 
     def send(self, run: Run, message: Any) -> None:
         """Queues a message for the run's channel."""
+        run.answer_left = run.answer_bytes
         run.outgoing += wire.pack(message)
         self._flush(run)
 
@@ -248,7 +261,7 @@ class Supervisor:
         for run in list(self._runs.values()):
             if run.exit_status is None and now >= run.deadline:
                 if run.exceeded:
-                    raise JailBroken(f"a killed run did not end within {_KILL_SECONDS:g} s")
+                    raise JailBroken(f"a killed run did not end within {_KILL_SECONDS:g} s", run)
                 self.kill(run, "wall_seconds", f"still running after {now - run.started:.2f} s")
 
     def _watch(self) -> None:
@@ -274,8 +287,12 @@ class Supervisor:
         if not data:
             raise JailBroken("the zygote ended")
         message = json.loads(data)
-        run = self._runs.get(message["exit"])
-        if run is not None:
+        run = self._runs.get(message["run"])
+        if run is None:
+            return
+        if "failed" in message:
+            run.failed_setup = message["failed"]
+        else:
             run.exit_status = message["status"]
             run.cpu_seconds = message["cpu_seconds"]
             run.peak_bytes = max(run.peak_bytes, message["peak_kb"] * 1024)
@@ -306,6 +323,10 @@ class Supervisor:
             data = b""
         if not data:
             self._close(run, run.channel.fileno())
+            return
+        run.answer_left -= len(data)
+        if run.answer_left < 0:
+            self.kill(run, "output_kb", f"answered with more than {run.limits.output_kb} KiB")
             return
         try:
             run.messages += run.reader.feed(data)

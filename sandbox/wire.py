@@ -156,7 +156,7 @@ class TooLarge(Malformed):
 class FrameReader:
     """Cuts a byte stream into messages; feed() it what arrives."""
 
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(self, limit_bytes: int = 1 << 30) -> None:
         self._buffer = bytearray()
         self._limit_bytes = limit_bytes
 
@@ -167,7 +167,7 @@ class FrameReader:
         while len(self._buffer) >= HEADER.size:
             (length,) = HEADER.unpack_from(self._buffer)
             if length > self._limit_bytes:
-                raise TooLarge(f"a frame of {length} bytes, over the limit of {self._limit_bytes}")
+                raise TooLarge(f"a frame of {length} bytes, where {self._limit_bytes} are allowed")
             end = HEADER.size + length
             if len(self._buffer) < end:
                 break

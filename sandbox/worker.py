@@ -71,12 +71,17 @@ class Worker:
 
     def _answer(self, request: dict[str, Any], judge: Any, supervisor: Any) -> None:
         from sandbox.supervisor import JailBroken
-        from sandbox.verdict import plain
+        from sandbox.verdict import Verdict, plain
 
         try:
             verdict = judge.judge(request)
         except JailBroken as error:
-            verdict = judge.after_break(str(error))
+            verdict = judge.after_break(error)
+            supervisor.restart()
+        except _OwnerGone:
+            raise
+        except Exception as error:  # noqa: BLE001 - a mistake of ours costs one verdict, not the worker
+            verdict = Verdict("sandbox_error", detail=f"{type(error).__name__}: {error}")
             supervisor.restart()
         self._send({"verdict": plain(verdict)})
 

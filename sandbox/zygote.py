@@ -7,7 +7,8 @@ from its own channel, after it is isolated.
 Messages over one SOCK_SEQPACKET socket (JSON)
     from the supervisor   {"spawn": id, "limits": [...]} with descriptors stdin, stdout, stderr, channel [, peer]
                           {"kill": id}
-    to the supervisor     {"ready": {...}}; {"exit": id, "status", "cpu_seconds", "peak_kb"}; {"failed": id, "why"}
+    to the supervisor     {"ready": {...}}; {"run": id, "status", "cpu_seconds", "peak_kb"}
+                          {"run": id, "failed": why} from a run that could not be isolated
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from typing import Any, NoReturn
 
 from sandbox import jail, kernel, program, unsafe
 
 _MESSAGE_BYTES = 1 << 16
 _CHANNEL = 3
+_ALL_DESCRIPTORS = 1 << 20
 _OUR_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
@@ -62,31 +65,34 @@ class Zygote:
             self._spawn(message, descriptors)
         return True
 
-    def _spawn(self, message: dict[str, object], descriptors: list[int]) -> None:
-        limits = jail.RunLimits(*message["limits"])  # type: ignore[misc]
+    def _spawn(self, message: dict[str, Any], descriptors: list[int]) -> None:
+        limits = jail.RunLimits(*message["limits"])
         self._isolation.before_fork()
         pid = kernel.fork()
         if pid == 0:
-            self._become_run(limits, descriptors)
+            self._become_run(message["spawn"], limits, descriptors)
         self._isolation.after_fork(pid)
         for descriptor in descriptors:
             os.close(descriptor)
         handle = os.pidfd_open(pid)
-        self._runs[handle] = (message["spawn"], pid)  # type: ignore[assignment]
+        self._runs[handle] = (message["spawn"], pid)
         self._poll.register(handle, select.POLLIN)
 
-    def _become_run(self, limits: jail.RunLimits, descriptors: list[int]) -> None:
-        """In the child: never returns."""
-        status = 125
+    def _become_run(self, run: int, limits: jail.RunLimits, descriptors: list[int]) -> NoReturn:
+        """In the child. Only before the candidate's code is read can a failure be ours, and only then is the socket
+        open on which it is told: a candidate cannot claim that the sandbox failed."""
         try:
             for target, descriptor in enumerate(descriptors):
                 os.dup2(descriptor, target)
             self._isolation.apply(limits)
-            os.closerange(len(descriptors), 64)
             _renew_random()
-            status = program.run_job(_CHANNEL)
         except BaseException as error:  # noqa: BLE001 - nothing may leave this function
-            program.report(_CHANNEL, {"failed": f"{type(error).__name__}: {error}"})
+            self._send({"run": run, "failed": f"{type(error).__name__}: {error}"})
+            os._exit(125)
+        status = 125
+        try:
+            os.closerange(len(descriptors), _ALL_DESCRIPTORS)
+            status = program.run_job(_CHANNEL)
         finally:
             os._exit(status)
 
@@ -98,7 +104,7 @@ class Zygote:
         self._isolation.ended(pid, {living for _, living in self._runs.values()})
         self._send(
             {
-                "exit": run,
+                "run": run,
                 "status": os.waitstatus_to_exitcode(status),
                 "cpu_seconds": usage.ru_utime + usage.ru_stime,
                 "peak_kb": usage.ru_maxrss,

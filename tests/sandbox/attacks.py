@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - a program is one line where it can be
 """Hostile programs by family: each is code, how it is judged, and the verdicts that are right for it.
 
 A program prints ESCAPED where it got what it wanted. ``MARK`` stands for the path of a file outside that exists and

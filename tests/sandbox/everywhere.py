@@ -1,5 +1,5 @@
-"""Prints, as JSON, the verdict of every program of the suites: run as another user or in another place, the answers must
-be the same. ``python -m tests.sandbox.everywhere [--quick]``, standard library only."""
+"""Prints, as JSON, which programs of the suites get a wrong verdict: run as another user or in another place,
+none must. ``python -m tests.sandbox.everywhere [--quick]``, standard library only."""
 
 from __future__ import annotations
 

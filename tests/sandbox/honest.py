@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - a program is one line where it can be
 """Honest programs of twenty kinds and more: the sandbox must not be noticed by them."""
 
 from __future__ import annotations

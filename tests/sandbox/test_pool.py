@@ -152,7 +152,7 @@ from sandbox import Pool, Limits
 async def main():
     async with Pool(2, limits=Limits(wall_seconds=100, cpu_seconds=100)) as pool:
         busy = [asyncio.create_task(pool.run(code)) for code in (
-            "import os,time\\nfor _ in range(3):\\n    if os.fork()==0:\\n        os.setsid()\\n        time.sleep(99)\\ntime.sleep(99)",
+            "import os,time\\nfor _ in range(3):\\n    if os.fork()==0: os.setsid(); time.sleep(99)\\ntime.sleep(99)",
             "while True: pass")]
         await asyncio.sleep(1.0)
         print("running", flush=True)
