@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -88,33 +90,57 @@ def test_ctrl_c_saves_and_says_how_to_go_on(workspace: Workspace) -> None:
     assert not list((workspace.run / "checkpoints").glob(".*"))
 
 
+PORTS = ("port", "dashboard-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port",
+         "runtime-env-agent-port", "metrics-export-port")  # fmt: skip
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for s in sockets:
+        s.bind(("127.0.0.1", 0))
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
 @pytest.fixture(scope="module")
-def job_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """A head node with a job server on the loopback address and token authentication; yields the environment that
-    reaches it."""
-    with socket.socket() as first, socket.socket() as second:
-        first.bind(("127.0.0.1", 0))
-        second.bind(("127.0.0.1", 0))
-        gcs, dashboard = first.getsockname()[1], second.getsockname()[1]
+def job_server() -> Iterator[dict[str, str]]:
+    """A head node with a job server on the loopback address and token authentication, on ports of its own so that
+    other Rays of this machine are left alone; yields the environment that reaches it."""
+    ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
+    # Ray puts Unix sockets below its folder, whose paths must stay short.
+    folder = tempfile.mkdtemp(prefix="zr", dir="/tmp")
     environment = {
         **os.environ,
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_TMPDIR": str(tmp_path_factory.mktemp("ray")),
     }
-    ray = [sys.executable, "-m", "ray.scripts.scripts"]
-    subprocess.run(
-        [*ray, "start", "--head", "--node-ip-address=127.0.0.1", f"--port={gcs}", "--dashboard-host=127.0.0.1",
-         f"--dashboard-port={dashboard}", "--num-cpus=4", "--disable-usage-stats"],
-        env=environment, check=True, capture_output=True, timeout=120,
+    head = subprocess.Popen(
+        [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--node-ip-address=127.0.0.1",
+         "--dashboard-host=127.0.0.1", "--num-cpus=4", "--disable-usage-stats", f"--temp-dir={folder}",
+         *(f"--{name}={port}" for name, port in ports.items())],
+        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
-    yield {**environment, "JOBS": f"http://127.0.0.1:{dashboard}", "GCS": f"127.0.0.1:{gcs}"}
-    node = f"--address=127.0.0.1:{gcs}"
-    subprocess.run([*ray, "stop", "--force", node], env=environment, capture_output=True, timeout=120, check=False)
+    yield {**environment, "JOBS": f"http://127.0.0.1:{ports['dashboard-port']}"}
+    head.terminate()
+    head.wait(timeout=60)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def submit(server: dict[str, str], workspace: Workspace, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Submits and waits for the end; Ray's job agent takes a while to come up, and says so until then."""
+    deadline = time.monotonic() + 120
+    while True:
+        done = submit_once(server, workspace, *arguments)
+        starting = "No available agent" in done.stderr or "Failed to connect" in done.stderr
+        if not starting or time.monotonic() > deadline:
+            return done
+        time.sleep(2)
+
+
+def submit_once(server: dict[str, str], workspace: Workspace, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", server["JOBS"], "--working-dir",
          str(workspace.folder), "--", sys.executable, "-m", "jobs", "grpo", str(workspace.recipe), *arguments],
