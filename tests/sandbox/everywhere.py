@@ -13,7 +13,7 @@ from tests.sandbox.attacks import ATTACKS
 from tests.sandbox.honest import HONEST
 from tests.sandbox.programs import SMALL
 
-QUICK_FAMILIES = 6
+QUICK_STEP = 10
 
 
 def programs(quick: bool) -> list[tuple[str, str, Any, tuple[str, ...], Any]]:
@@ -23,9 +23,9 @@ def programs(quick: bool) -> list[tuple[str, str, Any, tuple[str, ...], Any]]:
         if not any(word in attack.code for word in ("MARK", "SPOT", "SOCKET", "PORT", "ABSTRACT")):
             chosen.append((attack.id, attack.code, attack.tests, attack.expected, SMALL))
     if quick:
-        chosen = [row for row in chosen if "time_limit" not in row[3]][::QUICK_FAMILIES]
+        chosen = [row for row in chosen if row[3] != ("time_limit",)][::QUICK_STEP]
     roomy = replace(SMALL, wall_seconds=20.0, cpu_seconds=20.0, memory_mb=512, output_kb=8192, disk_mb=64)
-    chosen += [(f"honest-{one.name}", one.code, one.tests, ("passed",), roomy) for one in HONEST if not one.needs]
+    chosen += [(f"honest-{one.name}", one.code, one.tests, ("passed",), roomy) for one in HONEST[:: 5 if quick else 1] if not one.needs]
     return chosen
 
 
