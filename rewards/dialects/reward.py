@@ -53,7 +53,7 @@ def adapt(
 def _locate(name: str, source: str, attribute: str) -> str:
     if not source.endswith(".py"):
         try:
-            found = importlib.util.find_spec(source)
+            found = importlib.util.find_spec(source.partition(".")[0])  # a deeper look would run the package's code
         except (ImportError, ValueError):
             found = None
         if found is None:
