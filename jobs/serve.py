@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from jobs import serve_rewards
+from jobs import serve_rewards, serve_sandbox
 
 app = typer.Typer(help="HTTP services.", no_args_is_help=True)
 app.command("rewards")(serve_rewards.rewards)
+app.command("sandbox")(serve_sandbox.sandbox)

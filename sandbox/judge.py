@@ -363,6 +363,7 @@ class Judge:
             peak_memory_mb=round(totals.peak_bytes / (1 << 20), 2),
             stdout=_kept(shown.stdout, keep) if shown else "",
             stderr=_kept(shown.stderr, keep) if shown else "",
+            exit_status=shown.exit_status if shown else None,
             detail=first.detail,
             tests=tests,
         )

@@ -99,6 +99,8 @@ class Verdict:
     peak_memory_mb: float = 0.0
     stdout: str = ""
     stderr: str = ""
+    exit_status: int | None = None
+    """Of the run whose streams are shown; that of a signal is negative."""
     detail: str = ""
     tests: tuple[TestResult, ...] = ()
 

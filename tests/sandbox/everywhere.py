@@ -25,7 +25,11 @@ def programs(quick: bool) -> list[tuple[str, str, Any, tuple[str, ...], Any]]:
     if quick:
         chosen = [row for row in chosen if row[3] != ("time_limit",)][::QUICK_STEP]
     roomy = replace(SMALL, wall_seconds=20.0, cpu_seconds=20.0, memory_mb=512, output_kb=8192, disk_mb=64)
-    chosen += [(f"honest-{one.name}", one.code, one.tests, ("passed",), roomy) for one in HONEST[:: 5 if quick else 1] if not one.needs]
+    chosen += [
+        (f"honest-{one.name}", one.code, one.tests, ("passed",), roomy)
+        for one in HONEST[:: 5 if quick else 1]
+        if not one.needs
+    ]
     return chosen
 
 

@@ -146,11 +146,6 @@ def test_inside_a_ray_actor() -> None:
                     runs = (pool.run(f"print(int(input())*{number})", tests) for number in range(count))
                     return [verdict.status for verdict in await asyncio.gather(*runs)]
 
-            def judge_one(self) -> str:
-                from sandbox import run
-
-                return run("while True: pass", limits=_small()).status
-
         judge = Judge.remote()
         statuses = ray.get(judge.judge.remote(8), timeout=120)
         assert statuses == ["wrong_answer"] * 3 + ["passed"] + ["wrong_answer"] * 4

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - a program is one line where it can be
 """Every language whose toolchain is here; the others say what to install."""
 
 from __future__ import annotations
