@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
 RETRY_AFTER_S = 1
+KEEP_ALIVE_S = 120  # an idle connection is not closed under a client that is about to use it
 
 
 class ServiceError(RuntimeError):
@@ -328,7 +329,13 @@ def rewards(
     desk = Desk({name: find_with_workers(name, count, {}) for name in reward}, queue)
     app = create_app(desk, max_body_mb, unjudged)
     config = uvicorn.Config(
-        app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=drain_seconds, access_log=False
+        app,
+        host=host,
+        port=port,
+        log_level="warning",
+        timeout_graceful_shutdown=drain_seconds,
+        access_log=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
     )
     asyncio.run(_serve(uvicorn.Server(config), desk))
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rewards.answers.boxes import find_answer, squeeze
+from rewards.answers.boxes import find_answer
 from rewards.answers.exact import read_number, same_number
 from rewards.errors import BadProblem
 from rewards.protocol import Sample, Score, Status
@@ -131,8 +131,6 @@ def at_once(gold: str, answer: str) -> Verdict | None:
     left, right = read_number(gold), read_number(answer)
     if left is not None and right is not None:
         return Verdict(same_number(left, right))
-    if squeeze(gold) == squeeze(answer) and left is not None:
-        return Verdict(True)
     return None
 
 

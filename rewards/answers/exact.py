@@ -13,9 +13,10 @@ from fractions import Fraction
 MAX_DIGITS = 400
 MIN_DIGITS = 6  # a decimal stands for a number that it does not equal only with this many significant digits
 
-_DECOR = re.compile(r"\\(?:displaystyle|textstyle|[,;:! ])|\$|\\[()\[\]]")
+_DECOR = re.compile(r"\\(?:displaystyle|textstyle)|(?<!\d)\\[,;:! ]|\\[,;:! ](?!\d)|\$|\\[()\[\]]")
 _INTEGER = re.compile(r"([+-]?)(\d{1,400})\.?\Z", re.ASCII)
-_GROUPED = re.compile(r"[+-]?\d{1,3}(?:(?:,|\{,\})\d{3})+(?:\.\d+)?\Z", re.ASCII)
+_GROUPED = re.compile(r"[+-]?\d{1,3}(?:(?:,|\{,\}|\\,|\\!|,\\!)\d{3})+(?:\.\d+)?\Z", re.ASCII)
+_GROUPING = re.compile(r"\\[,!]|[{},\\!]")
 _DECIMAL = re.compile(r"([+-]?)(\d*)\.(\d+)\Z", re.ASCII)
 _FRACTION = re.compile(
     r"([+-]?)(?:\\[dtc]?frac\{([+-]?\d+)\}\{([+-]?\d+)\}|\\[dtc]?frac(\d)(\d)|(\d+)/(\d+))\Z", re.ASCII
@@ -38,7 +39,7 @@ def read_number(text: str) -> Number | None:
         return None
     plain = _DECOR.sub("", text).strip().rstrip(".")
     if _GROUPED.match(plain):
-        plain = plain.replace("{,}", "").replace(",", "")
+        plain = _GROUPING.sub("", plain)
     if match := _INTEGER.match(plain):
         return Number(Fraction(int(match[1] + match[2])))
     if match := _DECIMAL.match(plain):
