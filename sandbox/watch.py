@@ -19,6 +19,19 @@ class Usage:
     """Processes and threads."""
 
 
+def cpu_seconds(pid: int) -> float:
+    """User and system time of a process and of its children that were waited for; 0 for one that is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return _cpu_seconds(file.read().rpartition(b") ")[2].split())
+    except OSError:
+        return 0.0
+
+
+def _cpu_seconds(fields: list[bytes]) -> float:
+    return sum(int(fields[index]) for index in (11, 12, 13, 14)) / _TICKS
+
+
 def usage_below(pid: int, precise_above_bytes: int) -> Usage:
     """The use of all descendants of ``pid``, itself excluded. What ends meanwhile is left out.
 
@@ -38,7 +51,7 @@ def usage_below(pid: int, precise_above_bytes: int) -> Usage:
         except OSError:
             continue
         found.append(child)
-        cpu += sum(int(fields[index]) for index in (11, 12, 13, 14)) / _TICKS
+        cpu += _cpu_seconds(fields)
         memory += (int(statm[1]) - int(statm[2])) * _PAGE + _shared_memory(statm, child)
         tasks += int(fields[17])
         pending += children(child)

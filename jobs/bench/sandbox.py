@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -30,6 +31,8 @@ from jobs.bench import record
 PROGRAM = "print(int(input()) + 1)\n"
 TESTS = [{"stdin": "41\n", "stdout": "42\n"}]
 Command = list[str]
+Turn = tuple[float, float, list[float]]
+"""Runs per second, CPU seconds a run, and the seconds of single runs."""
 
 
 def rivals(program: Path) -> dict[str, Command]:
@@ -62,8 +65,9 @@ def _run_rival(command: Command) -> None:
         raise RuntimeError(f"{command[0]} answered {done.stdout!r}")
 
 
-def measure_rival(command: Command, clients: int, seconds: float) -> tuple[float, list[float]]:
-    """Runs per second with ``clients`` at once, and the seconds of runs of one client alone."""
+def measure_rival(command: Command, clients: int, seconds: float) -> Turn:
+    """With ``clients`` at once: runs per second and CPU seconds a run; with one alone: the seconds of each run."""
+    cpu = _own_cpu_seconds()
     deadline = time.perf_counter() + seconds
 
     def client(_: int) -> int:
@@ -77,7 +81,8 @@ def measure_rival(command: Command, clients: int, seconds: float) -> tuple[float
     with ThreadPoolExecutor(clients) as threads:
         count = sum(threads.map(client, range(clients)))
     rate = count / (time.perf_counter() - started)
-    return rate, _alone(lambda: _run_rival(command), seconds / 2)
+    used = (_own_cpu_seconds() - cpu) / count
+    return rate, used, _alone(lambda: _run_rival(command), seconds / 2)
 
 
 def _alone(run: Callable[[], None], seconds: float) -> list[float]:
@@ -90,7 +95,7 @@ def _alone(run: Callable[[], None], seconds: float) -> list[float]:
     return took
 
 
-async def measure_ours(pool: Any, clients: int, seconds: float) -> tuple[float, list[float]]:
+async def measure_ours(pool: Any, clients: int, seconds: float) -> Turn:
     """As ``measure_rival``, through a pool."""
 
     async def one() -> None:
@@ -107,24 +112,39 @@ async def measure_ours(pool: Any, clients: int, seconds: float) -> tuple[float, 
             count += 1
         return count
 
+    cpu = _own_cpu_seconds() + _cpu_seconds_of(pool)
     started = time.perf_counter()
     count = sum(await asyncio.gather(*(client() for _ in range(clients))))
     rate = count / (time.perf_counter() - started)
+    used = (_own_cpu_seconds() + _cpu_seconds_of(pool) - cpu) / count
     took = []
     deadline = time.perf_counter() + seconds / 2
     while time.perf_counter() < deadline:
         before = time.perf_counter()
         await one()
         took.append(time.perf_counter() - before)
-    return rate, took
+    return rate, used, took
+
+
+def _own_cpu_seconds() -> float:
+    """Of this process and of its children that have ended."""
+    return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+
+
+def _cpu_seconds_of(pool: Any) -> float:
+    """Of the pool's workers and zygotes, with the runs that have ended."""
+    from sandbox import watch
+
+    return sum(watch.usage_below(worker._process.pid, 1 << 62).cpu_seconds for worker in pool._started) + sum(
+        watch.cpu_seconds(worker._process.pid) for worker in pool._started
+    )
 
 
 async def compare(workers: int, rounds: int, seconds: float) -> dict[str, Any]:
     """Rates, latencies and ratios of all systems."""
     from sandbox import Pool
 
-    rates: dict[str, list[float]] = {}
-    latencies: dict[str, list[float]] = {}
+    turns: dict[str, list[Turn]] = {}
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / "program.py"
         program.write_text(PROGRAM)
@@ -133,29 +153,26 @@ async def compare(workers: int, rounds: int, seconds: float) -> dict[str, Any]:
             await measure_ours(pool, workers, 0.5)
             for number in range(rounds):
                 console.say(f"round {number + 1} of {rounds}")
-                rate, took = await measure_ours(pool, workers * 2, seconds)
-                rates.setdefault("zeroth", []).append(rate)
-                latencies.setdefault("zeroth", []).extend(took)
+                turns.setdefault("zeroth", []).append(await measure_ours(pool, workers * 2, seconds))
                 for name, command in commands.items():
-                    rate, took = await asyncio.to_thread(measure_rival, command, workers, seconds)
-                    rates.setdefault(name, []).append(rate)
-                    latencies.setdefault(name, []).extend(took)
-    return _summary(rates, latencies)
+                    turn = await asyncio.to_thread(measure_rival, command, workers, seconds)
+                    turns.setdefault(name, []).append(turn)
+    return {name: _summary(mine, turns["zeroth"], name in ("zeroth", "subprocess")) for name, mine in turns.items()}
 
 
-def _summary(rates: dict[str, list[float]], latencies: dict[str, list[float]]) -> dict[str, Any]:
-    ours = statistics.median(rates["zeroth"])
-    systems = {}
-    for name, values in rates.items():
-        took = sorted(latencies[name])
-        systems[name] = {
-            "runs_per_second": round(statistics.median(values), 1),
-            "runs_per_second_of_rounds": [round(value, 1) for value in values],
-            "latency_ms_p50": round(1000 * took[len(took) // 2], 2),
-            "latency_ms_p99": round(1000 * took[int(len(took) * 0.99)], 2),
-            "zeroth_is_times_faster": round(ours / statistics.median(values), 2),
-        }
-    return systems
+def _summary(mine: list[Turn], ours: list[Turn], counted: bool) -> dict[str, Any]:
+    """``counted``: whether the CPU time of its programs reaches us; a jail that does not wait for its own hides it."""
+    rate, our_rate = (statistics.median(turn[0] for turn in turns) for turns in (mine, ours))
+    took = sorted(second for turn in mine for second in turn[2])
+    cpu = round(1000 * statistics.median(turn[1] for turn in mine), 2)
+    return {
+        "runs_per_second": round(rate, 1),
+        "runs_per_second_of_rounds": [round(turn[0], 1) for turn in mine],
+        "cpu_ms_per_run": cpu if counted else None,
+        "latency_ms_p50": round(1000 * took[len(took) // 2], 2),
+        "latency_ms_p99": round(1000 * took[int(len(took) * 0.99)], 2),
+        "zeroth_is_times_faster": round(our_rate / rate, 2),
+    }
 
 
 def _mechanisms() -> list[dict[str, Any]]:
