@@ -306,6 +306,77 @@ t\in\{1,2\} <=> \{1,2\} <=> 1,2 <=> t=1\text{ or }t=2 <#> 1
 \infty <#> converges
 11111 <=> 11,111 <=> 11\,111 <#> 1111 <#> 1\,11\,11 <#> 1 1111
 -\frac{b}{2a} <=> \frac{-b}{2a} <=> -b/(2a) <#> -b/2a <#> \frac{b}{2a}
+\frac{3}{2} <=> 1.5 <=> 1\frac{1}{2} <=> \frac{3}{2}. <=> $\frac{3}{2}$ <=> \frac{3}{2}\text{ units} <=> 3:2 <=> x=\frac32 <=> \boxed{\dfrac{3}{2}} <#> 3/20 <#> 1.05 <#> 13/2
+\left(\frac{3}{5}, \frac{8}{3}\right) <=> (3/5, 8/3) <=> (0.6, \frac83) <=> \left( \frac{3}{5} , \frac{8}{3} \right) <#> (\frac83,\frac35) <#> (3/5, 3/8)
+p - q <=> -q+p <=> p-q <#> q-p <#> p+q
+x^3+3x-6 <=> -6+3x+x^3 <=> x^{3}+3x-6 <#> x^3-3x-6
+6 - 5i <=> 6-5i <=> -5i+6 <=> 6 + (-5)i <=> 6-5\imath <#> 6+5i
+\frac{1}{4}(1+i) <=> \frac{1+i}{4} <=> 0.25+0.25i <=> \frac14+\frac{i}{4} <#> \frac{1}{4}+i
+\sqrt{51} <=> 51^{0.5} <=> \sqrt{51}\text{ units} <=> 7.14142842854 <#> 7.14
+\text{June 20} <=> June 20 <=> June 20th <#> June 21
+70 \sqrt{2} <=> 70\sqrt2 <=> 98.9949493661 <#> 70\cdot2
+[-2,7] <=> -2\le x\le 7 <=> [-2, 7] <=> \{x\mid -2\le x\le7\} <=> x \in \left[-2,7\right] <#> (-2,7) <#> [-2,7)
+-\frac{35}{9} <=> -3\frac{8}{9} <=> -35/9 <=> \frac{35}{-9} <=> -3.88888889 <#> \frac{35}{9}
+(-2,1) <=> (-2, 1) <=> -2<x<1 <=> x\in(-2,1) <#> [-2,1] <#> (1,-2)
+\text{(D)} <=> D <=> (D) <=> \text{D} <=> D. 42 <=> **D** <=> The correct answer is (D) <=> The answer is (D). <=> the answer is $\boxed{D}$ <=> Answer: D <#> A <#> E
+5.4 \text{ cents} <=> 5.4 <=> 5.4¢ <=> \$0.054 <#> \$5.4
+\$18.90 <=> 18.9 <=> \$18.9 <=> 18.90 dollars <#> 18.09
+10\% <=> 10 <=> 0.1 <=> 10 \% <=> ten percent <=> \frac{1}{10} <#> 1\% <#> 100\%
+1:4 <=> 1/4 <=> 0.25 <=> 2:8 <=> 1 : 4 <#> 4:1
+\frac{9}{19} <=> 9/19 <=> 0.4736842105 <#> 0.47
+\left[ -\frac{1}{3}, \infty \right) <=> x\ge-\frac13 <=> [-1/3,\infty) <=> [-\frac13, +\infty) <#> (-\frac13,\infty)
+\begin{pmatrix} 1/3 \\ 2/3 \end{pmatrix} <=> \begin{pmatrix} \frac{1}{3} \\ \frac{2}{3} \end{pmatrix} <=> \begin{bmatrix} 1/3 \\ 2/3 \end{bmatrix} <=> \frac{1}{3}\begin{pmatrix}1\\2\end{pmatrix} <=> \langle\frac13,\frac23\rangle <=> [1/3, 2/3] <#> \begin{pmatrix} 2/3 \\ 1/3 \end{pmatrix}
+\begin{pmatrix} 1 & 2 & 3 \end{pmatrix} <=> (1,2,3) <=> [1,2,3] <=> \begin{bmatrix}1&2&3\end{bmatrix} <#> \begin{pmatrix}1\\2\\3\end{pmatrix} <#> (3,2,1)
+2 + \sqrt{3} <=> \sqrt3+2 <=> \frac{1}{2-\sqrt3} <=> 3.7320508 <#> 2-\sqrt3 <#> 2\sqrt3
+x \in (-\infty, 0) \cup (2, \infty) <=> x<0 \text{ or } x>2 <=> (-\infty,0)\cup(2,\infty) <=> x<0, x>2 <=> x > 2 \text{ or } x < 0 <=> (2,\infty) \cup (-\infty, 0) <#> 0<x<2 <#> x<0 \text{ and } x>2
+y = 3x - 2 <=> 3x-y-2=0 <=> y=-2+3x <=> 3x-2 <#> y=3x+2 <#> y=2-3x
+x = \frac{-b \pm \sqrt{b^2-4ac}}{2a} <=> \frac{-b \pm \sqrt{b^2 - 4ac}}{2a} <=> x=\frac{-b+\sqrt{b^2-4ac}}{2a},\frac{-b-\sqrt{b^2-4ac}}{2a} <#> \frac{b\pm\sqrt{b^2-4ac}}{2a}
+\sin\theta <=> \sin(\theta) <=> sin θ <=> sin(theta) <=> \cos(\frac{\pi}{2}-\theta) <#> \cos\theta
+\frac{\pi^2}{6} <=> \pi^2/6 <=> (\pi^2)/6 <=> 1.6449340668 <#> \frac{\pi}{6}
+4\sqrt{3} - 6 <=> -6+4\sqrt3 <=> 2(2\sqrt3-3) <#> 6-4\sqrt3
+50 \text{ miles per hour} <=> 50 mph <=> 50\ \text{mph} <=> 50 <#> 50\text{ km/h}
+1,2,4,8 <=> 8,4,2,1 <=> 1, 2, 4, and 8 <=> \{1,2,4,8\} <#> 1,2,4
+(3, -1, 2) <=> x=3,y=-1,z=2 <=> x = 3, y = -1, z = 2 <=> (3,-1,2) <#> x=3,y=2,z=-1
+a_n = 2^{n-1} <=> 2^{n-1} <=> a_n=2^{n-1} <=> \frac{2^n}{2} <#> 2^n-1
+\ln|x|+C <=> \ln(|x|)+C <=> C+\ln|x| <=> \ln |x| + c <#> \ln|x| <#> \frac1x+C
+e^{-x} <=> \frac{1}{e^x} <=> \exp(-x) <=> (1/e)^x <#> -e^x <#> e^x
+\frac{\ln 2}{3} <=> \frac13\ln2 <=> \ln\sqrt[3]{2} <=> \ln(2)/3 <#> \ln\frac23
+1024_{5} <=> 1024_5 <=> 1024_{\text{five}} <#> 1024_6 <#> 1024
+\frac{n!}{(n-k)!} <=> \frac{n!}{(n-k)!} <=> n!/(n-k)! <#> \frac{n!}{k!}
+3.0 \times 10^8 \text{ m/s} <=> 3\times10^8 <=> 300000000 m/s <=> 3e8 m/s <#> 3\times10^8\text{ km/s}
+12 \text{ sq. in.} <=> 12 \text{ square inches} <=> 12 in^2 <=> 12 <#> 12\text{ in}
+100^\circ\text{F} <=> 100^\circ F <=> 100 <#> 100^\circ\text{C}
+\frac{x^2}{16} - \frac{y^2}{9} = 1 <=> 9x^2-16y^2=144 <=> \frac{x^2}{16}=1+\frac{y^2}{9} <#> 9x^2+16y^2=144
+\text{True} <=> true <=> TRUE <#> False
+\text{2 and 3} <=> 2,3 <=> 3 and 2 <#> 23
+\boxed{5} <=> 5 <=> \boxed{5} <#> 6
+-1 \leq x < 3 <=> [-1,3) <=> -1≤x<3 <=> 3>x\ge-1 <#> (-1,3)
+|x-2|<3 <=> -1<x<5 <=> (-1,5) <=> |2-x|<3 <#> -5<x<1
+\sqrt{2}/2 <=> \frac{1}{\sqrt{2}} <=> \frac{\sqrt2}{2} <=> 0.70710678 <=> 2^{-1/2} <=> \sin45^\circ <#> \sqrt{2/4}+1
+x^{2/3} <=> \sqrt[3]{x^2} <=> (\sqrt[3]{x})^2 <=> (x^2)^{1/3} <#> \sqrt{x^3}
+\frac{a}{1-r} <=> a/(1-r) <=> \frac{-a}{r-1} <#> \frac{a}{r-1}
+\text{no} <=> No <=> no. <#> yes <#> none
+4 \text{ and } -4 <=> \pm4 <=> 4, -4 <=> -4, 4 <#> 4
+0.\overline{142857} <=> \frac17 <=> 1/7 <=> 0.142857142857 <=> 0.142857\ldots <#> 0.14
+(x-3)(x+3) <=> x^2-9 <=> x^2 - 9 <=> -(3-x)(x+3) <#> (x-3)^2
+2^{3x} <=> 8^x <=> (2^x)^3 <#> 2^3x <#> 6^x
+\log_b(xy) <=> \log_b x+\log_b y <=> \log_b(x)+\log_b(y) <#> \log_b x\cdot\log_b y
+13 \text{ or } 14 <=> 13, 14 <=> 14 or 13 <#> 13 <#> 14
+0 < x \leq 5 <=> (0,5] <=> x \in (0, 5] <=> 0<x\le5 <#> [0,5)
+-7 < y < 7 <=> |y|<7 <=> (-7,7) <=> y\in(-7,7) <#> |y|\le7 <#> -7<x<7
+\frac{\sqrt{6}-\sqrt{2}}{4} <=> \sin15^\circ <=> \frac{\sqrt2(\sqrt3-1)}{4} <#> \cos15^\circ
+n=3 \text{ or } n=5 <=> 3,5 <=> n=5,3 <=> n \in \{3,5\} <#> 3
+1 \frac{2}{3} \text{ cups} <=> 5/3 <=> 1\frac23 <=> 1 2/3 cups <=> \frac53\text{ cups} <#> 2/3
+45^{\circ} <=> 45^\circ <=> 45 <=> 45^o <=> 45 degrees <=> \frac{\pi}{4} <#> 135^\circ
+\text{The limit does not exist} <=> DNE <=> does not exist <=> \text{Does not exist} <#> 0
+\{2, 3\} \cup \{5\} <=> \{2,3,5\} <#> \{2,3\}
+[0, \infty) <=> x\ge0 <=> \{x : x \ge 0\} <=> [0,+\infty) <#> (0,\infty)
+3x^2 \, dx <=> 3x^2dx <#> 3x^2 \, dy
+y' = 2x <=> y'=2x <=> 2x <#> y=2x^2
+\overrightarrow{AB} <=> \vec{AB} <=> \overrightarrow{AB} <#> \overrightarrow{BA}
+2.50 <=> 2.5 <=> \$2.50 <=> 5/2 <=> 2 1/2 <#> 25 <#> 2.05
+1.2 \times 10^{-5} <=> 0.000012 <=> 1.2e-5 <=> 12\times10^{-6} <=> 1.2 x 10^{-5} <=> 1.2*10^-5 <#> 1.2\times10^{5}
+12 <=> The total number of apples is 12. <=> The area is $12$. <=> Thus, $x = 12$. <=> So we get 12. <=> Therefore, the value of $x$ is $12$. <=> There are 12 ways <=> The total is $12$ dollars. <=> Hence x = 12 <#> The total number of apples is 13. <#> The total is not 12. <#> The area is less than 12 <#> The answer is 12 or 13. <#> Thus, $x = -12$. <#> it is at least 12 <#> The answer is between 11 and 13 <#> No answer, 12 is wrong
 """
 
 

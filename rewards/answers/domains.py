@@ -76,6 +76,8 @@ def _domain(node: Node) -> Domain:  # noqa: PLR0911, PLR0912  one case for each 
             meet = parts[0]
             for part in parts[1:]:
                 meet = _meet(meet, part)
+            if not meet and node.value == ",":  # x < 0, x > 2
+                return _normal([piece for part in parts for piece in part])
             return meet
         case _:
             raise NotADomain(node.kind)

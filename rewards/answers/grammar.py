@@ -270,6 +270,8 @@ class Parser(Primaries):
             letter = self.next() if not self.at("}") else None
             self.expect("}")
             return self.degrees(base, letter.text if letter else "")
+        if base.kind == "num" and self.take("o"):
+            return self.degrees(base)
         if self.at("'") or self.at("prime"):
             return base
         if (token := self.peek()) is not None and token.kind == "var" and token.text == "T" and base.kind == "matrix":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from rewards.answers.exact import Number, decimal_number
+from rewards.answers.exact import MIN_DIGITS, Number, decimal_number
 from rewards.answers.tokens import Token
 from rewards.answers.tree import Node, Unreadable, number
 
@@ -42,7 +42,8 @@ def endless(text: str) -> Node:
             fixed = decimals[: len(decimals) - copies * length]
             start = Fraction(int((whole or "0") + fixed or "0"), 10 ** len(fixed))
             return number(start + Fraction(int(period), (10**length - 1) * 10 ** len(fixed)))
-    return Node("call", (read_digits(text),), "endless")
+    shown = read_digits(text)
+    return shown if (shown.value.digits or 0) >= MIN_DIGITS else Node("call", (shown,), "endless")
 
 
 def mixed(whole: Node, part: Fraction) -> Node:

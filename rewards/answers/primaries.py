@@ -188,6 +188,9 @@ class Primaries(Cursor):
         token = self.peek()
         if token is not None and token.kind == "num" and plain in _LABELS:
             return self.sum()
+        counted = _counted(plain)
+        if counted is not None:
+            return counted
         while (token := self.peek()) is not None and token.kind in ("num", "text"):
             phrase += f" {plain_words(self.next().text)}"
         return Node("text", value=phrase)
@@ -455,3 +458,10 @@ class Primaries(Cursor):
             raise Unreadable("rows of different lengths")
         matrix = Node("matrix", tuple(rows))
         return Node("call", (matrix,), "det") if name == "vmatrix" else matrix
+
+
+def _counted(words: str) -> Node | None:
+    """A spelled number and what it counts: "ten percent"."""
+    number_part, _, unit = words.rpartition(" ")
+    spelled = number_word(number_part) if number_part else None
+    return None if spelled is None else Node("quantity", (number(spelled),), unit)

@@ -58,6 +58,9 @@ _GROUPED = re.compile(
 )
 _COMMAS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 _CLOCK = re.compile(r"\b([ap])\.\s?m\b\.?", re.I)
+_RATE = re.compile(r"(?<=[\d}])\s*((?:km|m|cm|mi|ft|g|kg|L)/(?:s|h|hr|min|sec|mL|L|m)(?:\^\{?\d\}?)?)(?![a-zA-Z])")
+_TIMES_TEN = re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*\^)")
+_ORDINAL = re.compile(r"(\d)(?:st|nd|rd|th)\b")
 _CURRENCY_FIRST = re.compile(r"\b(USD|EUR|GBP|JPY|INR)\s*(\d[\d.,]*)")
 _ANGLES = re.compile(r"\A([^<>]*=)?\s*<([^<>=]*,[^<>=]*)>\s*\Z")
 _NOT_DIGITS = re.compile(r"\D+")
@@ -69,6 +72,7 @@ def tokenize(text: str, *, commas_group: bool = True) -> list[Token]:
     if len(text) > MAX_TEXT:
         raise Unreadable(f"{len(text)} characters")
     text = _CLOCK.sub(r"\1m", to_latex(text))
+    text = _ORDINAL.sub(r"\1", _TIMES_TEN.sub(r"\\times ", _RATE.sub(r"\\text{ \1}", text)))
     text = _CURRENCY_FIRST.sub(r"\2\\text{ \1}", _ANGLES.sub(r"\1\\langle \2\\rangle", text))
     text = _GROUPED.sub(lambda match: _NOT_DIGITS.sub("", match.group()), text)
     if commas_group:
@@ -165,6 +169,8 @@ class _Scanner:
     def letters(self, run: str) -> None:
         if run.lower() in ("and", "or"):
             self.add("sep", run.lower())
+        elif run == "to" and self._after_number() and not self.words:
+            self.add("sym", ":")
         elif len(run) == 1 and not (self._after_words() and (self.words or self.spaced)):
             self.add("text" if self.words and run in _UNIT_LETTERS else "var", run)
         elif self.words:

@@ -88,7 +88,7 @@ def _table() -> dict[str, tuple[Fraction, str]]:
 
 _TABLE = _table()
 _BARE = frozenset(
-    "sq cu km cm mm kg mg ft lb lbs oz mph "
+    "in sq cu km cm mm kg mg ft lb lbs oz mph "
     "kph kmh km/h m/s cents cent ml hr hrs sec min yd mi rad usd eur gbp inches feet "
     "meters meter hours hour minutes minute seconds days day weeks years year dollars degrees percent "
     "units unit am pm".split()

@@ -71,11 +71,30 @@ _LEAD_IN = re.compile(
 _APPROX = re.compile(r"^\s*(?:approximately|approx\.?|about|roughly|exactly|equals?|is|only)\s+", re.I)
 
 
+_CONNECTIVE = re.compile(
+    r"^\s*(?:(?:so|thus|therefore|hence|then|finally|consequently|we (?:get|have|find|obtain|conclude)(?: that)?|"
+    r"it follows that|this gives|which gives|giving)\b[\s,:]*)+",
+    re.I,
+)
+_SENTENCE = re.compile(
+    r"^\s*(?:the|their|his|her|its|our|there|\w+)\s[a-z ,'-]{0,80}?\b(?:is|are|was|equals|will be|would be|must be)\s+"
+    r"(?:equal to\s+|exactly\s+|about\s+|approximately\s+)?(?=[\d$\\(+.-])",
+    re.I,
+)
+_DENIES = re.compile(
+    r"\b(?:not|never|no|or|if|maybe|perhaps|between|than|least|most|neither|either|isn't)\b|n't\b", re.I
+)
+
+
 def without_lead_in(text: str) -> str:
-    """The text without "The final answer is", "Answer:", "approximately" and the like before it."""
+    """The text without what leads up to an answer: "So the final answer is", "Answer:", "The total is", "about"."""
     if len(text) > 4000:
         return text
-    return _APPROX.sub("", _LEAD_IN.sub("", text, count=1), count=1)
+    text = _LEAD_IN.sub("", _CONNECTIVE.sub("", text, count=1), count=1)
+    sentence = _SENTENCE.match(text)
+    if sentence is not None and not _DENIES.search(sentence.group()):
+        text = text[sentence.end() :]
+    return _APPROX.sub("", text, count=1)
 
 
 def number_word(text: str) -> Fraction | None:

@@ -14,6 +14,9 @@ def math():
         yield running
 
 
+ROWS = [{"prompt": f"what is {number}", "answer": str(number)} for number in range(8)]
+
+
 def remote_reward(url):
     """The reward function that a TRL user writes: completions and columns to the service, its scores back. What could
     not be judged stays None, which TRL leaves out."""
@@ -70,8 +73,8 @@ def test_trl_grpo_trainer_trains_on_the_services_rewards(math, tmp_path, monkeyp
     )  # fmt: skip
     reward, seen = remote_reward(math.url)
     settings = GRPOConfig(
-        output_dir=str(tmp_path), max_steps=1, per_device_train_batch_size=4, num_generations=4, max_completion_length=4,
-        report_to=[], use_cpu=True, bf16=False, logging_steps=1, save_strategy="no",
+        output_dir=str(tmp_path), max_steps=1, per_device_train_batch_size=4, num_generations=4,
+        max_completion_length=4, report_to=[], use_cpu=True, bf16=False, logging_steps=1, save_strategy="no",
     )  # fmt: skip
     trainer = GRPOTrainer(
         model=LlamaForCausalLM(config),
