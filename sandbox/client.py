@@ -6,6 +6,7 @@ memory may be large and whose threads may hold locks.
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import os
 import socket
@@ -30,7 +31,7 @@ DEFAULT_MODULES = (
     *("math", "operator", "random", "re", "string", "typing"),
 )
 _CALL_KEYS = {"function", "args", "kwargs", "expected", "tolerance"}
-_STDIN_KEYS = {"stdin", "stdout", "compare", "tolerance"}
+_STDIN_KEYS = {"stdin", "stdout", "compare", "tolerance", "checker"}
 
 
 def boot(module: str, function: str) -> str:
@@ -95,7 +96,20 @@ def _plain_test(index: int, test: Mapping[str, Any], language: str) -> dict[str,
             raise InvalidTests(f"{where}: {key!r} is a string")
     if test.get("compare", compare.DEFAULT_COMPARISON) not in compare.COMPARISONS:
         raise InvalidTests(f"{where}: 'compare' is one of {', '.join(compare.COMPARISONS)}")
+    if "checker" in test:
+        _require_checker(where, test)
     return dict(test)
+
+
+def _require_checker(where: str, test: Mapping[str, Any]) -> None:
+    try:
+        tree = ast.parse(test["checker"])
+    except (SyntaxError, TypeError, ValueError, RecursionError) as error:
+        raise InvalidTests(f"{where}: the checker is not Python: {error}") from None
+    if "stdout" not in test or not any(
+        isinstance(node, ast.FunctionDef) and node.name == "check" for node in tree.body
+    ):
+        raise InvalidTests(f"{where}: a checker defines check(stdin, stdout, expected), and the test has 'stdout'")
 
 
 def _plain_call(where: str, test: Mapping[str, Any], language: str) -> dict[str, Any]:

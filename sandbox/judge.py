@@ -190,12 +190,23 @@ class Judge:
         status, detail = self._outcome(run)
         if status is None and "stdout" in test:
             actual = bytes(run.stdout).decode("utf-8", "replace")
-            how = test.get("compare", compare.DEFAULT_COMPARISON)
-            tolerance = test.get("tolerance", compare.RELATIVE_TOLERANCE)
-            if not compare.outputs_match(actual, test["stdout"], how, tolerance):
+            if not self._accepts(test, actual, limits):
                 status, detail = "wrong_answer", f"printed {_shorten(actual)}, not {_shorten(test['stdout'])}"
         totals.add(run, status is not None)
         return TestResult(status or "passed", detail, run.ended - run.started)
+
+    def _accepts(self, test: dict[str, Any], actual: str, limits: Limits) -> bool:
+        """Whether an output is the expected one, by the test's own checker where it has one. A checker that raises or
+        outstays its limits does not accept."""
+        if "checker" not in test:
+            how = test.get("compare", compare.DEFAULT_COMPARISON)
+            tolerance = test.get("tolerance", compare.RELATIVE_TOLERANCE)
+            return compare.outputs_match(actual, test["stdout"], how, tolerance)
+        job = {"mode": "checker", "source": test["checker"], "expected": test["stdout"], "stdout": actual}
+        run = self._supervisor.start({**job, "stdin": test.get("stdin", "")}, limits, quiet=True)
+        self._supervisor.wait(lambda: run.over)
+        self._supervisor.discard(run)
+        return run.messages == [{"accepted": True}]
 
     def _calls(
         self, source: str, tests: list[dict[str, Any]], limits: Limits, totals: _Totals, deadline: float

@@ -4,6 +4,7 @@ The job arrives over the channel (descriptor 3) as one frame:
     {"mode": "program", "source"}         run as ``python solution.py`` would
     {"mode": "functions", "source"}       define it, then answer calls over the channel
     {"mode": "tests", "source"}           our side of assert-style tests (sandbox/asserts.py), in a process of its own
+    {"mode": "checker", "source", ...}    a test author's own comparison, in a process of its own
     {"mode": "command", "files", ...}     write files, run compilers, execute a program
 
 A candidate can read and change everything in this process, this module included. It gains nothing: expected values are
@@ -72,6 +73,8 @@ def run_job(channel: int) -> int:
         return sys.modules["sandbox.commands"].run(channel, job)  # type: ignore[no-any-return]
     if mode == "tests":
         return sys.modules["sandbox.asserts"].run(channel, job["source"], job["answer_bytes"])  # type: ignore[no-any-return]
+    if mode == "checker":
+        return _check(channel, job)
     name = "__main__" if mode == "program" else "solution"
     code = _compile(channel, job["source"])
     if code is None:
@@ -80,6 +83,15 @@ def run_job(channel: int) -> int:
     if mode == "program":
         return _finish(channel, lambda: exec(code, module.__dict__), module)  # noqa: S102
     return _finish(channel, lambda: serve(job.get("serve_on", channel), code, module), module)
+
+
+def _check(channel: int, job: dict[str, Any]) -> int:
+    """Whether the test's ``check(stdin, stdout, expected)`` accepts an output; the candidate is elsewhere and gone."""
+    namespace: dict[str, Any] = {"__name__": "checker"}
+    exec(compile(job["source"], "checker.py", "exec"), namespace)  # noqa: S102
+    accepted = namespace["check"](job["stdin"], job["stdout"], job["expected"])
+    send(channel, {"accepted": bool(accepted)})
+    return 0
 
 
 def _module(name: str) -> types.ModuleType:

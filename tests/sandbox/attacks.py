@@ -456,7 +456,50 @@ NETWORK = _family(
         "curl": "import subprocess\nr=subprocess.run(['curl','-s','-m','2','http://127.0.0.1:PORT'])\nprint('ESCAPED' if r.returncode==0 else 'no')",
     },
 )
+TWO_LINES = [{"stdin": "", "stdout": "12\n34\n"}]
+OUTPUT_CHEATS = _family(
+    "forging-output",
+    TWO_LINES,
+    {
+        "first-line-alone": ("print(12)", WRONG),
+        "last-line-alone": ("print(34)", WRONG),
+        "nothing": ("pass", WRONG),
+        "more-than-asked": ("for i in range(100): print(i)", WRONG),
+        "not-a-number": ("print('nan')\nprint('nan')", WRONG),
+        "nul-bytes": ("print('12\\0')\nprint(34)", WRONG),
+        "on-standard-error": ("import sys\nprint('12\\n34',file=sys.stderr)", WRONG),
+        "all-numbers-on-one-line": ("print('1','2','3','4')", WRONG),
+    },
+)
+IN_PLACE = [{"function": "f", "args": [[3, 1], [9]], "expected": [1, 3]}]
+ARGUMENT_CHEATS = _family(
+    "rewriting-arguments",
+    IN_PLACE,
+    {
+        "emptied": "def f(x, y):\n    x.clear()\n    y.clear()\n    return x",
+        "returned": "def f(x, y): return y",
+        "both": "def f(x, y): return x, y",
+        "replaced-by-frames": """
+import sys
+def f(x, y):
+    g = sys._getframe()
+    while g:
+        for v in g.f_locals.values():
+            if isinstance(v, list): v[:] = [1, 3, 0]
+            if isinstance(v, dict) and 'expected' in v: v['expected'] = x
+        g = g.f_back
+    return x""",
+        "replaced-by-collector": """
+import gc
+def f(x, y):
+    for o in gc.get_objects():
+        if type(o) is list and o == [1, 3]: o[:] = x
+    return x""",
+    },
+)
 ATTACKS = [
+    *OUTPUT_CHEATS,
+    *ARGUMENT_CHEATS,
     *READING,
     *WRITING,
     *STEALING,

@@ -222,3 +222,25 @@ def test_bad_limits_are_the_callers_fault(change: dict[str, object]) -> None:
 def test_input_is_sealed(bench: Bench) -> None:
     code = "import os\ntry:\n    os.write(os.open('/proc/self/fd/0',os.O_RDWR),b'x')\nexcept OSError: print('sealed')"
     assert bench.judge(code, [{"stdin": "abc", "stdout": "sealed"}]).status == "passed"
+
+
+CHECKER = "def check(stdin, stdout, expected):\n    a, b = map(int, stdout.split())\n    return a + b == int(expected)"
+
+
+def test_a_custom_checker_decides(bench: Bench) -> None:
+    test = {"stdin": "5", "stdout": "10", "checker": CHECKER}
+    assert bench.judge("print(3, 7)", [test]).status == "passed"
+    assert bench.judge("n=int(input())\nprint(n, n)", [test]).status == "passed"
+    assert bench.judge("print(3, 8)", [test]).status == "wrong_answer"
+    assert bench.judge("print('x')", [test]).status == "wrong_answer"
+    assert bench.judge("import sys\nprint(3, 7)\nsys.exit(1)", [test]).status == "runtime_error"
+    assert (
+        bench.judge("print(1)", [{"stdout": "1", "checker": "def check(*a):\n    while True: pass"}]).status
+        == "wrong_answer"
+    )
+
+
+@pytest.mark.parametrize("checker", ["def", "x = 1", 3])
+def test_a_bad_checker_is_the_callers_fault(checker: object) -> None:
+    with pytest.raises(InvalidTests, match="check"):
+        client.request("", [{"stdout": "1", "checker": checker}], "python", Limits())
