@@ -377,6 +377,69 @@ y' = 2x <=> y'=2x <=> 2x <#> y=2x^2
 2.50 <=> 2.5 <=> \$2.50 <=> 5/2 <=> 2 1/2 <#> 25 <#> 2.05
 1.2 \times 10^{-5} <=> 0.000012 <=> 1.2e-5 <=> 12\times10^{-6} <=> 1.2 x 10^{-5} <=> 1.2*10^-5 <#> 1.2\times10^{5}
 12 <=> The total number of apples is 12. <=> The area is $12$. <=> Thus, $x = 12$. <=> So we get 12. <=> Therefore, the value of $x$ is $12$. <=> There are 12 ways <=> The total is $12$ dollars. <=> Hence x = 12 <#> The total number of apples is 13. <#> The total is not 12. <#> The area is less than 12 <#> The answer is 12 or 13. <#> Thus, $x = -12$. <#> it is at least 12 <#> The answer is between 11 and 13 <#> No answer, 12 is wrong
+17 <=> 17 \, <=> \mathbf{17} <=> {17} <=> ((17)) <=> \text{17} <=> \mathrm{17} <=> 17\, . <=> $17$. <=> \[17\] <=> \( 17 \) <=> 17\text{.} <=> \textbf{17} <=> seventeen <=> **17** <=> = 17 <=> \mathbf{17}. <=> `17` <#> 71 <#> 1.7
+-5 <=> -5 <=> - 5 <=> (-5) <=> −5 <=> –5 <=> negative 5 <=> minus 5 <=> \text{-}5 <=> -\,5 <#> 5
+1/3 <=> \frac{1}{3} <=> 1/3 <=> ⅓ <=> 0.\overline{3} <=> 0.\bar{3} <=> .\overline{3} <=> 0.3\overline{3} <=> 0.333\overline{3} <=> 0.3̅ <=> one third <=> one-third <=> 33\frac{1}{3}\% <#> 0.3 <#> 33\% <#> 3
+\frac{7}{12} <=> \frac{14}{24} <=> 7/12 <=> \frac{7}{12}\; <=> \left(\frac{7}{12}\right) <=> \frac {7} {12} <=> \frac{ 7 }{ 12 } <=> 7 / 12 <=> 0.58333333 <=> 0.58\overline{3} <#> 12/7
+1{,}000{,}000 <=> 1000000 <=> 1 000 000 <=> 1\,000\,000 <=> 1\ 000\ 000 <=> 1.0\times10^6 <=> one million <=> 1,000,000.00 <=> 10^{6} <=> 1'000'000
+2^{31}-1 <=> 2147483647 <=> 2,147,483,647 <=> 2^31-1 <#> 2^{30} <#> 2147483648
+\frac{10!}{5!5!} <=> 252 <=> \binom{10}{5} <=> {10\choose 5} <=> \tbinom{10}{5} <#> 250
+\sqrt[3]{2} <=> 2^{1/3} <=> 2^{\frac13} <=> \sqrt[3]2 <=> ³√2 <=> cbrt(2) <=> 1.25992105 <#> \sqrt2
+3\sqrt{5} <=> \sqrt{45} <=> 3 \sqrt {5} <=> 3*sqrt(5) <=> 3√5 <=> 3 \cdot \sqrt{5} <=> \sqrt5\cdot3 <=> 3\sqrt{5}\text{ units} <=> 3(5)^{1/2} <#> 5\sqrt3
+\frac{-3+\sqrt{17}}{4} <=> \frac{\sqrt{17}-3}{4} <=> (-3+\sqrt{17})/4 <=> -\frac34+\frac{\sqrt{17}}4 <=> \frac{2}{3+\sqrt{17}} <#> \frac{-3-\sqrt{17}}{4}
+i <=> \sqrt{-1} <=> 0+1i <=> i^{5} <=> e^{i\pi/2} <=> \mathrm{i} <=> 1i <=> ⅈ <#> -i
+(1+i)^8 <=> 16 <=> 16+0i <=> ((1+i)^2)^4 <#> -16
+2\left(\cos\frac{\pi}{3}+i\sin\frac{\pi}{3}\right) <=> 1+i\sqrt3 <=> 1+\sqrt{3}i <=> 2e^{i\pi/3} <=> 2 \operatorname{cis} 60^\circ <=> 2\text{cis}(60^\circ) <=> 2(\cos 60^\circ + i\sin 60^\circ) <#> \sqrt3+i
+\tan^{-1}\left(\frac{3}{4}\right) <=> \arctan\frac34 <=> \arctan(0.75) <=> \operatorname{arctan}(3/4) <=> atan(3/4) <=> \arcsin\frac35 <#> \tan\frac34
+\log_{10} 1000 <=> 3 <=> \log 1000 <=> \lg 1000 <=> log(1000) <#> 1000
+\log_4 9 <=> \log_2 3 <=> \frac{\log 9}{\log 4} <=> \log_{2}(3) <=> \frac{\ln3}{\ln2} <#> \log_9 4
+\frac{1}{\sin x} <=> \csc x <=> 1/\sin(x) <=> (\sin x)^{-1} <=> \csc(x) <#> \sin^{-1}x
+\sin^2(x) <=> \sin(x)^2 <=> (\sin(x))^2 <=> \sin^2 x <=> 1-\cos^2 x <=> sin^2(x) <#> \sin(x^2)
+\langle 3,-2\rangle <=> (3,-2) <=> <3,-2> <=> \begin{pmatrix}3\\-2\end{pmatrix} <=> \left\langle 3, -2 \right\rangle <=> [3,-2] <=> \left<3,-2\right> <#> (-2,3)
+\begin{bmatrix} 2 & -1 \\ 0 & 3 \end{bmatrix} <=> \begin{pmatrix} 2 & -1 \\ 0 & 3 \end{pmatrix} <=> \left[\begin{array}{rr} 2 & -1 \\ 0 & 3 \end{array}\right] <=> [[2, -1], [0, 3]] <=> \left[ \begin{matrix} 2 & -1 \cr 0 & 3 \end{matrix} \right] <=> \begin{bmatrix} 2 & -1 \\[4pt] 0 & 3 \end{bmatrix} <=> \begin{bmatrix} 4/2 & -1 \\ 0 & \sqrt9 \end{bmatrix} <#> \begin{bmatrix} 2 & 0 \\ -1 & 3 \end{bmatrix}
+\begin{vmatrix}1&2\\3&4\end{vmatrix} <=> -2 <#> 2
+x=\frac{1\pm\sqrt{5}}{2} <=> \frac{1\pm\sqrt5}{2} <=> \frac{1}{2}\pm\frac{\sqrt{5}}{2} <=> x=\frac{1+\sqrt5}{2} \text{ or } x=\frac{1-\sqrt5}{2} <=> x_1=\frac{1+\sqrt5}{2}, x_2=\frac{1-\sqrt5}{2} <=> x_{1,2}=\frac{1\pm\sqrt5}{2} <=> \frac{1 ± √5}{2} <=> (1±√5)/2 <=> x = \frac{1 + \sqrt{5}}{2}, \frac{1 - \sqrt{5}}{2} <#> x=\frac{1+\sqrt5}{2}
+2,-3 <=> x=2, x=-3 <=> x = 2 \text{ and } x = -3 <=> x \in \{2, -3\} <=> \{-3, 2\} <=> x=2\lor x=-3 <=> -3 \text{ or } 2 <=> x_1=2,x_2=-3 <=> x = 2 or x = -3 <=> $x=2$ or $x=-3$ <=> $2$ and $-3$ <=> 2 & -3 <=> \begin{cases} x=2\\ x=-3\end{cases} <#> 2,3
+\{1, 3, 5, 7, 9\} <=> \{9,7,5,3,1\} <=> 1,3,5,7,9 <=> \left\{ 1, 3, 5, 7, 9 \right\} <=> \{1,3,5,7\} \cup \{9\} <#> \{1,3,5,7\}
+(-\infty, -3) \cup (-3, 3) \cup (3, \infty) <=> x\neq\pm3 <=> \mathbb{R} \setminus \{-3, 3\} <=> x \ne 3, x \ne -3 <=> x \neq 3 \text{ and } x\neq -3 <=> \mathbb{R}\backslash\{\pm3\} <=> \{x \in \mathbb{R} \mid x \neq \pm 3\} <#> (-3,3)
+[4,\infty) <=> x \geq 4 <=> [4, +\infty) <=> 4\leq x <=> x\geqslant4 <=> \{x|x\ge4\} <=> x ∈ [4, ∞) <=> 4 \le x < \infty <=> [4,∞[ <#> (4,\infty)
+(0,1) <=> 0<x<1 <=> \{x : 0<x<1\} <=> x \in (0,1) <=> ]0,1[ <=> 1>x>0 <#> [0,1]
+x^2 + y^2 - 4x = 0 <=> (x-2)^2+y^2=4 <=> x^2+y^2=4x <=> x^2-4x+y^2=0 <=> y^2=4x-x^2 <#> (x+2)^2+y^2=4
+y - 3 = 2(x - 1) <=> y=2x+1 <=> 2x-y+1=0 <=> y = 2x + 1 <#> y=2x-1
+a < b < c <=> c>b>a <=> a<b<c <#> a<c<b
+x \le -1 \text{ or } x \ge 4 <=> (-\infty,-1]\cup[4,\infty) <=> x\leq-1, x\geq4 <=> x≤-1 or x≥4 <=> x \in (-\infty,-1] \cup [4, \infty) <#> -1\le x\le4
+5 \text{ feet } 3 \text{ inches} <=> 63 \text{ inches} <=> 5 feet 3 inches <=> 5.25\text{ feet} <=> 5\text{ ft }3\text{ in} <#> 5.3 \text{ feet}
+1\text{ hour and }30\text{ minutes} <=> 90\text{ minutes} <=> 1.5\text{ hours} <=> 1 hour 30 minutes <#> 1.3\text{ hours}
+\$1.25\text{ million} <=> 1250000 <=> \$1,250,000 <=> 1.25\times10^6 <=> 1.25 million dollars <#> 125000
+75\text{ kg} <=> 75 <=> 75 kilograms <=> 75000\text{ g} <=> 75\,\text{kg} <=> 75~\mathrm{kg} <=> 75\ \mathrm{kg} <=> 75 Kg <#> 75\text{ lb} <#> 75\text{ g}
+9.8\ \mathrm{m/s^2} <=> 9.8 <=> 9.8 m/s^2 <=> 9.8\,\text{m}/\text{s}^2 <=> 9.8 \text{ meters per second squared} <=> 9.8\text{ m s}^{-2} <=> 9.8 m/s² <#> 9.8\text{ m/s}
+25\text{ cm}^3 <=> 25\text{ cubic centimeters} <=> 25 cm³ <=> 25\text{ mL} <=> 25 cm^3 <=> 25 \ \text{cm}^{3} <#> 25\text{ cm}^2
+3.5\% <=> 0.035 <=> 3.5 <=> 3.5 percent <=> 3.50\% <=> \frac{7}{200} <=> 3\frac12\% <#> 0.35
+\frac{2\pi}{3} <=> 120^\circ <=> 2\pi/3 <=> \frac23\pi <=> \frac{2}{3}\pi\text{ radians} <=> 2π/3 <=> 2.0943951 <#> 240^\circ
+E <=> (E) <=> \text{(E)} <=> E) none of these <=> \textbf{(E) } 12 <=> \mathrm{(E)} <=> The answer is E. <=> [E] <=> {E} <=> \boxed{\textbf{(E)}} <=> e <=> Option E: none <=> (e) <#> (D) <#> \text{(A)}
+\text{Tuesday} <=> Tuesday <=> tuesday <=> **Tuesday** <=> "Tuesday" <=> Tuesday. <=> `Tuesday` <=> \textit{Tuesday} <=> It is Tuesday
+\text{isosceles} <=> isosceles <=> Isosceles <#> scalene
+\text{increasing} <=> increasing <=> Increasing. <=> It is increasing <#> decreasing <#> not increasing
+0 <=> zero <=> 0.00 <=> 0\% <=> -0 <=> \frac{0}{5} <=> \sin 0 <=> 0^\circ <=> 1-1 <#> none <#> 1
+10 <=> 10. <=> 10.0 <=> ten <=> 1e1 <=> 10^1 <=> 1\times 10^1 <=> X=10 <=> 10!/9! <=> |{-10}| <=> \lvert -10 \rvert <=> \left|-10\right| <=> \lceil 9.5\rceil <=> \max\{3,10\} <=> \gcd(20,30) <#> 01 <#> 100
+5\times 10^{-7} <=> 5e-7 <=> 0.0000005 <=> 5 \cdot 10^{-7} <=> 5*10^(-7) <=> 5E-07 <=> 5 × 10⁻⁷ <#> 5\times10^{-6}
+k(k+1) <=> k^2+k <=> (k+1)k <=> k·(k+1) <=> k\times(k+1) <=> k*(k+1) <#> k^2+1
+\frac{x+2}{x-2} <=> (x+2)/(x-2) <=> \frac{(x+2)}{(x-2)} <=> 1+\frac{4}{x-2} <=> \frac{-x-2}{2-x} <#> \frac{x-2}{x+2}
+x^{10}y^{5} <=> (x^2y)^5 <=> y^5x^{10} <=> x^10*y^5 <=> x^{10} \cdot y^{5} <#> x^5y^{10}
+f(x) = \frac{1}{x} <=> \frac1x <=> 1/x <=> f(x)=x^{-1} <=> y=\frac{1}{x} <=> f : x \mapsto \frac1x <#> f(x)=x
+S_n = n^2 <=> n^2 <=> S_{n}=n^{2} <=> S(n)=n^2 <#> n^3
+\int x\,dx <=> \frac{x^2}{2}+C <#> x^2
+\frac{\partial f}{\partial x} <=> \frac{\partial f}{\partial x} <#> \frac{\partial f}{\partial y}
+\lim_{n\to\infty}\left(1+\frac1n\right)^n <=> e <#> 1
+A=\{1,2\} <=> \{1,2\} <=> A = \{2, 1\} <#> \{1\}
+a=3, b=4, c=5 <=> (3,4,5) <=> a=3; b=4; c=5 <=> c=5,b=4,a=3 <=> (a,b,c)=(3,4,5) <=> a = 3, b = 4, \text{ and } c = 5 <=> 3,4,5 <#> (5,4,3)
+36\pi <=> 36 \pi <=> 36π <=> 36 pi <=> \pi \cdot 36 <=> 36\pi \text{ square units} <=> 113.097336 <=> 36*pi <#> 36 <#> 113
+2:30 \text{ PM} <=> 2:30 pm <=> 2:30 <=> 2:30 p.m. <=> 2\colon 30 \text{ p.m.} <#> 2:30\text{ AM} <#> 2:31\text{ PM}
+\text{April 5} <=> April 5 <=> April 5th <=> april 5 <#> April 6
+(x-1)(x-2)(x-3) <=> x^3-6x^2+11x-6 <=> (x-3)(x-1)(x-2) <#> (x+1)(x+2)(x+3)
+-\infty <x\le 4 <=> (-\infty,4] <=> x\le4 <#> x<4
+\text{All real numbers except } 2 <=> x\ne2 <=> \mathbb{R}\setminus\{2\} <=> all real numbers except 2 <#> \mathbb{R}
+\pm 1, \pm 3 <=> 1,-1,3,-3 <=> -3,-1,1,3 <=> \{\pm1,\pm3\} <#> 1,3
 """
 
 

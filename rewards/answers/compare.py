@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise, product
-from typing import Any
 
 import mpmath  # type: ignore[import-untyped]
 
 from rewards.answers.domains import NotADomain, domain, same_domain
 from rewards.answers.expressions import LOG_BASE, same_expression
 from rewards.answers.measures import lift_unit, same_base, same_mod, same_quantity, same_ratio, sum_of_quantities
-from rewards.answers.tree import Node, Unreadable, number, variables, walk
+from rewards.answers.tree import Node, Unreadable, has_signs, number, variables, walk, with_signs
 from rewards.answers.values import SAME, NoValue, TooLarge, close, evaluate, points
 
 MAX_LIST = 60
@@ -36,7 +35,7 @@ def same(gold: Node, answer: Node) -> bool:
         verdict = _same_set(gold, answer)
         if verdict is not None:
             return verdict
-    if any(node.kind == "list" or _has_signs(node) for node in (gold, answer)):
+    if any(node.kind == "list" or (node.kind != "rel" and has_signs(node)) for node in (gold, answer)):
         return _same_list(gold, answer)
     return _same_kind(gold, answer)
 
@@ -72,9 +71,23 @@ def _without_names(gold: Node, answer: Node) -> tuple[Node, Node] | None:  # noq
     return _lists_without_names(gold, answer)
 
 
+def _letters(node: Node) -> str:
+    """The letters of a name: S_n and S(n) have the same."""
+    return "".join(
+        str(part.value).replace("_", "").removeprefix("fn:") for part in walk(node) if part.kind in ("var", "call")
+    )
+
+
+def _stem(node: Node) -> str:
+    """A variable without its subscript."""
+    return str(node.value).partition("_")[0] if node.kind == "var" else ""
+
+
 def _one_meaning(left: Node, right: Node) -> bool:
     """Whether two names may stand for one thing: words for anything, f(x) for another function's or for y."""
     kinds = {left.kind, right.kind}
+    if _letters(left) == _letters(right) or {_stem(left), _stem(right)} in ({str(left.value)}, {str(right.value)}):
+        return True
     return "text" in kinds or kinds == {"call"} or ("call" in kinds and Node("var", value="y") in (left, right))
 
 
@@ -128,7 +141,7 @@ def _lists_without_names(gold: Node, answer: Node) -> tuple[Node, Node] | None:
             return None
         names = [pair[0] for pair in named if pair]
         values = tuple(pair[1] for pair in named if pair)
-        one_name = len(set(names)) == 1
+        one_name = len({_stem(name) or name for name in names}) == 1
         bare.append(Node("list", values, ",") if one_name else Node("tuple", values))
     left, right = bare
     if left.kind == "tuple" and right.kind == "list":
@@ -176,26 +189,14 @@ def _spread(node: Node, *, independent: bool) -> list[Node]:
     if not signs:
         return [node]
     if not independent or signs == 1:
-        return [_with_signs(node, iter([value] * signs)) for value in (1, -1)]
+        return [with_signs(node, iter([value] * signs)) for value in (1, -1)]
     if signs > MAX_SIGNS:
         raise Unreadable("too many signs")
-    return [_with_signs(node, iter(values)) for values in product((1, -1), repeat=signs)]
+    return [with_signs(node, iter(values)) for values in product((1, -1), repeat=signs)]
 
 
 def _signs(node: Node) -> int:
     return sum(part.kind == "sign" for part in walk(node)) if node.kind not in ("list", "set", "rel") else 0
-
-
-def _has_signs(node: Node) -> bool:
-    return node.kind != "rel" and any(part.kind == "sign" for part in walk(node))
-
-
-def _with_signs(node: Node, values: Any) -> Node:
-    if node.kind == "sign":
-        return number(node.value * next(values))
-    if not node.items:
-        return node
-    return Node(node.kind, tuple(_with_signs(item, values) for item in node.items), node.value)
 
 
 def _same_members(golds: Sequence[Node], answers: Sequence[Node]) -> bool:
@@ -270,7 +271,9 @@ def _same_matrix(gold: Node, answer: Node) -> bool:
 
 
 def _multiplied_out(node: Node) -> Node:
-    """A number times a matrix as a matrix."""
+    """A number times a matrix as a matrix; equations under one brace as a list."""
+    if node.kind == "cases" and all(len(row.items) == 1 and row.items[0].kind == "rel" for row in node.items):
+        return Node("list", tuple(row.items[0] for row in node.items), "and")
     if node.kind == "neg" and node.items[0].kind == "matrix":
         return _scaled(number(-1), node.items[0])
     if node.kind == "mul" and len(node.items) == 2 and node.items[1].kind == "matrix":

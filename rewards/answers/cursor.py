@@ -10,7 +10,7 @@ MAX_DEPTH = 300  # of the grammar's levels, of which a bracket takes five
 
 class Cursor:
     """The tokens, the next one's index, the depth of the recursion, how many ``|`` are open, and whether a colon ends
-    what is read (the element of a set-builder)."""
+    what is read (the element of a set-builder), and whether ``[`` may close an interval."""
 
     def __init__(self, tokens: list[Token]) -> None:
         self.tokens = tokens
@@ -18,6 +18,7 @@ class Cursor:
         self.depth = 0
         self.bars = 0
         self.colon_ends = False
+        self.half_open = False
 
     def peek(self, ahead: int = 0) -> Token | None:
         index = self.position + ahead

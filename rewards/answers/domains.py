@@ -10,7 +10,7 @@ from typing import Any
 
 import mpmath  # type: ignore[import-untyped]
 
-from rewards.answers.tree import Node, Unreadable, variables
+from rewards.answers.tree import Node, Unreadable, has_signs, variables, with_signs
 from rewards.answers.values import NoValue, TooLarge, close, evaluate
 
 Piece = tuple[Any, bool, Any, bool]
@@ -49,7 +49,8 @@ def _domain(node: Node) -> Domain:  # noqa: PLR0911, PLR0912  one case for each 
             low, high = (_end(item) for item in node.items)
             return _normal([(low, False, high, False)])
         case "set":
-            return _normal([(point, True, point, True) for point in map(_end, node.items)])
+            chosen = [with_signs(item, iter([sign] * 9)) for item in node.items for sign in (1, -1)]
+            return _normal([(point, True, point, True) for point in map(_end, chosen)])
         case "reals" if str(node.value).startswith("R"):
             return _named_reals(str(node.value)[1:])
         case "union":
@@ -65,6 +66,8 @@ def _domain(node: Node) -> Domain:  # noqa: PLR0911, PLR0912  one case for each 
             element, condition = node.items
             base = _domain(element.items[1]) if element.kind == "rel" and element.value == ("in",) else REAL
             return _meet(base, _domain(condition))
+        case "rel" if node.value == ("!=",) and has_signs(node):
+            return _meet(*(_related(with_signs(node, iter([sign] * 9))) for sign in (1, -1)))
         case "rel":
             return _related(node)
         case "list":

@@ -29,7 +29,7 @@ def parse(text: str, *, commas_group: bool = True) -> Node:
     tokens = tokenize(text, commas_group=commas_group)
     while tokens and (tokens[-1].text in (".", ",", "\\\\", ":") or tokens[-1].kind == "sep"):
         tokens.pop()
-    while tokens and (tokens[0].kind == "sep" or tokens[0].text in (":", ".", "->")):
+    while tokens and (tokens[0].kind == "sep" or tokens[0].text in (":", "->")):
         tokens.pop(0)
     if not tokens:
         raise Unreadable("nothing to read")
@@ -189,7 +189,9 @@ class Parser(Primaries):
         if token.text in _NO_FACTOR or token.text.startswith("end:"):
             return False
         if token.text in ("[", "("):
-            return not (token.text == "(" and (ahead := self.peek(1)) is not None and ahead.text in ("mod", "bmod"))
+            return not (token.text == "[" and self.half_open) and not (
+                token.text == "(" and (ahead := self.peek(1)) is not None and ahead.text in ("mod", "bmod")
+            )
         return token.text not in ("pm", "mp", "pmod", "mod", "bmod", "circ", "ldots", "prime", "over", "choose", *_SETS)
 
     def adjacent(self, left: Node) -> Node:

@@ -22,9 +22,14 @@ from rewards.answers.words import number_word, without_lead_in
 _GROUPS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 _LIST_LIKE = re.compile(r"(?<![\d.,])\d{1,3}(?:,[1-9]\d{2}){2,}(?![\d,])|[(\[{].*\d,\d", re.DOTALL)
 _SYMBOLIC = re.compile(
-    r"\\(?:int|iint|oint|lim|partial)(?![a-z])|\\d?frac\s*\{\s*d\s*\}\s*\{\s*d|\\(?:sum|prod)_.{1,40}\\infty"
+    r"\\(?:int|iint|oint|lim)(?![a-z])|\\d?frac\s*\{\s*d\s*\}\s*\{\s*d|\\(?:sum|prod)_.{1,40}\\infty"
 )
+_SERIES = re.compile(r"\\(?:sum|prod)(?![a-z])")
 _EMPHASIS = re.compile(r"\A\s*(?:\*\*|__)(.*)(?:\*\*|__)\s*\.?\Z", re.DOTALL)
+_EXCEPT = re.compile(
+    r"\A\s*(?:\\text\{)?\s*all real numbers?,? (?:except|but|other than)\s*(?:for\s*)?\}?\s*(.{1,40})\Z", re.I
+)
+_MAPPING = re.compile(r"\A\s*[a-zA-Z]\s*:\s*[a-zA-Z]\s*(?:\\mapsto|↦|\\to)\s*")
 _LETTERS = re.compile(r"[a-zA-Z\s-]{3,200}")
 _CHOICE = re.compile(r"\W*(?:(?:option|choice|answer)\b\W*)?([A-Ja-j])(?:\W*|\s*[).:\]}]+\s*\S.*)", re.DOTALL | re.I)
 _GOLD_CHOICE = re.compile(r"\W*([A-J])\W*")
@@ -44,7 +49,7 @@ def judge(gold: str, answer: str) -> bool:
         return False  # no answer is nested so deeply
     if _same_tokens(gold, answer):
         return True
-    if _SYMBOLIC.search(gold) or _SYMBOLIC.search(answer):
+    if any(pattern.search(text) for pattern in (_SYMBOLIC, _SERIES) for text in (gold, answer)):
         from rewards.answers import symbolic
 
         return symbolic.judge(gold, answer)
@@ -58,7 +63,8 @@ def _agree(left: Node, right: Node) -> bool:
 @lru_cache(maxsize=512)
 def readings(text: str) -> tuple[Node, ...]:
     """The trees that a text may mean: two where ``(100,200)`` may hold thousands. Raises Unreadable."""
-    text = without_lead_in(_EMPHASIS.sub(r"\1", text))
+    text = without_lead_in(_EMPHASIS.sub(r"\1", text).strip().strip('`"“”'))
+    text = _EXCEPT.sub(r"\\mathbb{R}\\setminus\\{\1\\}", _MAPPING.sub("", text))
     spelled = number_word(text) if _LETTERS.fullmatch(text) else None
     if spelled is not None:
         return (number(spelled),)

@@ -188,6 +188,8 @@ class Primaries(Cursor):
         token = self.peek()
         if token is not None and token.kind == "num" and plain in _LABELS:
             return self.sum()
+        if plain in ("negative", "minus") and token is not None:
+            return Node("neg", (self.power(),))
         counted = _counted(plain)
         if counted is not None:
             return counted
@@ -279,7 +281,7 @@ class Primaries(Cursor):
 
     def arguments(self) -> tuple[Node, ...]:
         """In parentheses, in braces, or the product that follows: sin 2x, but not the second factor of sin x cos x."""
-        for opening, closing in (("(", ")"), ("{", "}"), ("[", "]"), ("l|", "r|")):
+        for opening, closing in (("(", ")"), ("{", "}"), ("[", "]"), ("\\{", "\\}"), ("l|", "r|")):
             if self.take(opening):
                 bars, self.bars = self.bars, 0
                 inside = self.statements((closing,))
@@ -347,14 +349,19 @@ class Primaries(Cursor):
         }.get(opening)
         if handler is not None:
             bars, self.bars = self.bars, self.bars if opening == "|" else 0
+            half_open, self.half_open = self.half_open, opening == "["
             try:
                 return handler()
             finally:
-                self.bars = bars
+                self.bars, self.half_open = bars, half_open
         if opening.startswith("begin:"):
             return self.environment(opening[6:])
         if opening == "]":
             return self.open_interval()
+        if opening == "." and self.at("overline", "dot"):
+            repeated = self.repeating("0.")
+            if repeated is not None:
+                return repeated
         if opening == "ldots":
             return Node("dots")
         raise Unreadable(f"{opening!r} is out of place")
@@ -386,7 +393,9 @@ class Primaries(Cursor):
 
     def open_interval(self) -> Node:
         """The French way of writing: ]a, b[ excludes both ends."""
+        half_open, self.half_open = self.half_open, True
         items, closer = self.inside("[", "]")
+        self.half_open = half_open
         return interval(items, closed=(False, closer == "]"))
 
     def set(self) -> Node:

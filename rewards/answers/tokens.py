@@ -53,10 +53,15 @@ _TOKEN = re.compile(
     re.DOTALL,
 )
 _GROUPED = re.compile(
-    r"(?<![\d.,])\d{1,3}(?:(?:\{,\}|,\\!|\\,|,\s?\\!)\d{3})+(?!\d)"
+    r"(?<![\d.,])\d{1,3}(?:(?:\{,\}|,\\!|\\,|,\s?\\!|\\ |')\d{3})+(?!\d)"
     r"|(?<![\d.,/)}\]^_])\d{1,3}(?: \d{3})+(?![\d/]| \d)"
 )
 _COMMAS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
+_DEGREE_ROOT = re.compile("([²³⁴⁵⁶⁷⁸⁹])√")
+_OVERLINED = re.compile("(?:[0-9][\u0304\u0305])+")
+_FUNCTION_WORDS = frozenset(
+    {"cis", "lcm", "gcd", "sin", "cos", "tan", "log", "ln", "arcsin", "arccos", "arctan", "exp"}
+)
 _CLOCK = re.compile(r"\b([ap])\.\s?m\b\.?", re.I)
 _RATE = re.compile(r"(?<=[\d}])\s*((?:km|m|cm|mi|ft|g|kg|L)/(?:s|h|hr|min|sec|mL|L|m)(?:\^\{?\d\}?)?)(?![a-zA-Z])")
 _TIMES_TEN = re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*\^)")
@@ -86,6 +91,8 @@ def tokenize(text: str, *, commas_group: bool = True) -> list[Token]:
 def to_latex(text: str) -> str:
     """The text with Unicode spellings replaced by LaTeX, and dollar signs by what they mean."""
     if not text.isascii():
+        text = _DEGREE_ROOT.sub(lambda match: f"\\sqrt[{SUPERSCRIPTS[match[1]]}]", text)
+        text = _OVERLINED.sub(lambda match: "\\overline{" + match[0][::2] + "}", text)
         text = SUPER_RUN.sub(lambda run: "^{" + "".join(SUPERSCRIPTS[mark] for mark in run.group()) + "}", text)
         text = SUB_RUN.sub(lambda run: "_{" + "".join(SUBSCRIPTS[mark] for mark in run.group()) + "}", text)
         text = "".join(map(_to_latex, text))
@@ -173,6 +180,8 @@ class _Scanner:
             self.add("sym", ":")
         elif len(run) == 1 and not (self._after_words() and (self.words or self.spaced)):
             self.add("text" if self.words and run in _UNIT_LETTERS else "var", run)
+        elif self.words and run in _FUNCTION_WORDS:
+            self.add("cmd", run)
         elif self.words:
             self.add("text", run)
         else:
@@ -229,7 +238,7 @@ class _Scanner:
             return self._environment(name, position)
         if name in TEXTS:
             return self._text(position)
-        if name in ("left", "right") and self.text[position : position + 1] in ("|", "."):
+        if name in ("left", "right") and self.text[position : position + 1] in ("|", ".", "<", ">"):
             self._delimiter(name, self.text[position])
             return position + 1
         if name in DROPPED or name in FONTS:
@@ -240,7 +249,7 @@ class _Scanner:
             return self._operator(position)
         elif name in ("phantom", "hspace", "vspace", "color", "label", "tag", "textcolor"):
             return self._argument(position)[1]
-        elif name == "\\":
+        elif name in ("\\", "cr"):
             self.add("sep", "\\\\")
         else:
             self._plain(name)
@@ -273,6 +282,8 @@ class _Scanner:
     def _delimiter(self, side: str, mark: str) -> None:
         if mark == "|":
             self.add("sym", "l|" if side == "left" else "r|")
+        elif mark in "<>":
+            self.add("cmd", "langle" if side == "left" else "rangle")
 
     def _argument(self, position: int) -> tuple[str, int]:
         while self.text[position : position + 1].isspace():

@@ -53,6 +53,20 @@ def walk(node: Node) -> Iterator[Node]:
         stack.extend(reversed(top.items))
 
 
+def with_signs(node: Node, values: Iterator[int]) -> Node:
+    """The tree with each plus-minus sign, in order, chosen by the next of the values."""
+    if node.kind == "sign":
+        return number(node.value * next(values))
+    if not node.items:
+        return node
+    return Node(node.kind, tuple(with_signs(item, values) for item in node.items), node.value)
+
+
+def has_signs(node: Node) -> bool:
+    """Whether a plus-minus stands anywhere in the tree."""
+    return any(part.kind == "sign" for part in walk(node))
+
+
 def variables(node: Node) -> frozenset[str]:
     """The names of the variables in the tree."""
     return frozenset(str(part.value) for part in walk(node) if part.kind == "var")

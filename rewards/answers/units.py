@@ -60,9 +60,9 @@ def _table() -> dict[str, tuple[Fraction, str]]:
     pound 1 pound gbp
     yen 1 yen jpy
     rupee 1 rupee inr
-    volume-litre 1 l liter litre
-    volume-litre 1/1000 ml milliliter millilitre
-    gallon 1 gallon gal
+    volume 1/1000 l liter litre
+    volume 1/1000000 ml milliliter millilitre
+    volume 473176473/125000000000 gallon gal
     temperature-c 1 celsius
     temperature-f 1 fahrenheit
     current 1 ampere amp
@@ -93,7 +93,9 @@ _BARE = frozenset(
     "meters meter hours hour minutes minute seconds days day weeks years year dollars degrees percent "
     "units unit am pm".split()
 )
-_PIECE = re.compile(r"([a-z%°-]+)(?:\^?\{?(-?\d)\}?)?")
+_PIECE = re.compile(r"([a-z%°]+)(?:\^?\{?(-?\d)\}?)?")
+_HYPHEN = re.compile(r"(?<=[a-z])-(?=[a-z])")
+_AFTER = {"squared": 2, "cubed": 3}
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 _WORDS_AS_UNITS = {"mph": "mile/hour", "kph": "km/hour", "kmh": "km/hour", "kmph": "km/hour", "fps": "ft/second"}
 _SCALE = Fraction(1)
@@ -121,9 +123,14 @@ def _known(plain: str) -> Unit | None:
     powers: dict[str, int] = {}
     for part, side in enumerate(plain.split("/")):
         pending = 0
-        for word in side.replace("-", " ").split():
+        last: tuple[Fraction, str] | None = None
+        for word in _HYPHEN.sub(" ", side).split():
             if word in _POWERS:
                 pending = _POWERS[word]
+                continue
+            if word in _AFTER and last:
+                factor *= last[0] ** (_AFTER[word] - 1) if not part else Fraction(1) / last[0] ** (_AFTER[word] - 1)
+                powers[last[1]] += (_AFTER[word] - 1) * (-1 if part else 1)
                 continue
             match = _PIECE.fullmatch(word)
             if match is None:
@@ -131,10 +138,12 @@ def _known(plain: str) -> Unit | None:
             unit = _lookup(match[1])
             if unit is None:
                 return None
+            last = unit
             power = (pending or int(match[2] or 1)) * (-1 if part else 1)
             pending = 0
             factor *= unit[0] ** power
-            powers[unit[1]] = powers.get(unit[1], 0) + power
+            name, times = ("length", 3) if unit[1] == "volume" else (unit[1], 1)
+            powers[name] = powers.get(name, 0) + power * times
     dimensions = tuple(sorted((name, power) for name, power in powers.items() if power))
     return Unit(factor, dimensions) if dimensions else None
 

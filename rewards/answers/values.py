@@ -21,7 +21,7 @@ from typing import Any
 import mpmath  # type: ignore[import-untyped]
 from mpmath import mp
 
-from rewards.answers.tree import Node, Unreadable
+from rewards.answers.tree import Node, Unreadable, variables
 
 DIGITS = 60
 MAX_BITS = 2_000_000  # of an exact integer
@@ -193,6 +193,8 @@ class _Evaluator:
 
     def _call(self, node: Node) -> Any:
         name = str(node.value)
+        if name == "det" and node.items[0].kind == "matrix":
+            return self._determinant(node.items[0])
         if name in ("sum", "prod"):
             return self._series(node, name)
         if name.startswith("fn:"):
@@ -207,9 +209,17 @@ class _Evaluator:
             arguments.append(self.log_base)
         return function(*arguments)
 
+    def _determinant(self, matrix: Node) -> Any:
+        rows = [[self.value(entry) for entry in row.items] for row in matrix.items]
+        if len(rows) != len(rows[0]) or len(rows) > 8:
+            raise NoValue("a determinant of no square matrix")
+        return mpmath.det(mpmath.matrix(rows))
+
     def _series(self, node: Node, name: str) -> Any:
         variable, start, stop, body = node.items
         first, last = exact(start), exact(stop)
+        if (first is None or last is None) and variables(start) | variables(stop):
+            raise Unreadable("a series with a bound that is not a number")
         if first is None or last is None or first.denominator != 1 or last.denominator != 1 or last - first > MAX_TERMS:
             raise NoValue("a series without plain bounds")
         total = mpmath.mpf(0 if name == "sum" else 1)
@@ -342,6 +352,7 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "arsinh": mpmath.asinh,
     "arcosh": mpmath.acosh,
     "artanh": mpmath.atanh,
+    "cis": lambda value: mpmath.expj(_moderate(value)),
     "exp": _exponential,
     "ln": _logarithm,
     "log": _logarithm,

@@ -9,7 +9,7 @@ from fractions import Fraction
 FUNCTIONS = frozenset(
     "sin cos tan cot sec csc sinh cosh tanh coth sech csch "
     "arcsin arccos arctan arccot arcsec arccsc arsinh arcosh artanh "
-    "asin acos atan sgn ln log lg exp sqrt cbrt abs floor ceil ceiling min max gcd lcm det deg Re Im arg".split()
+    "asin acos atan sgn ln log lg exp sqrt cbrt abs floor ceil ceiling min max gcd lcm det deg cis Re Im arg".split()
 )
 INVERSE = {"sin": "arcsin", "cos": "arccos", "tan": "arctan", "cot": "arccot", "sec": "arcsec", "csc": "arccsc"}
 INVERSE |= {"sinh": "arsinh", "cosh": "arcosh", "tanh": "artanh"}
@@ -81,6 +81,7 @@ _SENTENCE = re.compile(
     r"(?:equal to\s+|exactly\s+|about\s+|approximately\s+)?(?=[\d$\\(+.-])",
     re.I,
 )
+_ON = re.compile(r"^\s*(?i:it is|it's|on|in)\s+(?=[A-Z][a-z]{2})|^\s*(?i:it is|it's)\s+(?=[a-z]{4})")
 _DENIES = re.compile(
     r"\b(?:not|never|no|or|if|maybe|perhaps|between|than|least|most|neither|either|isn't)\b|n't\b", re.I
 )
@@ -94,11 +95,15 @@ def without_lead_in(text: str) -> str:
     sentence = _SENTENCE.match(text)
     if sentence is not None and not _DENIES.search(sentence.group()):
         text = text[sentence.end() :]
-    return _APPROX.sub("", text, count=1)
+    return _ON.sub("", _APPROX.sub("", text, count=1), count=1)
 
 
 def number_word(text: str) -> Fraction | None:
     """The number that English words spell, up to the trillions, simple fractions included, or None."""
+    sign, _, rest = text.lower().strip().partition(" ")
+    if sign in ("negative", "minus") and rest:
+        value = number_word(rest)
+        return None if value is None else -value
     words = re.split(r"[\s-]+", text.lower().replace(" and ", " ").strip())
     if words and words[-1] in _PARTS and len(words) <= 3:
         top = number_word(" ".join(words[:-1])) if len(words) > 1 and words[0] != "a" else Fraction(1)
