@@ -34,12 +34,11 @@ class Attention(nn.Module):
         self.kv_b_proj = Linear(c.kv_lora_rank, heads * (c.qk_nope_head_dim + c.v_head_dim), std)
         self.o_proj = Linear(heads * c.v_head_dim, c.hidden_size, std)
 
-    def queries(self, x: Tensor, turns: Tensor) -> tuple[Tensor, Tensor]:
-        """x [N, H] -> the unrotated part [N, heads, nope] and the rotated part [N, heads, rope]."""
+    def rotated_queries(self, x: Tensor, turns: Tensor) -> Tensor:
+        """x [N, H] -> [N, heads, nope + rope], the last part turned by the positions."""
         c = self.c
         q = self.q_proj(x) if c.q_lora_rank is None else self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x)))
-        nope, rotary = q.unflatten(-1, (c.num_attention_heads, -1)).split([c.qk_nope_head_dim, c.qk_rope_head_dim], -1)
-        return nope, rope.rotate(rotary, turns.unsqueeze(-2))
+        return rope.rotate_tail(q.unflatten(-1, (c.num_attention_heads, -1)), turns.unsqueeze(-2), c.qk_nope_head_dim)
 
     def latents(self, x: Tensor, turns: Tensor) -> tuple[Tensor, Tensor]:
         """x [N, H] -> the latent [N, kv_lora_rank] and the rotated shared key [N, rope]."""
@@ -50,12 +49,11 @@ class Attention(nn.Module):
         """Attention within each segment. x [N, H] -> the output [N, H] and what a cache keeps of each token,
         [N, kv_lora_rank + rope]."""
         c = self.c
-        q_nope, q_rope = self.queries(x, turns)
+        q = self.rotated_queries(x, turns)
         latent, k_rope = self.latents(x, turns)
         expanded = self.kv_b_proj(latent).unflatten(-1, (c.num_attention_heads, -1))
         k_nope, v = expanded.split([c.qk_nope_head_dim, c.v_head_dim], -1)
-        q = torch.cat([q_nope, q_rope], -1)
-        k = torch.cat([k_nope, k_rope.unsqueeze(-2).expand_as(q_rope)], -1)
+        k = torch.cat([k_nope, k_rope.unsqueeze(-2).expand(-1, c.num_attention_heads, -1)], -1)
         out = attention(q, k, v, segments, self.scale)
         cached = torch.cat([self.as_cached(latent.detach()), k_rope.detach()], -1)
         return self.o_proj(out.flatten(-2)), cached
@@ -67,7 +65,7 @@ class Attention(nn.Module):
         to the scores: -inf past the new token, else 0. Returns [B, H].
         """
         c = self.c
-        q_nope, q_rope = self.queries(x, turns)
+        q_nope, q_rope = self.rotated_queries(x, turns).split([c.qk_nope_head_dim, c.qk_rope_head_dim], -1)
         latent, k_rope = self.latents(x, turns)
         rows = torch.arange(len(x), device=x.device)
         cache[rows, lengths] = torch.cat([self.as_cached(latent), k_rope], -1)

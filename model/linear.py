@@ -65,8 +65,15 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type != "cpu" or x.dtype != torch.float32:
             return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
+        if not torch.is_grad_enabled():
+            return x * _inverse_rms(x, self.eps) * self.weight
         normed: Tensor = _Norm.apply(x, self.weight, self.eps)
         return normed
+
+
+def _inverse_rms(x: Tensor, eps: float) -> Tensor:
+    inverse: Tensor = torch.linalg.vecdot(x, x).unsqueeze(-1).div_(x.shape[-1]).add_(eps).rsqrt_()
+    return inverse
 
 
 class _Norm(torch.autograd.Function):
@@ -74,8 +81,7 @@ class _Norm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, eps: float) -> Tensor:  # type: ignore[no-untyped-def]
-        size = x.shape[-1]
-        inverse = (torch.linalg.vecdot(x, x).unsqueeze(-1) / size + eps).rsqrt_()
+        inverse = _inverse_rms(x, eps)
         ctx.save_for_backward(x, weight, inverse)
         out: Tensor = (x * inverse).mul_(weight)
         return out

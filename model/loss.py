@@ -23,7 +23,7 @@ def token_logprobs(
 
     def part(rows: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
         logp = (logits(rows) / temperature).log_softmax(-1)
-        entropy = -(logp.detach().exp() * logp.detach()).sum(-1)
+        entropy = -torch.linalg.vecdot(logp.detach().exp(), logp.detach())
         return logp.gather(-1, wanted.unsqueeze(-1)).squeeze(-1), entropy
 
     pieces = (

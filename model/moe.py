@@ -87,9 +87,11 @@ class Experts(nn.Module):
         counts: list[int] = routing.counts.tolist()
         rows = _Dispatch.apply(x, order, k)
         gate, up = self.gate_up_proj(rows, counts).chunk(2, -1)
-        out = _Permute.apply(self.down_proj(F.silu(gate) * up, counts), _inverse(order))
-        combined: Tensor = torch.bmm(routing.gates.to(out.dtype).unsqueeze(1), out.view(tokens, k, -1))
-        return combined.squeeze(1)
+        # Gating the narrow side of down_proj gives the same sum as gating its output, on fewer numbers.
+        weights = routing.gates.to(x.dtype).view(-1, 1).index_select(0, order)
+        out = _Permute.apply(self.down_proj(F.silu(gate) * up * weights, counts), _inverse(order))
+        combined: Tensor = out.view(tokens, k, -1).sum(1)
+        return combined
 
 
 class MoE(nn.Module):

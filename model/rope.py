@@ -45,3 +45,29 @@ def rotate(x: Tensor, turns: Tensor) -> Tensor:
     """Turns the pairs (x0, x1), (x2, x3), ... of the last dimension; ``turns`` broadcasts against [..., D/2]."""
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)
+
+
+def rotate_tail(x: Tensor, turns: Tensor, start: int) -> Tensor:
+    """`rotate` for the dimensions from ``start`` on; those before stay. One copy of x, where cutting it apart and
+    joining it again would take several."""
+    if not torch.is_grad_enabled():
+        return _with_tail_turned(x, turns, start)
+    turned: Tensor = _RotateTail.apply(x, turns, start)
+    return turned
+
+
+class _RotateTail(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, turns: Tensor, start: int) -> Tensor:  # type: ignore[no-untyped-def]
+        ctx.turns, ctx.start = turns, start
+        return _with_tail_turned(x, turns, start)
+
+    @staticmethod
+    def backward(ctx, dy: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def]
+        return _with_tail_turned(dy, ctx.turns.conj(), ctx.start), None, None
+
+
+def _with_tail_turned(x: Tensor, turns: Tensor, start: int) -> Tensor:
+    out = x.clone(memory_format=torch.contiguous_format)
+    out[..., start:] = rotate(x[..., start:], turns)
+    return out
