@@ -4,13 +4,15 @@ What is defended. The machine that trains: its files, secrets, network, processe
 answers decide the reward; the verdict itself; and every other program being judged.
 
 From whom. From a program that does whatever a determined and patient author would have it do. A policy under
-optimisation pressure is such an author: it is paid for the verdict and for nothing else, and it tries everything often.
+optimisation pressure is such an author: it is paid for the verdict and for nothing else, and it tries everything
+often.
 
 By what. No single mechanism is trusted alone; each item stops what the ones before it let through.
 
- 1. The trainer never runs a candidate. It starts a *worker*, a fresh small program with a clean environment; the worker
-    starts a *zygote* inside a jail and forks an isolated process from it for every run (client, worker, launch,
-    zygote). 2. Namespaces. The zygote lives in its own user, mount, PID, network, IPC, UTS and cgroup namespaces; each run in its
+ 1. The trainer never runs a candidate. It starts a *worker*, a fresh small program with a clean environment; the
+    worker starts a *zygote* inside a jail and forks an isolated process from it for every run (client, worker,
+    launch, zygote).
+ 2. Namespaces. The zygote lives in its own user, mount, PID, network, IPC, UTS and cgroup namespaces; each run in its
     own PID and mount namespace below. There is no network but an empty one, and no process but the run's own. When
     process 1 of a PID namespace ends, the kernel ends the rest, also what double-forked or changed its group.
  3. A real unprivileged id. Root maps two ids that belong to nobody and leaves its own before anything is built; a
@@ -34,8 +36,8 @@ By what. No single mechanism is trusted alone; each item stops what the ones bef
 It fails closed. What the kernel or the container forbids is found when the worker starts; then nothing runs, and the
 error says what to change. ``unsafe=True`` runs without any of this, by the user's word alone.
 
-What is not covered. Bugs of the kernel that the allowed calls can reach, and side channels between processes that share
-a processor (use a virtual machine where those matter). Reading the interpreter, packages and toolchains. Helper
+What is not covered. Bugs of the kernel that the allowed calls can reach, and side channels between processes that
+share a processor (use a virtual machine where those matter). Reading the interpreter, packages and toolchains. Helper
 functions that tests take from the solution: they are the candidate's, and tests that trust their results trust it;
 state what tests need in the tests. Time: a busy machine makes programs slower, and a limit near a program's need is a
 lottery. The numbers of processors and of the kernel's version are visible.
