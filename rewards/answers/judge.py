@@ -16,15 +16,14 @@ from rewards.answers import compare
 from rewards.answers.boxes import squeeze
 from rewards.answers.grammar import parse
 from rewards.answers.tokens import tokenize
-from rewards.answers.tree import Node, Unreadable, number
+from rewards.answers.tree import Node, Symbolic, Unreadable, number
 from rewards.answers.words import number_word, without_lead_in
 
 _GROUPS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 _LIST_LIKE = re.compile(r"(?<![\d.,])\d{1,3}(?:,[1-9]\d{2}){2,}(?![\d,])|[(\[{].*\d,\d", re.DOTALL)
-_SYMBOLIC = re.compile(
+_CALCULUS = re.compile(
     r"\\(?:int|iint|oint|lim)(?![a-z])|\\d?frac\s*\{\s*d\s*\}\s*\{\s*d|\\(?:sum|prod)_.{1,40}\\infty"
 )
-_SERIES = re.compile(r"\\(?:sum|prod)(?![a-z])")
 _EMPHASIS = re.compile(r"\A\s*(?:\*\*|__)(.*)(?:\*\*|__)\s*\.?\Z", re.DOTALL)
 _EXCEPT = re.compile(
     r"\A\s*(?:\\text\{)?\s*all real numbers?,? (?:except|but|other than)\s*(?:for\s*)?\}?\s*(.{1,40})\Z", re.I
@@ -36,28 +35,30 @@ _GOLD_CHOICE = re.compile(r"\W*([A-J])\W*")
 _MARKUP = re.compile(r"\\(?:text|textbf|mathrm|mathbf|textit|bf|rm|mbox|quad|left|right)\b|[${}~]|\\[,;:! ]")
 
 
-def judge(gold: str, answer: str) -> bool:
+def judge(gold: str, answer: str) -> bool:  # noqa: PLR0911  one return for each way to a verdict
     """Whether the answer says the same as the gold answer. Raises for what cannot be told."""
     chosen = _same_choice(gold, answer)
     if chosen is not None:
         return chosen
     try:
-        return any(_agree(left, right) for left in readings(gold) for right in readings(answer))
+        return any(compare.same(left, right) for left in readings(gold) for right in readings(answer))
+    except Symbolic:
+        return _work_out(gold, answer)
     except Unreadable:
         pass
     except RecursionError:
         return False  # no answer is nested so deeply
     if _same_tokens(gold, answer):
         return True
-    if any(pattern.search(text) for pattern in (_SYMBOLIC, _SERIES) for text in (gold, answer)):
-        from rewards.answers import symbolic
-
-        return symbolic.judge(gold, answer)
+    if _CALCULUS.search(gold) or _CALCULUS.search(answer):
+        return _work_out(gold, answer)
     return False
 
 
-def _agree(left: Node, right: Node) -> bool:
-    return compare.same(left, right)
+def _work_out(gold: str, answer: str) -> bool:
+    from rewards.answers import symbolic
+
+    return symbolic.judge(gold, answer)
 
 
 @lru_cache(maxsize=512)
@@ -68,7 +69,7 @@ def readings(text: str) -> tuple[Node, ...]:
     spelled = number_word(text) if _LETTERS.fullmatch(text) else None
     if spelled is not None:
         return (number(spelled),)
-    if _SYMBOLIC.search(text):
+    if _CALCULUS.search(text):
         raise Unreadable("calculus")
     if _GROUPS.search(text) and _LIST_LIKE.search(text):
         return parse(text, commas_group=False), parse(text)

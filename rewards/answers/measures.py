@@ -49,11 +49,15 @@ def lift_unit(node: Node) -> Node:
 
 def same_quantity(gold: Node, answer: Node, same: Same) -> bool:  # noqa: PLR0911  a table of cases
     if gold.kind == answer.kind:
+        if _is_clock(gold):
+            return gold.items == answer.items and gold.value.lower() == answer.value.lower()
         left, right = read_unit(gold.value), read_unit(answer.value)
         if (_is_no_unit(left) and _is_spatial(right)) or (_is_no_unit(right) and _is_spatial(left)):
             return same(gold.items[0], answer.items[0])
         return same_measure(gold.items[0], left, answer.items[0], right, same)
     quantity, bare = (gold, answer) if gold.kind == "quantity" else (answer, gold)
+    if _is_clock(quantity) and bare != quantity.items[0]:
+        return False
     unit = read_unit(quantity.value)
     if unit.label and _CLAIMS & set(unit.dimensions[0][0].split()):
         return False
@@ -69,6 +73,11 @@ def same_quantity(gold: Node, answer: Node, same: Same) -> bool:  # noqa: PLR091
     if unit.dimensions == (("angle", 1),) and _PI in walk(bare):
         return same_expression(_radians(quantity.items[0], unit), bare)
     return False
+
+
+def _is_clock(quantity: Node) -> bool:
+    """A time of day, which is no ratio: 1:03 PM is no third."""
+    return str(quantity.value).lower() in ("am", "pm")
 
 
 def same_measure(gold: Node, left: Unit, answer: Node, right: Unit, same: Same) -> bool:

@@ -39,6 +39,10 @@ class Unreadable(ValueError):
     """The text is not in the grammar, or is larger than an answer can be."""
 
 
+class Symbolic(Unreadable):
+    """Nothing that evaluation can settle, but sympy may: a series up to a variable."""
+
+
 def number(value: int | Fraction) -> Node:
     """An exact number."""
     return Node("num", value=Number(Fraction(value)))

@@ -21,7 +21,7 @@ from typing import Any
 import mpmath  # type: ignore[import-untyped]
 from mpmath import mp
 
-from rewards.answers.tree import Node, Unreadable, variables
+from rewards.answers.tree import Node, Symbolic, Unreadable, variables
 
 DIGITS = 60
 MAX_BITS = 2_000_000  # of an exact integer
@@ -219,7 +219,7 @@ class _Evaluator:
         variable, start, stop, body = node.items
         first, last = exact(start), exact(stop)
         if (first is None or last is None) and variables(start) | variables(stop):
-            raise Unreadable("a series with a bound that is not a number")
+            raise Symbolic("a series with a bound that is not a number")
         if first is None or last is None or first.denominator != 1 or last.denominator != 1 or last - first > MAX_TERMS:
             raise NoValue("a series without plain bounds")
         total = mpmath.mpf(0 if name == "sum" else 1)

@@ -30,7 +30,7 @@ def test_every_rule_has_cases_on_both_sides():
 def test_the_suite_is_large_and_balanced():
     equal = sum(pair.equal for pair in PAIRS)
     assert len(PAIRS) >= 600
-    assert 0.4 < equal / len(PAIRS) < 0.6
+    assert 0.35 < equal / len(PAIRS) < 0.65
     assert len({(pair.gold, pair.answer) for pair in PAIRS}) > 0.95 * len(PAIRS)
 
 
