@@ -10,8 +10,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import signal
 import time
-from pathlib import Path
 
 _PREFIX = "zeroth-sandbox-"
 _MB = 1 << 20
@@ -21,7 +21,7 @@ _numbers = itertools.count()
 class Group:
     """The directories of one group: one with version 2, one for each controller with version 1."""
 
-    def __init__(self, directories: dict[str, Path], version: int) -> None:
+    def __init__(self, directories: dict[str, str], version: int) -> None:
         self._directories = directories
         self.version = version
         self.counts_memory = "memory" in directories
@@ -33,7 +33,7 @@ class Group:
 
     def add(self, pid: int) -> None:
         for directory in set(self._directories.values()):
-            (directory / "cgroup.procs").write_text(str(pid))
+            _write(f"{directory}/cgroup.procs", pid)
 
     def limit(self, memory_mb: int, disk_mb: int, processes: int) -> None:
         """Sets the limits on top of what the zygote itself uses. Files of a run are memory to the kernel, so the group
@@ -44,11 +44,11 @@ class Group:
         if self.counts_memory:
             directory = self._directories["memory"]
             name = "memory.max" if self.version == 2 else "memory.limit_in_bytes"
-            (directory / name).write_text(str((memory_mb + disk_mb + 16) * _MB))
+            _write(f"{directory}/{name}", (memory_mb + disk_mb + 16) * _MB)
             with contextlib.suppress(OSError):
-                (directory / "memory.swap.max").write_text("0")
+                _write(f"{directory}/memory.swap.max", 0)
         if self.counts_processes:
-            (self._directories["pids"] / "pids.max").write_text(str(processes + 2))
+            _write(f"{self._directories['pids']}/pids.max", processes + 2)
 
     def events(self) -> tuple[int, int]:
         """How often so far the kernel ended a process for memory, and refused a new one."""
@@ -57,7 +57,7 @@ class Group:
     def _open(self, controller: str, name: str) -> int:
         if controller not in self._directories:
             return -1
-        return os.open(self._directories[controller] / name, os.O_RDONLY | os.O_CLOEXEC)
+        return os.open(f"{self._directories[controller]}/{name}", os.O_RDONLY | os.O_CLOEXEC)
 
     def remove(self) -> None:
         """Removes the directories; waits a little for the kernel to finish with processes that were just ended."""
@@ -67,7 +67,7 @@ class Group:
         for directory in set(self._directories.values()):
             for _ in range(100):
                 try:
-                    directory.rmdir()
+                    os.rmdir(directory)
                     break
                 except FileNotFoundError:
                     break
@@ -84,8 +84,45 @@ def _count(descriptor: int, key: bytes) -> int:
     return 0
 
 
+def _write(path: str, number: int) -> None:
+    with open(path, "w") as file:
+        file.write(str(number))
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        with open(path) as file:
+            return file.read().splitlines()
+    except OSError:
+        return []
+
+
 def create() -> Group | None:
-    """A new group, or None where this process may not make one that counts anything."""
+    """A new group, or None where this process may not make one that counts anything and takes processes."""
+    group = _create()
+    if group is None or _takes_processes(group):
+        return group
+    group.remove()
+    return None
+
+
+def _takes_processes(group: Group) -> bool:
+    """Whether a child of ours can be moved into the group: with version 2 that needs more than writing to it."""
+    child = os.fork()
+    if child == 0:
+        while True:
+            signal.pause()
+    try:
+        group.add(child)
+        return True
+    except OSError:
+        return False
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def _create() -> Group | None:
     name = f"{_PREFIX}{os.getpid()}-{next(_numbers)}"
     own = _own_groups()
     mounts = _mounts()
@@ -105,50 +142,49 @@ def create() -> Group | None:
 def _own_groups() -> dict[str, str]:
     """This process's group in each hierarchy; the key "" is version 2."""
     groups = {}
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            for controller in controllers.split(","):
-                groups[controller] = path
+    for line in _lines("/proc/self/cgroup"):
+        _, controllers, path = line.split(":", 2)
+        for controller in controllers.split(","):
+            groups[controller] = path
     return groups
 
 
-def _mounts() -> dict[str, Path]:
+def _mounts() -> dict[str, str]:
+    """Where each controller's hierarchy is mounted; the key "" is version 2."""
     mounts = {}
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/mounts").read_text().splitlines():
-            _, path, kind, options, *_ = line.split(" ")
-            if kind == "cgroup2":
-                mounts[""] = Path(path)
-            elif kind == "cgroup":
-                mounts |= {option: Path(path) for option in options.split(",")}
+    for line in _lines("/proc/self/mounts"):
+        _, path, kind, options, *_ = line.split(" ")
+        if kind == "cgroup2":
+            mounts[""] = path
+        elif kind == "cgroup":
+            mounts |= dict.fromkeys(options.split(","), path)
     return mounts
 
 
-def _make(root: Path, own: str, name: str, files: tuple[str, ...]) -> Path | None:
+def _make(root: str, own: str, name: str, files: tuple[str, ...]) -> str | None:
     """A new group below this process's own or one of its ancestors, the nearest where ``files`` appear."""
-    parent = root / own.lstrip("/")
+    parent = os.path.normpath(f"{root}/{own}")
     while True:
         _sweep(parent)
-        directory = parent / name
+        directory = f"{parent}/{name}"
         try:
-            directory.mkdir()
+            os.mkdir(directory)
         except OSError:
             pass
         else:
-            if all(os.access(directory / file, os.W_OK) for file in (*files, "cgroup.procs")):
+            if all(os.access(f"{directory}/{file}", os.W_OK) for file in (*files, "cgroup.procs")):
                 return directory
-            directory.rmdir()
-        if parent == root or root not in parent.parents:
+            os.rmdir(directory)
+        if not parent.startswith(f"{root}/"):
             return None
-        parent = parent.parent
+        parent = os.path.dirname(parent)
 
 
-def _sweep(parent: Path) -> None:
+def _sweep(parent: str) -> None:
     """Removes groups whose supervisor was killed together with its owner."""
     with contextlib.suppress(OSError):
-        for directory in parent.glob(f"{_PREFIX}*"):
-            pid = directory.name.removeprefix(_PREFIX).partition("-")[0]
-            if not os.path.exists(f"/proc/{pid}"):
+        for name in os.listdir(parent):
+            pid = name.removeprefix(_PREFIX).partition("-")[0]
+            if name.startswith(_PREFIX) and not os.path.exists(f"/proc/{pid}"):
                 with contextlib.suppress(OSError):
-                    directory.rmdir()
+                    os.rmdir(f"{parent}/{name}")

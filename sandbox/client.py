@@ -7,6 +7,7 @@ memory may be large and whose threads may hold locks.
 from __future__ import annotations
 
 import ast
+import atexit
 import contextlib
 import os
 import socket
@@ -242,7 +243,19 @@ class _Shared:
                 self._idle[unsafe].append(worker)
             return answer
 
+    def end(self) -> None:
+        """Ends the idle workers of this process; what another process started is left to it."""
+        if self._owner == os.getpid():
+            for worker in (*self._idle[False], *self._idle[True]):
+                worker.close()
 
+
+def _end_shared() -> None:
+    if _shared is not None:
+        _shared.end()
+
+
+atexit.register(_end_shared)
 _shared: _Shared | None = None
 _shared_lock = threading.Lock()
 

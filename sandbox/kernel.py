@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 import struct
 
-MACHINE = platform.machine()
+MACHINE = os.uname().machine
 SUPPORTED_MACHINES = ("x86_64", "aarch64")
 _IS_X86 = MACHINE == "x86_64"
 

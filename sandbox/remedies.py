@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import errno
 import os
-import platform
-from pathlib import Path
 
 from sandbox import kernel
 
@@ -24,12 +22,11 @@ _MINIMUM_KERNEL = (5, 12)
 def missing_in_kernel() -> str:
     """What the kernel lacks altogether, empty when nothing is."""
     if os.uname().sysname != "Linux" or kernel.MACHINE not in kernel.SUPPORTED_MACHINES:
-        return sentence(
-            f"the sandbox needs Linux on {' or '.join(kernel.SUPPORTED_MACHINES)}, not {platform.platform()}", ""
-        )
-    version = tuple(int(part) for part in platform.release().split("-")[0].split(".")[:2] if part.isdigit())
+        needed = " or ".join(kernel.SUPPORTED_MACHINES)
+        return sentence(f"the sandbox needs Linux on {needed}, not {os.uname().sysname} on {kernel.MACHINE}", "")
+    version = tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2] if part.isdigit())
     if version < _MINIMUM_KERNEL:
-        return sentence(f"Linux {platform.release()} is too old (mount_setattr)", "use Linux 5.12 or later")
+        return sentence(f"Linux {os.uname().release} is too old (mount_setattr)", "use Linux 5.12 or later")
     if not kernel.seccomp_available():
         return sentence("the kernel has no seccomp filters", "use a kernel with CONFIG_SECCOMP_FILTER")
     return ""
@@ -67,6 +64,7 @@ def _remedies(error: OSError) -> list[str]:
 
 def _setting(name: str) -> str:
     try:
-        return Path("/proc/sys", name).read_text().strip()
+        with open(f"/proc/sys/{name}") as file:
+            return file.read().strip()
     except OSError:
         return ""

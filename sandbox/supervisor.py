@@ -7,13 +7,12 @@ the jail as bounded bytes. When it ends, for whatever reason, the kernel ends th
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import select
-import shutil
 import signal
 import socket
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -82,7 +81,7 @@ class Supervisor:
 
     def __init__(self, plan: launch.Plan) -> None:
         """Starts the jail. Raises SandboxUnavailable with the reason and the remedy."""
-        self._plan = replace(plan, folder=tempfile.mkdtemp(prefix="zeroth-unsafe-")) if plan.unsafe else plan
+        self._plan = replace(plan, folder=_temporary_folder()) if plan.unsafe else plan
         self._poll = select.poll()
         self._handlers: dict[int, Callable[[], None]] = {}
         self._runs: dict[int, Run] = {}
@@ -115,6 +114,8 @@ class Supervisor:
         if self.group is not None:
             self.group.remove()
         if self._plan.folder:
+            import shutil
+
             shutil.rmtree(self._plan.folder, ignore_errors=True)
 
     def _end_zygote(self) -> None:
@@ -370,10 +371,14 @@ class Supervisor:
             self._poll.unregister(descriptor)
 
 
+def _temporary_folder() -> str:
+    import tempfile  # the zygote is a copy of this process and stays smaller without it
+
+    return tempfile.mkdtemp(prefix="zeroth-unsafe-")
+
+
 def _stdin(data: bytes) -> int:
     """A sealed file in memory: it can be read and sought, and nobody can write to it or make it grow."""
-    import fcntl
-
     descriptor = os.memfd_create("stdin", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     view = memoryview(data)
     while view:

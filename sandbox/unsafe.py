@@ -7,7 +7,6 @@ running is searched for and killed, and what it does elsewhere stays.
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 
 from sandbox import jail, kernel, watch
@@ -43,6 +42,8 @@ class NoIsolation:
             for child in strangers:
                 os.kill(child, signal.SIGKILL)
                 os.waitpid(child, 0)
+        import shutil
+
         shutil.rmtree(self._folders.pop(pid), ignore_errors=True)
 
     def _folder(self) -> str:

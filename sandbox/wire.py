@@ -7,13 +7,12 @@ so those are objects with one key: the tag.
 
 from __future__ import annotations
 
+import importlib
 import json
 import struct
+import sys
 from collections import deque
 from collections.abc import Callable
-from datetime import date, datetime, time, timedelta
-from decimal import Decimal
-from fractions import Fraction
 from typing import Any
 
 MAX_DEPTH = 200
@@ -43,6 +42,9 @@ def encode(value: Any, reference: Encoder | None = None, depth: int = 0) -> Any:
     for kind, encoder in _ENCODERS:
         if isinstance(value, kind):
             return encoder(value, lambda item: encode(item, reference, depth + 1))
+    form = _library_value(value)
+    if form is not None:
+        return form
     array = _numpy_value(value)
     if array is not None:
         return encode(array[0], reference, depth + 1)
@@ -81,13 +83,30 @@ _ENCODERS: tuple[tuple[Any, Callable[[Any, Encoder], Any]], ...] = (
     ((bytes, bytearray), lambda value, _: {"bytes": bytes(value).hex()}),
     (complex, lambda value, _: {"complex": [value.real, value.imag]}),
     (range, lambda value, _: {"range": [value.start, value.stop, value.step]}),
-    (Decimal, lambda value, _: {"decimal": Decimal.__str__(value)}),
-    (Fraction, lambda value, _: {"fraction": [format(value.numerator, "x"), format(value.denominator, "x")]}),
-    (datetime, lambda value, _: {"datetime": datetime.isoformat(value)}),
-    (date, lambda value, _: {"date": date.isoformat(value)}),
-    (time, lambda value, _: {"time": time.isoformat(value)}),
-    (timedelta, lambda value, _: {"timedelta": [value.days, value.seconds, value.microseconds]}),
 )
+
+_LIBRARY_ENCODERS: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
+    ("decimal", "Decimal", str),
+    ("fractions", "Fraction", lambda value: [format(value.numerator, "x"), format(value.denominator, "x")]),
+    ("datetime", "datetime", lambda value: value.isoformat()),
+    ("datetime", "date", lambda value: value.isoformat()),
+    ("datetime", "time", lambda value: value.isoformat()),
+    ("datetime", "timedelta", lambda value: [value.days, value.seconds, value.microseconds]),
+)
+"""Types of modules that are not loaded for their sake: the zygote is forked for every run and must stay small. A value
+of such a type exists only where its module is loaded."""
+
+
+def _library_value(value: Any) -> Any:
+    for module, name, encoder in _LIBRARY_ENCODERS:
+        if module in sys.modules and isinstance(value, getattr(sys.modules[module], name, ())):
+            return {name.lower(): encoder(value)}
+    return None
+
+
+def _library(module: str, name: str) -> Any:
+    return getattr(importlib.import_module(module), name)
+
 
 _DECODERS: dict[str, Callable[[Any], Any]] = {
     "int": lambda body: int(body, 16),
@@ -99,12 +118,12 @@ _DECODERS: dict[str, Callable[[Any], Any]] = {
     "bytes": bytes.fromhex,
     "complex": lambda body: complex(*body),
     "range": lambda body: range(*body),
-    "decimal": Decimal,
-    "fraction": lambda body: Fraction(int(body[0], 16), int(body[1], 16)),
-    "datetime": datetime.fromisoformat,
-    "date": date.fromisoformat,
-    "time": time.fromisoformat,
-    "timedelta": lambda body: timedelta(*body),
+    "decimal": lambda body: _library("decimal", "Decimal")(str(body)),
+    "fraction": lambda body: _library("fractions", "Fraction")(int(body[0], 16), int(body[1], 16)),
+    "datetime": lambda body: _library("datetime", "datetime").fromisoformat(body),
+    "date": lambda body: _library("datetime", "date").fromisoformat(body),
+    "time": lambda body: _library("datetime", "time").fromisoformat(body),
+    "timedelta": lambda body: _library("datetime", "timedelta")(*body),
 }
 _SHALLOW = {"int", "bytes", "decimal", "datetime", "date", "time"}
 

@@ -151,5 +151,6 @@ def preload(modules: Sequence[str]) -> None:
         line_buffering=True,
     )
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr  # type: ignore[misc]
+    program.rehearse()
     gc.collect()
     gc.freeze()

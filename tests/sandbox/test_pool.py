@@ -74,12 +74,13 @@ async def test_limits_can_be_given_for_one_run() -> None:
 
 @asynchronous
 async def test_cancelled_run_ends_its_program_and_frees_its_place() -> None:
+    others = _descendants(os.getpid())
     async with Pool(1, limits=Limits(wall_seconds=100)) as pool:
         await pool.run(ECHO, ONE)
-        before = _descendants(os.getpid())
+        before = _descendants(os.getpid()) - others
         task = asyncio.create_task(pool.run("import time; time.sleep(100)"))
         await asyncio.sleep(0.3)
-        sleeping = _descendants(os.getpid()) - before
+        sleeping = _descendants(os.getpid()) - before - others
         assert sleeping
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -90,10 +91,11 @@ async def test_cancelled_run_ends_its_program_and_frees_its_place() -> None:
 
 @asynchronous
 async def test_closing_ends_runs_in_progress() -> None:
+    others = _descendants(os.getpid())
     pool = Pool(1, limits=Limits(wall_seconds=100))
     tasks = [asyncio.create_task(pool.run("import time; time.sleep(100)")) for _ in range(2)]
     await asyncio.sleep(0.5)
-    started = _descendants(os.getpid())
+    started = _descendants(os.getpid()) - others
     await pool.close()
     answers = await asyncio.gather(*tasks, return_exceptions=True)
     assert answers[0].status == "sandbox_error"  # type: ignore[union-attr]
