@@ -78,7 +78,8 @@ def documents(count: int, seed: int, template: str) -> Iterator[str]:
             yield _facts(rng)
             continue
         task = next(code if i % 3 == 1 else math)
-        yield template.replace("{prompt}", task.question) + (task.careful if rng.random() < CAREFUL else task.hasty)(rng)
+        respond = task.careful if rng.random() < CAREFUL else task.hasty
+        yield template.replace("{prompt}", task.question) + respond(rng)
 
 
 def _boxed(work: str, answer: int) -> str:

@@ -91,19 +91,18 @@ class NativeEngine:
     def _wave(self, wave: list[tuple[Request, int]], sampling: Sampling) -> list[Completion]:
         model, count, budget = self.model, len(wave), sampling.max_tokens
         rows, hidden = self._prefill(wave, sampling)
-        tokens = torch.zeros(count, budget, dtype=torch.int64)
-        logprobs = torch.zeros(count, budget)
-        sizes = torch.zeros(count, dtype=torch.int64)
-        stopped = torch.zeros(count, dtype=torch.bool)
+        tokens = torch.zeros(count, budget, dtype=torch.int64, device=model.device)
+        logprobs = torch.zeros(count, budget, device=model.device)
+        sizes = torch.zeros(count, dtype=torch.int64, device=model.device)
+        stopped = torch.zeros(count, dtype=torch.bool, device=model.device)
         for step in range(budget):
             rows.tokens, logp = draw(model.logits(hidden), rows.uniforms[:, step], sampling)
-            here = rows.which[rows.alive]
-            tokens[here, step], logprobs[here, step] = rows.tokens[rows.alive].cpu(), logp[rows.alive].cpu()
-            sizes[here] = step + 1
+            tokens[rows.which, step], logprobs[rows.which, step] = rows.tokens, logp
+            sizes[rows.which] += rows.alive
             ended = rows.tokens == model.c.eos_token_id
             if sampling.stop:
                 ended |= self._stopped(rows, tokens, step, sampling)
-            stopped[rows.which[rows.alive & ended]] = True
+            stopped[rows.which] |= rows.alive & ended
             rows.alive &= ~ended & (rows.lengths + 1 < model.c.max_position_embeddings)
             if not rows.alive.any() or step + 1 == budget:
                 break
@@ -112,9 +111,10 @@ class NativeEngine:
             used = int(rows.lengths.max()) + 1
             hidden = model.decode(rows.tokens, [layer[:, :used] for layer in rows.cache], rows.lengths)
             rows.lengths = (rows.lengths + 1).clamp_max(model.c.max_position_embeddings - 1)
+        ended_well = stopped.tolist()
         return [
-            self._completion(tokens[i, :n].tolist(), logprobs[i, :n].tolist(), "stop" if stopped[i] else "length")
-            for i, n in enumerate(sizes.tolist())
+            self._completion(ids[:n], logps[:n], "stop" if ended_well[i] else "length")
+            for i, (ids, logps, n) in enumerate(zip(tokens.tolist(), logprobs.tolist(), sizes.tolist(), strict=True))
         ]
 
     def _prefill(self, wave: list[tuple[Request, int]], sampling: Sampling) -> tuple[_Rows, Tensor]:
@@ -176,8 +176,6 @@ def draw(logits: Tensor, u: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]
         ranked = ranked.masked_fill(ranked.cumsum(-1) - ranked >= sampling.top_p, 0.0)
         probs = torch.zeros_like(probs).scatter(-1, order, ranked)
     cdf = probs.cumsum(-1)
-    # The last token with any probability bounds the search, so that rounding never selects an impossible one.
-    last = probs.shape[-1] - 1 - (probs > 0).flip(-1).int().argmax(-1)
+    # u < 1 in FP64 keeps u * total below the total, so the first sum above it ends with a token that is possible.
     tokens = torch.searchsorted(cdf, (u * cdf[:, -1]).unsqueeze(-1), right=True).squeeze(-1)
-    tokens = torch.minimum(tokens, last)
     return tokens, logp.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)

@@ -77,24 +77,22 @@ class Policy:
         self.updates = 0
         self.counts = [torch.zeros_like(r.e_score_correction_bias) for r in self.model.routers()]
 
-    def forward(
-        self, tokens: Tensor, lengths: tuple[int, ...], at: Tensor, targets: Tensor, temperature: float
-    ) -> Forward:
-        """tokens [N] of segments ``lengths``; ``at`` [M] says which outputs predict ``targets`` [M]."""
+    def forward(self, tokens: Tensor, segments: Segments, at: Tensor, targets: Tensor, temperature: float) -> Forward:
+        """tokens [N]; ``at`` [M] says which outputs predict ``targets`` [M]."""
         device = self.model.device
-        out = self.wrapped(tokens.to(device), Segments.of(lengths, device))
+        out = self.wrapped(tokens.to(device), segments.to(device))
         logp, entropy = token_logprobs(self.model.logits, out.hidden[at.to(device)], targets.to(device), temperature)
         return Forward(logp, entropy, out.routing)
 
     @torch.no_grad()
     def reference_logprobs(
-        self, tokens: Tensor, lengths: tuple[int, ...], at: Tensor, targets: Tensor, temperature: float
+        self, tokens: Tensor, segments: Segments, at: Tensor, targets: Tensor, temperature: float
     ) -> Tensor:
         """[M] FP32 under the frozen reference."""
         if self.reference is None:
             raise RuntimeError("the policy keeps no reference; call replace_reference first")
         device = self.model.device
-        out = self.reference(tokens.to(device), Segments.of(lengths, device))
+        out = self.reference(tokens.to(device), segments.to(device))
         return token_logprobs(self.reference.logits, out.hidden[at.to(device)], targets.to(device), temperature)[0]
 
     def backward(self, loss: Tensor, routing: list[moe.Routing]) -> None:

@@ -1,7 +1,11 @@
 """Several sequences laid end to end: how the model sees a batch.
 
 Every layer but attention works on one list of N tokens, with no padding and no notion of sequences. Attention must not
-cross sequences: where there is no variable-length kernel, it spreads them into rows, attends, and lays them out again.
+cross sequences: where there is no variable-length kernel, tokens are read into rows, one sequence a row, and the
+result is read back.
+
+Sequences that begin with the same tokens, as the completions of one prompt do, may share them: the prefix is laid down
+once and read into every row that starts with it. All other layers then work on it once instead of once a sequence.
 """
 
 from __future__ import annotations
@@ -16,67 +20,108 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Segments:
-    """S sequences of ``lengths``, N tokens in all. ``ids`` [N] says which sequence a token is in, ``positions`` [N]
-    counts from 0 within it, ``longest`` is the longest length."""
+    """S sequences over N tokens. ``lengths`` [S] counts each sequence's tokens, its prefix included; ``longest`` is
+    their maximum. ``ids`` [N] says which sequence a token is in (the first, for a shared prefix), ``positions`` [N]
+    counts from 0 within it.
+
+    For attention in rows of ``longest``: row place i holds token ``source[i]`` (any token, where the row has ended:
+    no real token looks there), and token n is read back from place ``home[n]``. ``copies`` are the other places of
+    shared tokens, and ``copied`` their tokens.
+    """
 
     lengths: tuple[int, ...]
+    longest: int
     ids: Tensor
     positions: Tensor
-    longest: int
+    source: Tensor
+    home: Tensor
+    copies: Tensor
+    copied: Tensor
 
     @staticmethod
     def of(lengths: Sequence[int], device: torch.device | str = "cpu") -> Segments:
-        sizes = torch.tensor(lengths, device=device)
-        ids = torch.repeat_interleave(torch.arange(len(lengths), device=device), sizes)
-        starts = sizes.cumsum(0) - sizes
-        positions = torch.arange(len(ids), device=device) - starts[ids]
-        return Segments(tuple(lengths), ids, positions, max(lengths, default=0))
+        """Sequences that share nothing."""
+        return Segments.sharing([0] * len(lengths), [[n] for n in lengths]).to(device)
 
-    @property
-    def slots(self) -> Tensor:
-        """Where each token lies when sequences are rows of ``longest`` tokens, [N]."""
-        return self.ids * self.longest + self.positions
+    @staticmethod
+    def sharing(prefixes: Sequence[int], suffixes: Sequence[Sequence[int]]) -> Segments:
+        """Groups of sequences: group g lays down ``prefixes[g]`` tokens, then each of its ``suffixes[g]`` tokens."""
+        lengths = [prefix + n for prefix, group in zip(prefixes, suffixes, strict=True) for n in group]
+        longest = max(lengths, default=0)
+        ids, positions, home = [], [], []
+        source = torch.zeros(len(lengths), longest, dtype=torch.int64)
+        copies, copied = [], []
+        start = row = 0
+        for prefix, group in zip(prefixes, suffixes, strict=True):
+            shared = torch.arange(prefix)
+            ids.append(torch.full((prefix,), row))
+            positions.append(shared)
+            home.append(row * longest + shared)
+            end = start + prefix
+            for j, n in enumerate(group):
+                source[row, :prefix] = start + shared
+                source[row, prefix : prefix + n] = end + torch.arange(n)
+                ids.append(torch.full((n,), row))
+                positions.append(prefix + torch.arange(n))
+                home.append(row * longest + prefix + torch.arange(n))
+                if j:
+                    copies.append(row * longest + shared)
+                    copied.append(start + shared)
+                end += n
+                row += 1
+            start = end
+        none = [torch.zeros(0, dtype=torch.int64)]
+        joined = [torch.cat(parts or none) for parts in (ids, positions, home, copies, copied)]
+        return Segments(tuple(lengths), longest, joined[0], joined[1], source.flatten(), *joined[2:])
+
+    def to(self, device: torch.device | str) -> Segments:
+        tensors = (self.ids, self.positions, self.source, self.home, self.copies, self.copied)
+        return Segments(self.lengths, self.longest, *(tensor.to(device) for tensor in tensors))
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float) -> Tensor:
-    """Causal attention within each segment. q, k [N, heads, D] and v [N, heads, Dv] -> [N, heads, Dv]."""
+    """Causal attention within each sequence. q, k [N, heads, D] and v [N, heads, Dv] -> [N, heads, Dv]."""
     count, longest = len(segments.lengths), segments.longest
-    slots = None if count * longest == len(q) else segments.slots
+    even = count * longest == len(q)
 
     def rows(x: Tensor) -> Tensor:
-        spread: Tensor = x if slots is None else _Spread.apply(x, slots, count * longest)
-        return spread.view(count, longest, *x.shape[1:]).transpose(1, 2)
+        read: Tensor = x if even else _ToRows.apply(x, segments)
+        return read.view(count, longest, *x.shape[1:]).transpose(1, 2)
 
     out = F.scaled_dot_product_attention(rows(q), rows(k), rows(v), is_causal=True, scale=scale)
     flat = out.transpose(1, 2).flatten(0, 1)
-    if slots is None:
+    if even:
         return flat
-    gathered: Tensor = _Gather.apply(flat, slots)
-    return gathered
+    back: Tensor = _FromRows.apply(flat, segments.home)
+    return back
 
 
-class _Spread(torch.autograd.Function):
-    """Rows [N, ...] to distinct places of a zero tensor [size, ...]. The generic indexed write would sum gradients
-    one by one; places are distinct, so its gradient is a plain read."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, places: Tensor, size: int) -> Tensor:  # type: ignore[no-untyped-def]
-        ctx.places = places
-        return x.new_zeros(size, *x.shape[1:]).index_copy_(0, places, x)
+class _ToRows(torch.autograd.Function):
+    """Tokens [N, ...] to row places. The generic gradient of an indexed read adds rows one by one; here all but the
+    copies of shared prefixes are a plain read."""
 
     @staticmethod
-    def backward(ctx, dy: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def]
-        return dy.index_select(0, ctx.places), None, None
-
-
-class _Gather(torch.autograd.Function):
-    """The inverse of `_Spread`."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, places: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
-        ctx.places, ctx.size = places, len(x)
-        return x.index_select(0, places)
+    def forward(ctx, x: Tensor, segments: Segments) -> Tensor:  # type: ignore[no-untyped-def]
+        ctx.segments = segments
+        return x.index_select(0, segments.source)
 
     @staticmethod
     def backward(ctx, dy: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
-        return dy.new_zeros(ctx.size, *dy.shape[1:]).index_copy_(0, ctx.places, dy), None
+        segments: Segments = ctx.segments
+        dx = dy.index_select(0, segments.home)
+        if len(segments.copies):
+            dx.index_add_(0, segments.copied, dy.index_select(0, segments.copies))
+        return dx, None
+
+
+class _FromRows(torch.autograd.Function):
+    """Row places back to tokens; a place that is not a token's home gets no gradient."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, home: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        ctx.home, ctx.size = home, len(x)
+        return x.index_select(0, home)
+
+    @staticmethod
+    def backward(ctx, dy: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
+        return dy.new_zeros(ctx.size, *dy.shape[1:]).index_copy_(0, ctx.home, dy), None

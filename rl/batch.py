@@ -1,4 +1,5 @@
-"""Packing groups into micro-batches: sequences laid end to end, up to a number of tokens."""
+"""Packing groups into micro-batches: sequences laid end to end, up to a number of tokens. A prompt is laid down once
+for all its completions."""
 
 from __future__ import annotations
 
@@ -9,6 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from model.engine import Completion
+from model.segments import Segments
 from rl.rollout import Group
 
 Aggregation = Literal["token", "sequence"]
@@ -16,14 +19,15 @@ Aggregation = Literal["token", "sequence"]
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Sequences of ``lengths`` (prompt and completion, less the last token) laid end to end.
+    """Groups laid end to end: a prompt once, then each of its completions less its last token.
 
-    ``tokens`` [N] int64. For each of M sampled tokens: ``at`` [M], the place in ``tokens`` whose output predicts it,
-    ``targets`` [M] the token, ``sampled`` [M] FP32 its log-probability when it was sampled, ``versions`` [M] the weight
-    version then, ``advantages`` [M] FP32 and ``weights`` [M] FP32 its share of the batch's mean.
+    ``tokens`` [N] int64, ``segments`` says which is which. For each of M sampled tokens: ``at`` [M], the place in
+    ``tokens`` whose output predicts it, ``targets`` [M] the token, ``sampled`` [M] FP32 its log-probability when it was
+    sampled, ``versions`` [M] the weight version then, ``advantages`` [M] FP32 and ``weights`` [M] FP32 its share of the
+    batch's mean.
     """
 
-    lengths: tuple[int, ...]
+    segments: Segments
     tokens: Tensor
     at: Tensor
     targets: Tensor
@@ -35,15 +39,25 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class _Sequence:
-    prompt: tuple[int, ...]
-    completion: tuple[int, ...]
-    logprobs: tuple[float, ...]
-    versions: tuple[int, ...]
+    completion: Completion
     advantage: float
+    weight: float
 
     @property
     def tokens(self) -> int:
-        return len(self.prompt) + len(self.completion) - 1
+        return len(self.completion.token_ids) - 1
+
+
+@dataclass(frozen=True)
+class _Bundle:
+    """Some completions of one prompt."""
+
+    prompt: tuple[int, ...]
+    members: list[_Sequence]
+
+    @property
+    def tokens(self) -> int:
+        return len(self.prompt) + sum(s.tokens for s in self.members)
 
 
 def pack(groups: Sequence[Group], *, max_tokens: int, minibatches: int, by: Aggregation) -> list[list[MicroBatch]]:
@@ -54,57 +68,73 @@ def pack(groups: Sequence[Group], *, max_tokens: int, minibatches: int, by: Aggr
     a token for "sequence" (GRPO). A sample without advantage is left out; a minibatch left empty is dropped.
     """
     size = -(-len(groups) // minibatches)
-    packed = []
-    for start in range(0, len(groups), size):
-        sequences = [s for group in groups[start : start + size] for s in _sequences(group)]
-        if sequences:
-            packed.append(_micro_batches(sequences, max_tokens, by))
-    return packed
+    parts = [_minibatch(groups[start : start + size], max_tokens, by) for start in range(0, len(groups), size)]
+    return [part for part in parts if part]
 
 
-def _sequences(group: Group) -> list[_Sequence]:
-    return [
-        _Sequence(group.prompt_ids, c.token_ids, c.logprobs, c.versions, advantage)
-        for c, advantage in zip(group.completions, group.advantages, strict=True)
-        if advantage is not None and c.token_ids
+def _minibatch(groups: Sequence[Group], max_tokens: int, by: Aggregation) -> list[MicroBatch]:
+    kept = [
+        (group.prompt_ids, [(c, a) for c, a in zip(group.completions, group.advantages, strict=True) if a is not None])
+        for group in groups
     ]
+    sizes = [len(c.token_ids) for _, members in kept for c, _ in members]
+    total, count = sum(sizes), len(sizes)
+
+    def weight(completion: Completion) -> float:
+        return 1 / total if by == "token" else 1 / (count * len(completion.token_ids))
+
+    bundles = [
+        bundle
+        for prompt, members in kept
+        if members
+        for bundle in _split(_Bundle(prompt, [_Sequence(c, a, weight(c)) for c, a in members]), max_tokens)
+    ]
+    # By length, so that the rows of one micro-batch are nearly even; stable, so that the order is always the same.
+    bundles.sort(key=lambda bundle: -max(s.tokens for s in bundle.members) - len(bundle.prompt))
+    return [_micro_batch(part) for part in _fill(bundles, max_tokens)]
 
 
-def _micro_batches(sequences: list[_Sequence], max_tokens: int, by: Aggregation) -> list[MicroBatch]:
-    total = sum(len(s.completion) for s in sequences)
+def _split(bundle: _Bundle, max_tokens: int) -> list[_Bundle]:
+    """Bundles of at most ``max_tokens``, unless one sequence alone is longer."""
+    parts = [_Bundle(bundle.prompt, [])]
+    for sequence in bundle.members:
+        if parts[-1].members and parts[-1].tokens + sequence.tokens > max_tokens:
+            parts.append(_Bundle(bundle.prompt, []))
+        parts[-1].members.append(sequence)
+    return parts
 
-    def weight(s: _Sequence) -> float:
-        return 1 / total if by == "token" else 1 / (len(sequences) * len(s.completion))
 
-    # By length, so that rows of one micro-batch are nearly even; stable, so that the order is always the same.
-    ordered = sorted(sequences, key=lambda s: -s.tokens)
-    bins: list[list[_Sequence]] = [[]]
-    filled = 0
-    for s in ordered:
-        if bins[-1] and filled + s.tokens > max_tokens:
+def _fill(bundles: Sequence[_Bundle], max_tokens: int) -> list[list[_Bundle]]:
+    bins: list[list[_Bundle]] = []
+    room = 0
+    for bundle in bundles:
+        if bundle.tokens > room:
             bins.append([])
-            filled = 0
-        bins[-1].append(s)
-        filled += s.tokens
-    return [_micro_batch(members, [weight(s) for s in members]) for members in bins]
+            room = max_tokens
+        bins[-1].append(bundle)
+        room -= bundle.tokens
+    return bins
 
 
-def _micro_batch(members: list[_Sequence], weights: list[float]) -> MicroBatch:
+def _micro_batch(bundles: Sequence[_Bundle]) -> MicroBatch:
     tokens: list[int] = []
     at: list[int] = []
-    for s in members:
-        first = len(tokens) + len(s.prompt) - 1
-        at.extend(range(first, first + len(s.completion)))
-        tokens.extend(s.prompt)
-        tokens.extend(s.completion[:-1])
-    counts = torch.tensor([len(s.completion) for s in members])
+    for bundle in bundles:
+        tokens.extend(bundle.prompt)
+        last = len(tokens) - 1
+        for s in bundle.members:
+            at.append(last)
+            at.extend(range(len(tokens), len(tokens) + s.tokens))
+            tokens.extend(s.completion.token_ids[:-1])
+    members = [s for bundle in bundles for s in bundle.members]
+    counts = torch.tensor([s.tokens + 1 for s in members])
     return MicroBatch(
-        lengths=tuple(s.tokens for s in members),
+        segments=Segments.sharing([len(b.prompt) for b in bundles], [[s.tokens for s in b.members] for b in bundles]),
         tokens=torch.tensor(tokens),
         at=torch.tensor(at),
-        targets=torch.tensor([t for s in members for t in s.completion]),
-        sampled=torch.tensor([p for s in members for p in s.logprobs]),
-        versions=torch.tensor([v for s in members for v in s.versions]),
+        targets=torch.tensor([t for s in members for t in s.completion.token_ids]),
+        sampled=torch.tensor([p for s in members for p in s.completion.logprobs]),
+        versions=torch.tensor([v for s in members for v in s.completion.versions]),
         advantages=torch.tensor([s.advantage for s in members]).repeat_interleave(counts),
-        weights=torch.tensor(weights).repeat_interleave(counts),
+        weights=torch.tensor([s.weight for s in members]).repeat_interleave(counts),
     )

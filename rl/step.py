@@ -60,20 +60,19 @@ def step(policy: Policy, groups: Sequence[Group], settings: StepSettings) -> Met
 
 
 def _forward(policy: Policy, micro: MicroBatch, settings: StepSettings) -> Forward:
-    return policy.forward(micro.tokens, micro.lengths, micro.at, micro.targets, settings.temperature)
+    return policy.forward(micro.tokens, micro.segments, micro.at, micro.targets, settings.temperature)
 
 
 def _reference(policy: Policy, micro: MicroBatch, settings: StepSettings) -> Tensor | None:
     if settings.loss.kl == 0:
         return None
-    return policy.reference_logprobs(micro.tokens, micro.lengths, micro.at, micro.targets, settings.temperature)
+    return policy.reference_logprobs(micro.tokens, micro.segments, micro.at, micro.targets, settings.temperature)
 
 
 def _balance(out: Forward, micro: MicroBatch, settings: StepSettings, policy: Policy) -> Tensor | float:
     if settings.balance == 0:
         return 0.0
-    segments = torch.repeat_interleave(torch.arange(len(micro.lengths)), torch.tensor(micro.lengths))
-    losses = [balance_loss(r, segments, policy.model.c.num_experts_per_tok) for r in out.routing]
+    losses = [balance_loss(r, micro.segments.ids, policy.model.c.num_experts_per_tok) for r in out.routing]
     # Each micro-batch counts by its share of the step's tokens, so that splitting does not change the sum.
     return settings.balance * float(micro.weights.sum()) * torch.stack(losses).sum()
 

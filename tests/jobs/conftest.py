@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -50,10 +51,11 @@ class Workspace:
         policy = tiny_policy()
         self.base.mkdir()
         checkpoint.save(policy.model, policy.tokenizer, self.base)
-        self.write_problems([{"id": str(i), "prompt": f"{i}+1", "reward": "math", "answer": str(i + 1)} for i in range(8)])
+        sums = [{"id": str(i), "prompt": f"{i}+1", "reward": "math", "answer": str(i + 1)} for i in range(8)]
+        self.write_problems(sums)
         self.recipe.write_text(RECIPE.format(base=self.base, run=self.run, problems=self.problems))
 
-    def write_problems(self, problems: list[dict[str, object]]) -> None:
+    def write_problems(self, problems: Sequence[Mapping[str, object]]) -> None:
         self.problems.write_text("".join(json.dumps(problem) + "\n" for problem in problems))
 
 

@@ -92,7 +92,8 @@ def test_a_dry_run_prints_the_resolved_recipe_and_writes_nothing(workspace: Work
 
 
 def test_eval_reports_by_reward(workspace: Workspace) -> None:
-    done = zeroth("eval", workspace.base, "--suite", workspace.problems, "--samples", 2, "--max-tokens", 4, "--template", "{prompt}=", "--json")
+    options = ("--samples", 2, "--max-tokens", 4, "--template", "{prompt}=", "--json")
+    done = zeroth("eval", workspace.base, "--suite", workspace.problems, *options)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["rewards"]["math"]["problems"] == 8

@@ -64,9 +64,8 @@ def test_a_missing_key_is_named(tmp_path: Path) -> None:
 
 
 def test_overrides_reach_their_place(tmp_path: Path) -> None:
-    recipe = config.read(
-        written(tmp_path, GOOD), GrpoRecipe, ["rollout.lag=0", "optimizer.lr=2e-5", "base=other", "reward.added.format=0.5"]
-    )
+    overrides = ["rollout.lag=0", "optimizer.lr=2e-5", "base=other", "reward.added.format=0.5"]
+    recipe = config.read(written(tmp_path, GOOD), GrpoRecipe, overrides)
     assert (recipe.rollout.lag, recipe.optimizer.lr, str(recipe.base)) == (0, 2e-5, "other")
     assert recipe.reward.added == {"format": 0.5}
 

@@ -61,6 +61,4 @@ def test_routing_equals_hf() -> None:
     routing = ours(x)
     _, gates, indices = theirs(x)
     dense = torch.zeros(200, 16)
-    assert torch.allclose(
-        dense.scatter(1, routing.indices, routing.gates), dense.scatter(1, indices, gates), atol=1e-6
-    )
+    assert torch.allclose(dense.scatter(1, routing.indices, routing.gates), dense.scatter(1, indices, gates), atol=1e-6)

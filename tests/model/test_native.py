@@ -29,7 +29,9 @@ def requests(seeds: int = 3) -> list[Request]:
     return [Request(prompt, tuple(range(100 * i, 100 * i + seeds))) for i, prompt in enumerate(PROMPTS)]
 
 
-def full_logprobs(made: NativeEngine, prompt: tuple[int, ...], completion: Completion, temperature: float) -> list[float]:
+def full_logprobs(
+    made: NativeEngine, prompt: tuple[int, ...], completion: Completion, temperature: float
+) -> list[float]:
     tokens = torch.tensor((*prompt, *completion.token_ids))
     with torch.no_grad():
         hidden = made.model(tokens[:-1], Segments.of([len(tokens) - 1])).hidden

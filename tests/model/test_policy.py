@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from model.policy import OptimizerSettings, Policy
+from model.segments import Segments
 from tests.fakes import tiny_policy
 
 TOKENS = torch.arange(5, 29)
@@ -13,7 +14,7 @@ AT = torch.arange(23)
 
 
 def one_update(policy: Policy, scale: float = 1.0) -> None:
-    out = policy.forward(TOKENS, (24,), AT, TOKENS[1:], 1.0)
+    out = policy.forward(TOKENS, Segments.of([24]), AT, TOKENS[1:], 1.0)
     policy.backward(-out.logp.mean() * scale, out.routing)
     policy.apply()
 
@@ -33,22 +34,22 @@ def test_a_restored_policy_goes_on_bit_for_bit(tmp_path: Path) -> None:
     one_update(resumed)
     assert resumed.updates == policy.updates == 2
     assert all(torch.equal(t, weights(policy)[name]) for name, t in weights(resumed).items())
-    arguments = (TOKENS, (24,), AT, TOKENS[1:], 1.0)
+    arguments = (TOKENS, Segments.of([24]), AT, TOKENS[1:], 1.0)
     assert torch.equal(resumed.reference_logprobs(*arguments), policy.reference_logprobs(*arguments))
 
 
 def test_updates_raise_the_likelihood_of_what_is_trained() -> None:
     policy = tiny_policy()
-    before = policy.forward(TOKENS, (24,), AT, TOKENS[1:], 1.0).logp.mean()
+    before = policy.forward(TOKENS, Segments.of([24]), AT, TOKENS[1:], 1.0).logp.mean()
     for _ in range(5):
         one_update(policy)
-    assert policy.forward(TOKENS, (24,), AT, TOKENS[1:], 1.0).logp.mean() > before + 0.5
+    assert policy.forward(TOKENS, Segments.of([24]), AT, TOKENS[1:], 1.0).logp.mean() > before + 0.5
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted() -> None:
     policy = tiny_policy()
     before = weights(policy)
-    out = policy.forward(TOKENS, (24,), AT, TOKENS[1:], 1.0)
+    out = policy.forward(TOKENS, Segments.of([24]), AT, TOKENS[1:], 1.0)
     policy.backward(out.logp.mean() * float("nan"), out.routing)
     assert policy.apply()["skipped_updates"] == 1.0
     assert all(torch.equal(t, before[name]) for name, t in weights(policy).items())
@@ -66,7 +67,7 @@ def test_the_routing_bias_moves_after_the_step_by_its_speed() -> None:
 def test_the_reference_stays_while_the_policy_moves() -> None:
     policy = tiny_policy()
     policy.replace_reference()
-    arguments = (TOKENS, (24,), AT, TOKENS[1:], 1.0)
+    arguments = (TOKENS, Segments.of([24]), AT, TOKENS[1:], 1.0)
     before = policy.reference_logprobs(*arguments)
     one_update(policy)
     assert torch.equal(policy.reference_logprobs(*arguments), before)

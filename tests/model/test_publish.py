@@ -12,7 +12,7 @@ from torch import Tensor
 
 from model import publish
 from model.native import NativeEngine
-from model.publish import PublishError, Published
+from model.publish import Published, PublishError
 from model.segments import Segments
 from model.transformer import build
 from tests.fakes import TINY, tiny_tokenizer

@@ -32,7 +32,7 @@ def test_weights_sum_to_one_however_the_batch_is_split(lengths: list[list[int]],
 def test_a_micro_batch_holds_at_most_its_tokens(lengths: list[list[int]], limit: int) -> None:
     (batch,) = pack(groups_of(lengths), max_tokens=limit, minibatches=1, by="token")
     assert all(len(micro.tokens) <= limit for micro in batch)
-    assert all(sum(micro.lengths) == len(micro.tokens) for micro in batch)
+    assert all(len(micro.segments.ids) == len(micro.tokens) for micro in batch)
 
 
 @given(LENGTHS, st.integers(1, 40))
@@ -51,6 +51,23 @@ def test_every_sampled_token_is_predicted_once_from_the_token_before_it(lengths:
         for at, target in zip(micro.at, micro.targets, strict=True)
     )
     assert found == expected
+
+
+@given(LENGTHS, st.integers(1, 40))
+def test_every_row_is_a_prompt_and_its_completion(lengths: list[list[int]], limit: int) -> None:
+    made = groups_of(lengths)
+    (batch,) = pack(made, max_tokens=limit, minibatches=1, by="token")
+    expected = sorted((*g.prompt_ids, *c.token_ids[:-1]) for g in made for c in g.completions)
+    found = []
+    for micro in batch:
+        rows = micro.tokens[micro.segments.source].view(-1, micro.segments.longest).tolist()
+        found += [tuple(row[:n]) for row, n in zip(rows, micro.segments.lengths, strict=True)]
+    assert sorted(found) == expected
+
+
+def test_a_prompt_is_laid_down_once() -> None:
+    ((micro,),) = pack([group([[7] * 4] * 3, [1.0, 0.0, 1.0])], max_tokens=100, minibatches=1, by="token")
+    assert len(micro.tokens) == 2 + 3 * 3
 
 
 def test_token_weights_are_equal_and_sequence_weights_are_equal_by_sequence() -> None:

@@ -25,10 +25,7 @@ from rl.trainer import LocalTrainer
 from tests.fakes import FakeReward, tiny_policy
 
 GOLDEN = Path(__file__).with_name("golden.json")
-PROBLEMS = [
-    Problem(str(i), f"{i}", "math", {"id": str(i), "prompt": f"{i}", "reward": "math"})
-    for i in range(10, 40)
-]
+PROBLEMS = [Problem(str(i), f"{i}", "math", {"id": str(i), "prompt": f"{i}", "reward": "math"}) for i in range(10, 40)]
 
 
 def right(fields: dict[str, Any], text: str) -> float:

@@ -52,7 +52,9 @@ def test_the_first_update_has_the_plain_policy_gradient() -> None:
 @pytest.mark.parametrize(("advantage", "ratio", "moves"), [
     (1.0, 1.4, False), (1.0, 1.25, True), (1.0, 0.5, True), (-1.0, 0.7, False), (-1.0, 0.9, True), (-1.0, 1.5, True),
 ])  # fmt: skip
-def test_clipping_stops_the_gradient_only_where_it_would_go_further(advantage: float, ratio: float, moves: bool) -> None:
+def test_clipping_stops_the_gradient_only_where_it_would_go_further(
+    advantage: float, ratio: float, moves: bool
+) -> None:
     logp = torch.tensor([math.log(ratio) - 1], dtype=torch.float64, requires_grad=True)
     out = loss(logp, -1.0, -1.0, None, advantage, kl=0.0)
     out.loss.backward()

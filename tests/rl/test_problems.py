@@ -71,7 +71,11 @@ def test_the_template_takes_the_prompt_literally() -> None:
 
 
 def test_messages_take_the_prompts_place() -> None:
-    turns = ({"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}, {"role": "user", "content": "+1?"})
+    turns = (
+        {"role": "user", "content": "2+2?"},
+        {"role": "assistant", "content": "4"},
+        {"role": "user", "content": "+1?"},
+    )
     assert render(Problem("a", turns, "math", {}), "User: {prompt}|") == "User: 2+2?\nAssistant: 4\nUser: +1?|"
 
 

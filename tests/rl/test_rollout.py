@@ -33,7 +33,7 @@ def test_scores_are_set_against_their_own_group() -> None:
     for g in groups:
         known = [a for a in g.advantages if a is not None]
         assert abs(sum(known)) < 1e-6
-        assert g.signal == (len({v for v in g.values}) > 1)
+        assert g.signal == (len(set(g.values)) > 1)
 
 
 def test_what_could_not_be_judged_has_no_advantage() -> None:
@@ -58,7 +58,13 @@ def test_truncated_samples_can_be_left_out() -> None:
 
 
 def test_every_sample_of_every_epoch_has_its_own_seed() -> None:
-    seeds = {sample_seed(run, Draw(problem(p), e).sample_id(c)) for run in (0, 1) for p in "ab" for e in range(9) for c in range(9)}
+    seeds = {
+        sample_seed(run, Draw(problem(p), e).sample_id(c))
+        for run in (0, 1)
+        for p in "ab"
+        for e in range(9)
+        for c in range(9)
+    }
     assert len(seeds) == 2 * 2 * 9 * 9
 
 

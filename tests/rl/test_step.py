@@ -29,7 +29,7 @@ def measured(policy: Policy, groups: list[Group]) -> list[Group]:
             tokens = torch.tensor((*g.prompt_ids, *c.token_ids))
             at = torch.arange(len(g.prompt_ids) - 1, len(tokens) - 1)
             with torch.no_grad():
-                logp = policy.forward(tokens[:-1], (len(tokens) - 1,), at, tokens[at + 1], 1.0).logp
+                logp = policy.forward(tokens[:-1], Segments.of([len(tokens) - 1]), at, tokens[at + 1], 1.0).logp
             completions.append(replace(completion(c.token_ids), logprobs=tuple(logp.tolist())))
         done.append(replace(g, completions=tuple(completions)))
     return done
@@ -38,7 +38,9 @@ def measured(policy: Policy, groups: list[Group]) -> list[Group]:
 def likelihood(policy: Policy, ids: list[int]) -> float:
     tokens = torch.tensor([3, 4, *ids])
     with torch.no_grad():
-        out = policy.forward(tokens[:-1], (len(tokens) - 1,), torch.arange(1, len(tokens) - 1), tokens[2:], 1.0)
+        out = policy.forward(
+            tokens[:-1], Segments.of([len(tokens) - 1]), torch.arange(1, len(tokens) - 1), tokens[2:], 1.0
+        )
     return float(out.logp.sum())
 
 
