@@ -441,6 +441,69 @@ a=3, b=4, c=5 <=> (3,4,5) <=> a=3; b=4; c=5 <=> c=5,b=4,a=3 <=> (a,b,c)=(3,4,5) 
 -\infty <x\le 4 <=> (-\infty,4] <=> x\le4 <#> x<4
 \text{All real numbers except } 2 <=> x\ne2 <=> \mathbb{R}\setminus\{2\} <=> all real numbers except 2 <#> \mathbb{R}
 \pm 1, \pm 3 <=> 1,-1,3,-3 <=> -3,-1,1,3 <=> \{\pm1,\pm3\} <#> 1,3
+12 <=> 12 men <=> 12 boys <=> 12 ways <=> 12 \text{ different ways} <=> \text{Answer: }12 <=> \textbf{Answer: } 12 <=> \underline{12} <=> \text{12 ways} <=> n(A)=12 <=> 12\text{ (units)} <=> 12\ \text{marbles} <=> N=12 <=> \text{The answer is } 12 <=> \text{Total} = 12 <=> 12_{10} <=> \begin{aligned}12\end{aligned} <=> \mathbf{12}\text{ cm} <#> 12x <#> 12! <#> 1/12 <#> \sqrt{12}
+15\text{ students} <=> 15 <=> 15 students. <=> fifteen students <=> fifteen <#> 51
+5 <=> |3-4i| <=> |3+4i| <=> \sqrt{3^2+4^2} <=> e^{\ln 5} <=> \log_2 32 <=> \binom{5}{1} <=> \lfloor 5.9\rfloor <=> \operatorname{lcm}(1,5) <=> \text{lcm}(1,5) <=> \gcd(10,15) <#> |3|-4
+60 <=> P(5,3) <=> \frac{5!}{2!} <=> {}_5P_3 <=> 5\cdot 4\cdot 3 <=> \operatorname{lcm}(12,15,20) <#> \binom53
+24 <=> \Gamma(5) <=> 4! <=> 4\times3\times2\times1 <=> 2^3\cdot3 <=> 2^3 \times 3^1 <#> 4!!
+2^4 \cdot 3^2 <=> 144 <=> 3^2\cdot 2^4 <=> 2^4\times3^2 <=> 12^2 <=> 2*2*2*2*3*3 <#> 2^4+3^2
+\ln^2 x <=> (\ln x)^2 <=> \ln(x)^2 <#> \ln x^2 <#> 2\ln x
+\sinh x <=> \frac{e^x-e^{-x}}{2} <=> \sinh(x) <#> \cosh x
+\sinh^{-1} x <=> \operatorname{arcsinh} x <=> \ln(x+\sqrt{x^2+1}) <=> \operatorname{arsinh}(x) <#> \frac{1}{\sinh x}
+3-4i <=> \overline{3+4i} <=> 3+(-4)i <=> -4i+3 <#> 3+4i
+\operatorname{Re}(z) <=> \text{Re}(z) <=> \Re(z) <=> \Re z <#> \Im z
+\mathbb{Z} <=> ℤ <=> \Z <=> \text{all integers} <#> \mathbb{N} <#> \mathbb{R}
+\mathbb{R}^+ <=> (0,\infty) <=> x>0 <=> \mathbb{R}_{>0} <=> \mathbb{R}_+ <#> [0,\infty)
+\{0,1,2,\ldots,9\} <=> \{0,1,2,\dots,9\} <=> \{0, 1, 2, …, 9\} <#> \{0,1,2,9\}
+\varphi <=> \phi <#> \psi
+\frac{\mathrm{d}y}{\mathrm{d}x}=2x <=> \frac{dy}{dx}=2x <=> 2x <#> x
+\vec{a}+\vec{b} <=> \vec{b}+\vec{a} <=> \overrightarrow{a}+\overrightarrow{b} <#> \vec{a}-\vec{b}
+\triangle ABC <=> △ABC <#> \triangle ABD
+AB=CD <=> CD=AB <=> \overline{AB}=\overline{CD} <#> AB=BC
+\alpha=30^\circ <=> 30^\circ <=> α=30° <=> 30 <=> \alpha = 30 degrees <#> \alpha=60^\circ
+\theta=\frac{\pi}{6} <=> \frac\pi6 <=> 30^\circ <=> θ = π/6 <#> \frac{\pi}{3}
+x=0,\ x=\pi <=> 0,\pi <=> x=\pi, x=0 <=> x \in \{0, \pi\} <=> 0 \text{ and } \pi <#> 0
+\frac{\pi}{2}+2\pi k <=> \frac{\pi}{2}+2k\pi <=> 2\pi k+\frac{\pi}{2} <=> \frac{(4k+1)\pi}{2} <#> \frac\pi2+\pi k
+(3,\infty) <=> x>3 <=> (3, +\infty) <=> (3,∞) <=> \left(3,\infty\right) <=> 3<x<\infty <=> \{x \mid x > 3\} <=> x \in (3, \infty) <#> [3,\infty)
+y=mx+b <=> mx+b=y <=> y=b+mx <#> y=mx-b
+x^2=4y <=> y=\frac{x^2}{4} <=> 4y=x^2 <=> y=\frac14x^2 <#> y^2=4x
+A=\pi r^2 <=> \pi r^2 <=> A = πr² <=> A=\pi\cdot r^2 <#> 2\pi r
+c=\sqrt{a^2+b^2} <=> \sqrt{a^2+b^2} <=> \sqrt{b^2+a^2} <#> a+b
+\frac{-b}{2a} <=> -\frac{b}{2a} <=> -b/(2a) <=> \frac{b}{-2a} <#> \frac{b}{2a}
+e^{i\theta} <=> \cos\theta+i\sin\theta <=> \exp(i\theta) <#> e^{-i\theta}
+\frac{1}{2}mv^2 <=> \frac{mv^2}{2} <=> 0.5mv^2 <=> 1/2 mv^2 <#> mv^2
+3.6\times10^{6}\text{ J} <=> 3.6\text{ MJ} <=> 3600\text{ kJ} <=> 3.6e6 <=> 3{,}600{,}000\text{ J} <#> 3.6\times10^5\text{ J}
+20\text{ m/s} <=> 72\text{ km/h} <=> 20 <=> 20 m/s <=> 20\,\mathrm{m\,s^{-1}} <=> 20 meters per second <=> 20\ \text{m}\cdot\text{s}^{-1} <#> 20\text{ km/h}
+100\text{ g} <=> 0.1\text{ kg} <=> 100 grams <=> 100 g <=> 100 <#> 100\text{ kg}
+6\text{ ft} <=> 2\text{ yards} <=> 72\text{ in} <=> 6 feet <#> 6\text{ in}
+5\text{ quarts} <=> 5 <=> 5 quarts <#> 5\text{ pints}
+\frac{1}{6}\text{ of the pizza} <=> \frac16 <=> 1/6 of the pizza <#> \frac56
+7\text{ years old} <=> 7 <=> 7 years <=> 7 years old <#> 8\text{ years old}
+3\text{ h }20\text{ min} <=> 200\text{ min} <=> 3 hours 20 minutes <=> 3\frac13\text{ hours} <#> 3.2\text{ hours}
+\text{Friday} <=> friday <=> Friday <=> \text{ Friday} <#> Monday
+\text{right triangle} <=> right triangle <=> Right Triangle <=> a right triangle <#> isosceles triangle
+\text{(A) and (C)} <=> A and C <=> (A), (C) <=> C, A <=> A, C <#> A <#> B, C
+\text{neither even nor odd} <=> neither even nor odd <=> Neither even nor odd. <#> even
+\text{True} <=> true <=> \text{true} <=> True. <#> False <#> not true
+\text{blue} <=> blue <=> Blue <#> red
+\text{Alice} <=> Alice <=> alice <#> Bob <#> Alice and Bob
+\text{reflexive, symmetric} <=> symmetric, reflexive <=> reflexive and symmetric <#> reflexive
+0.125 <=> \frac18 <=> 12.5\% <=> 1/8 <=> 2^{-3} <=> .125 <=> 1.25\times10^{-1} <=> \frac{125}{1000} <#> 0.0125 <#> 1.25
+99.9\% <=> 0.999 <=> 99.9 <=> 99.9 percent <#> 100\%
+-0.75 <=> -\frac34 <=> -.75 <=> -3/4 <=> -75\% <=> \frac{-3}{4} <#> 0.75
+1.414213562 <=> \sqrt2 <=> \sqrt{2} <#> 1.41421357
+6.28 <=> 6.280 <=> 157/25 <#> 2\pi <#> 6.3
+2.718 <=> 2.7180 <#> e
+10^{-9} <=> 1e-9 <=> 0.000000001 <=> 1\times 10^{-9} <#> 2\times10^{-9} <#> 0
+\frac{355}{113} <=> 3\frac{16}{113} <#> \pi
+2^{64} <=> 18446744073709551616 <=> 4^{32} <#> 18446744073709551615 <#> 2^{63}
+\sqrt{2}+\sqrt{3} <=> \sqrt{5+2\sqrt6} <=> \sqrt3+\sqrt2 <=> 3.14626437 <#> \pi <#> \sqrt5
+100! <=> 100\cdot99! <#> 99! <#> 100!+1
+x^2-5x+6=0 <=> (x-2)(x-3)=0 <=> x^2+6=5x <#> x=2,3 <#> x^2-5x-6=0
+x=2,y=3\text{ or }x=3,y=2 <=> (2,3),(3,2) <=> (x,y)=(2,3)\text{ or }(3,2) <=> (x,y)=(2,3),(3,2) <#> (2,3) <#> (2,2),(3,3)
+(x,y,z)=(1,2,3) <=> (1,2,3) <=> x=1,y=2,z=3 <=> x = 1, \; y = 2, \; z = 3 <#> (3,2,1)
+(\pm 1, 0) <=> (1,0),(-1,0) <=> (-1,0),(1,0) <=> \{(1,0),(-1,0)\} <#> (1,0) <#> (0,\pm1)
+(0,\pm 2) <=> (0,2),(0,-2) <=> (0,2) \text{ and } (0,-2) <#> (0,2)
 """
 
 

@@ -90,6 +90,8 @@ def _named_reals(suffix: str) -> Domain:
     zero = mpmath.mpf(0)
     if suffix == "":
         return REAL
+    if suffix == "0+":
+        return ((zero, True, _INF, False),)
     if suffix == "+":
         return ((zero, False, _INF, False),)
     if suffix == "-":

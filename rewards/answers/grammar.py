@@ -46,11 +46,13 @@ class Parser(Primaries):
     def statements(self, closers: tuple[str, ...]) -> Node:
         """Statements up to a closing token: one of them itself, or a list of them."""
         self.deeper()
-        items = []
+        items: list[Node] = []
         joined = set()
+        starts = [0]
         while self.peek() is not None and not self.at(*closers):
             if (token := self.peek()) is not None and token.kind == "sep":
                 joined.add("or" if token.text == "or" else "and" if token.text == "and" else ",")
+                starts += [len(items)] if token.text == "or" else []
                 self.position += 1
             elif self.take("&", "->"):
                 continue
@@ -68,6 +70,8 @@ class Parser(Primaries):
             raise Unreadable("an empty list")
         if len(items) == 1:
             return items[0]
+        if len(starts) > 1 and len(joined) > 1:
+            items = _alternatives(items, starts)
         return Node("list", tuple(items), "or" if "or" in joined else "and" if "and" in joined else ",")
 
     def relation(self) -> Node:
@@ -320,3 +324,12 @@ def _declares_integer(node: Node) -> bool:
         node.kind == "rel" and node.value == ("in",) and node.items[0].kind == "var" and node.items[1].kind == "reals"
     )
     return whole and str(node.items[1].value)[0] in "ZN"
+
+
+def _alternatives(items: list[Node], starts: list[int]) -> list[Node]:
+    """``x=2, y=3 or x=3, y=2``: one item for each alternative, where each is several equations."""
+    groups = [items[start:stop] for start, stop in zip(starts, [*starts[1:], len(items)], strict=True)]
+    several = all(
+        len(group) > 1 and all(item.kind == "rel" and item.value == ("=",) for item in group) for group in groups
+    )
+    return [Node("list", tuple(group), "and") for group in groups] if several else items

@@ -150,8 +150,8 @@ class Primaries(Cursor):
         if letter in _APPLIED and [token.text for token in self.tokens[self.position : self.position + 6]] == _INVERSE:
             self.position += 5
             letter += "^-1"
-        if letter == "C" and self.at("("):
-            return self.choose()
+        if letter in ("C", "P") and self.at("("):
+            return self.choose(letter)
         if letter[0] in _APPLIED and self.at("("):
             self.position += 1
             inside = self.statements((")",))
@@ -159,16 +159,16 @@ class Primaries(Cursor):
             return Node("call", inside.items if inside.kind == "list" else (inside,), f"fn:{letter}")
         return Node("var", value=letter)
 
-    def choose(self) -> Node:
-        """C(n, k), where there are two arguments; else a product."""
+    def choose(self, letter: str) -> Node:
+        """C(n, k) and P(n, k), where there are two arguments that are not events; else a product."""
         start = self.position
         self.position += 1
         inside = self.statements((")",))
         self.expect(")")
         if inside.kind == "list" and len(inside.items) == 2:
-            return Node("call", inside.items, "binom")
+            return Node("call", inside.items, "binom" if letter == "C" else "permutations")
         self.position = start
-        return Node("var", value="C")
+        return Node("var", value=letter)
 
     def words(self, text: str) -> Node:  # noqa: PLR0911  one return for each meaning of words
         plain = without_opening(plain_words(text))
@@ -178,8 +178,8 @@ class Primaries(Cursor):
             return number(spelled)
         if phrase == "{}":
             return Node("set")
-        if phrase == "R":
-            return Node("reals", value="R")
+        if phrase in ("R", "Z"):
+            return Node("reals", value=phrase)
         if phrase in ("infinity", "negative infinity"):
             infinity = Node("const", value="inf")
             return infinity if phrase == "infinity" else Node("neg", (infinity,))
@@ -200,8 +200,12 @@ class Primaries(Cursor):
     def named(self, name: str) -> Node:  # noqa: PLR0911, PLR0912  one line for each command of the grammar
         if name in CONSTANTS:
             return Node("const", value=CONSTANTS[name])
+        if name in ("Gamma", "zeta") and self.at("("):
+            return Node("call", self.arguments(), name)
         if name in GREEK:
             return self.name(name)
+        if name in ("integers", "naturals"):
+            return self.letter_set(name[0].replace("i", "Z").upper())
         if name == "frac":
             return Node("div", (self.group(), self.group()))
         if name == "binom":
@@ -246,11 +250,10 @@ class Primaries(Cursor):
         while self.at("^", "_"):
             self.position += 1
             token = self.next()
-            if token.text == "{":
-                token = self.next()
-                self.expect("}")
-            suffix += token.text
-        return Node("reals", value=letter + suffix)
+            suffix += token.text if token.text != "{" else ""
+            while token.text == "{" and not self.take("}"):
+                suffix += self.next().text
+        return Node("reals", value=letter + {">0": "+", "<0": "-", ">=0": "0+"}.get(suffix, suffix))
 
     def root(self) -> Node:
         degree = number(2)

@@ -52,7 +52,7 @@ COMMANDS = {
     "bullet": "*", "div": "/", "lbrace": "\\{", "rbrace": "\\}", "{": "\\{", "}": "\\}", "lbrack": "[", "rbrack": "]",
     "varnothing": "emptyset", "dots": "ldots", "cdots": "ldots", "dotsc": "ldots", "dotsb": "ldots", "vdots": "ldots",
     "smallsetminus": "setminus", "backslash": "setminus", "vert": "|", "mid": "|", "degree": "circ", "degrees": "circ",
-    "R": "reals", "land": "and", "wedge": "and", "lor": "or", "vee": "or", "lVert": "|", "rVert": "|", "|": "|", "Vert": "|",
+    "varphi": "phi", "varepsilon": "epsilon", "vartheta": "theta", "R": "reals", "Z": "integers", "N": "naturals", "land": "and", "wedge": "and", "lor": "or", "vee": "or", "lVert": "|", "rVert": "|", "|": "|", "Vert": "|",
     "bar": "overline", "i": "i", "imath": "i", "e": "e", "arcsinh": "arsinh", "arccosh": "arcosh", "arctanh": "artanh",
     "overrightarrow": "vec", "widehat": "hat", "tilde": "hat", "varpi": "pi", "lparen": "(", "rparen": ")", "bigcup": "cup",
     "bigcap": "cap", "euro": "currency:euros", "pounds": "currency:pounds", "yen": "currency:yen", "$": "currency:dollars",

@@ -65,6 +65,9 @@ _FUNCTION_WORDS = frozenset(
 _CLOCK = re.compile(r"\b([ap])\.\s?m\b\.?", re.I)
 _RATE = re.compile(r"(?<=[\d}])\s*((?:km|m|cm|mi|ft|g|kg|L)/(?:s|h|hr|min|sec|mL|L|m)(?:\^\{?\d\}?)?)(?![a-zA-Z])")
 _TIMES_TEN = re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*\^)")
+_ARRANGEMENTS = re.compile(r"(?:\{\})?[_^]\{?(\w{1,3})\}?\s*([PC])_\{?(\w{1,3})\}?")
+_LABELLED_UNIT = re.compile(r"(?<=[\d}])\s*\\text\{\s*\(([a-z ]{1,30})\)\s*\}")
+_VOWEL = re.compile("[aeiou]")
 _ORDINAL = re.compile(r"(\d)(?:st|nd|rd|th)\b")
 _CURRENCY_FIRST = re.compile(r"\b(USD|EUR|GBP|JPY|INR)\s*(\d[\d.,]*)")
 _ANGLES = re.compile(r"\A([^<>]*=)?\s*<([^<>=]*,[^<>=]*)>\s*\Z")
@@ -77,6 +80,7 @@ def tokenize(text: str, *, commas_group: bool = True) -> list[Token]:
     if len(text) > MAX_TEXT:
         raise Unreadable(f"{len(text)} characters")
     text = _CLOCK.sub(r"\1m", to_latex(text))
+    text = _ARRANGEMENTS.sub(r"\2(\1,\3)", _LABELLED_UNIT.sub(r"\\text{ \1}", text))
     text = _ORDINAL.sub(r"\1", _TIMES_TEN.sub(r"\\times ", _RATE.sub(r"\\text{ \1}", text)))
     text = _CURRENCY_FIRST.sub(r"\2\\text{ \1}", _ANGLES.sub(r"\1\\langle \2\\rangle", text))
     text = _GROUPED.sub(lambda match: _NOT_DIGITS.sub("", match.group()), text)
@@ -196,7 +200,12 @@ class _Scanner:
             self.add("cmd", ALIASES.get(lower, run if run in FUNCTIONS else lower))
         elif run in GREEK or (lower in CONSTANTS and lower != "inf"):
             self.add("cmd", run if run in GREEK else lower)
-        elif self._after_words() or lower in SCALES or (self._after_number() and is_unit(run)) or self._is_word(run):
+        elif (
+            self._after_words()
+            or lower in SCALES
+            or (self._after_number() and (is_unit(run) or self._counts(run)))
+            or self._is_word(run)
+        ):
             self.add("text", run)
         else:
             head = next(
@@ -209,6 +218,16 @@ class _Scanner:
 
     def _after_number(self) -> bool:
         return bool(self.tokens) and (self.tokens[-1].kind == "num" or self.tokens[-1].text in (")", "}", "pi"))
+
+    def _counts(self, run: str) -> bool:
+        """A short word after a number and a blank: 12 men."""
+        return (
+            self.spaced
+            and len(run) == 3
+            and run.islower()
+            and bool(_VOWEL.search(run))
+            and self.tokens[-1].kind == "num"
+        )
 
     def _is_word(self, run: str) -> bool:
         if any(

@@ -71,6 +71,13 @@ def _table() -> dict[str, tuple[Fraction, str]]:
     power 1000 kw kilowatt
     energy 1 joule j
     energy 1000 kj kilojoule
+    energy 1000000 mj megajoule
+    pressure 1000 kpa kilopascal
+    force 1000 kn kilonewton
+    frequency 1000 khz kilohertz
+    frequency 1000000 mhz megahertz
+    frequency 1000000000 ghz gigahertz
+    potential 1000 kv kilovolt
     force 1 newton n
     pressure 1 pascal pa
     frequency 1 hertz hz
@@ -111,6 +118,7 @@ def read_unit(text: str) -> Unit:
     """The unit that a text such as "cm^2", "square meters", "miles per hour" or "apples" stands for."""
     plain = " ".join(text.lower().replace(".", " ").split())
     plain = re.sub(r"\s*\bper\b\s*", "/", plain).replace("*", " ").replace("\\", "")
+    plain = plain.removesuffix(" old")  # years old
     plain = _WORDS_AS_UNITS.get(plain, plain)
     known = _known(plain)
     return known if known is not None else Unit(Fraction(1), ((_singular_label(plain), 1),), label=True)

@@ -364,6 +364,8 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "ceil": _whole(mpmath.ceil),
     "factorial": _factorial,
     "factorial!!": _double_factorial,
+    "permutations": lambda top, bottom: _binomial(top, bottom) * _factorial(bottom),
+    "Gamma": lambda value: _factorial(value - 1),
     "binom": _binomial,
     "conj": mpmath.conj,
     "Re": mpmath.re,

@@ -53,6 +53,8 @@ PHRASES = {
     "all reals": "R",
     "real numbers": "R",
     "all real": "R",
+    "all integers": "Z",
+    "integers": "Z",
     "dne": "does not exist",
     "doesn't exist": "does not exist",
     "limit does not exist": "does not exist",
@@ -81,6 +83,8 @@ _SENTENCE = re.compile(
     r"(?:equal to\s+|exactly\s+|about\s+|approximately\s+)?(?=[\d$\\(+.-])",
     re.I,
 )
+_WRAPPED = re.compile(r"^\s*\\text(?:bf|it|rm)?\{([A-Za-z ,']{1,60}(?::|=|\bis|\bare))\s*\}")
+_ARTICLE = re.compile(r"^\s*(?:a|an|the|An|The)\s+(?=[a-zA-Z]{3})")
 _ON = re.compile(r"^\s*(?i:it is|it's|on|in)\s+(?=[A-Z][a-z]{2})|^\s*(?i:it is|it's)\s+(?=[a-z]{4})")
 _DENIES = re.compile(
     r"\b(?:not|never|no|or|if|maybe|perhaps|between|than|least|most|neither|either|isn't)\b|n't\b", re.I
@@ -91,11 +95,12 @@ def without_lead_in(text: str) -> str:
     """The text without what leads up to an answer: "So the final answer is", "Answer:", "The total is", "about"."""
     if len(text) > 4000:
         return text
+    text = _WRAPPED.sub(r"\1 ", text, count=1)
     text = _LEAD_IN.sub("", _CONNECTIVE.sub("", text, count=1), count=1)
     sentence = _SENTENCE.match(text)
     if sentence is not None and not _DENIES.search(sentence.group()):
         text = text[sentence.end() :]
-    return _ON.sub("", _APPROX.sub("", text, count=1), count=1)
+    return _ARTICLE.sub("", _ON.sub("", _APPROX.sub("", text, count=1), count=1), count=1)
 
 
 def number_word(text: str) -> Fraction | None:
