@@ -34,11 +34,16 @@ PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
 GROUPS_SHOWN = 12
 
 
-def command(run_dir: Annotated[Path, typer.Argument(help="A run directory of `zeroth grpo`.")]) -> None:
+def command(
+    run_dir: Annotated[Path, typer.Argument(help="A run directory of `zeroth grpo`.")],
+    png: Annotated[Path | None, typer.Option("--picture", help="Also draw the main curves as one PNG there.")] = None,
+) -> None:
     """Write a run's report.html and print where it lies."""
     if not (run_dir / "metrics.jsonl").is_file():
         raise RecipeError(f"{run_dir}: not a run directory, there is no metrics.jsonl in it")
     page = write(run_dir)
+    if png is not None:
+        picture(run_dir, png)
     console.say("report written")
     typer.echo(page)
 
@@ -178,7 +183,7 @@ def picture(run_dir: Path, path: Path) -> None:
         axes.set_title(title, fontsize=10)
     recipe = run_dir / "recipe.toml"
     seed = tomllib.loads(recipe.read_text())["run"]["seed"] if recipe.exists() else "?"
-    figure.suptitle(f"zeroth quickstart, seed {seed}", fontsize=11)
+    figure.suptitle(f"{run_dir.name}, seed {seed}", fontsize=11)
     figure.savefig(path)
 
 
