@@ -53,8 +53,8 @@ def rivals(program: Path) -> dict[str, Command]:
     if nsjail := shutil.which("nsjail"):
         binds = [word for path in [*system, prefix, str(program)] for word in ("-R", path)]
         found["nsjail"] = [
-            *(nsjail, "-Mo", "-Q", "--disable_clone_newcgroup", "-T", "/tmp", *binds),  # noqa: S108
-            *("--seccomp_string", "KILL { ptrace } DEFAULT ALLOW", "--", *run, str(program)),
+            *(nsjail, "-Mo", "-Q", "-T", "/tmp", *binds),  # noqa: S108
+            *("--seccomp_string", "POLICY p { KILL { ptrace } } USE p DEFAULT ALLOW", "--", *run, str(program)),
         ]
     return found
 
