@@ -124,7 +124,7 @@ def join(answers: Sequence[str]) -> str:
 
 def at_once(gold: str, answer: str) -> Verdict | None:
     """The verdict where it needs no parser, or None."""
-    if len(answer) > MAX_ANSWER:
+    if len(answer) > max(MAX_ANSWER, 2 * len(gold)):
         return Verdict(False, detail=f"an answer of {len(answer)} characters")
     if not answer.strip():
         return Verdict(False, detail="an empty answer")

@@ -16,7 +16,7 @@ from rewards.answers.domains import NotADomain, domain, same_domain
 from rewards.answers.expressions import LOG_BASE, same_expression
 from rewards.answers.measures import lift_unit, same_base, same_mod, same_quantity, same_ratio, sum_of_quantities
 from rewards.answers.tree import Node, Unreadable, has_signs, number, variables, walk, with_signs
-from rewards.answers.values import SAME, NoValue, TooLarge, close, evaluate, points
+from rewards.answers.values import SAME, NoValue, TooLarge, close, evaluate, exact, points
 
 MAX_LIST = 60
 MAX_SIGNS = 4
@@ -71,6 +71,11 @@ def _without_names(gold: Node, answer: Node) -> tuple[Node, Node] | None:  # noq
     return _lists_without_names(gold, answer)
 
 
+def _at_a_point(left: Node, right: Node) -> bool:
+    """Whether one of two different names is a function at a point, f(2)."""
+    return any(node.kind == "call" and not variables(node) for node in (left, right))
+
+
 def _letters(node: Node) -> str:
     """The letters of a name: S_n and S(n) have the same."""
     return "".join(
@@ -86,9 +91,17 @@ def _stem(node: Node) -> str:
 def _one_meaning(left: Node, right: Node) -> bool:
     """Whether two names may stand for one thing: words for anything, f(x) for another function's or for y."""
     kinds = {left.kind, right.kind}
-    if _letters(left) == _letters(right) or {_stem(left), _stem(right)} in ({str(left.value)}, {str(right.value)}):
+    plain = kinds <= {"var", "mul", "call"} and not _at_a_point(left, right)
+    if (plain and _letters(left) == _letters(right)) or {_stem(left), _stem(right)} in (
+        {str(left.value)},
+        {str(right.value)},
+    ):
         return True
-    return "text" in kinds or kinds == {"call"} or ("call" in kinds and Node("var", value="y") in (left, right))
+    return (
+        "text" in kinds
+        or (kinds == {"call"} and not _at_a_point(left, right))
+        or ("call" in kinds and Node("var", value="y") in (left, right))
+    )
 
 
 def _assignment(node: Node) -> tuple[Node, Node] | None:
@@ -98,7 +111,9 @@ def _assignment(node: Node) -> tuple[Node, Node] | None:
     name, *values = node.items
     if len(values) == 1 and values[0].kind == "var" and name.kind != "var" and not _is_name(name):
         name, values = values[0], [name]  # 5 = x
-    if not _is_name(name):
+    if not _is_name(name) or name.kind == "neg":
+        return None
+    if values[-1].kind == "tuple" and name.kind not in ("tuple", "var", "call", "text"):
         return None
     if name.kind == "var" and any(part == name for part in walk(values[-1])):
         return None
@@ -271,7 +286,9 @@ def _same_matrix(gold: Node, answer: Node) -> bool:
 
 
 def _multiplied_out(node: Node) -> Node:
-    """A number times a matrix as a matrix; equations under one brace as a list."""
+    """A number times a matrix as a matrix, equations under one brace as a list, [3, -2] as a vector."""
+    if node.kind == "interval" and node.value == (True, True) and _out_of_order(node):
+        return Node("tuple", node.items)
     if node.kind == "cases" and all(len(row.items) == 1 and row.items[0].kind == "rel" for row in node.items):
         return Node("list", tuple(row.items[0] for row in node.items), "and")
     if node.kind == "neg" and node.items[0].kind == "matrix":
@@ -279,6 +296,14 @@ def _multiplied_out(node: Node) -> Node:
     if node.kind == "mul" and len(node.items) == 2 and node.items[1].kind == "matrix":
         return _scaled(*node.items)
     return node
+
+
+def _out_of_order(node: Node) -> bool:
+    try:
+        low, high = map(exact, node.items)
+    except (NoValue, TooLarge):
+        return False
+    return low is not None and high is not None and low > high
 
 
 def _scaled(factor: Node, matrix: Node) -> Node:

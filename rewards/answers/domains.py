@@ -44,9 +44,13 @@ def _domain(node: Node) -> Domain:  # noqa: PLR0911, PLR0912  one case for each 
     match node.kind:
         case "interval":
             low, high = (_end(item) for item in node.items)
+            if low > high or (low == high and node.value != (True, True)):
+                raise NotADomain("ends out of order")
             return _normal([(low, node.value[0], high, node.value[1])])
         case "tuple" if len(node.items) == 2:
             low, high = (_end(item) for item in node.items)
+            if low >= high:
+                raise NotADomain("a pair of numbers")
             return _normal([(low, False, high, False)])
         case "set":
             chosen = [with_signs(item, iter([sign] * 9)) for item in node.items for sign in (1, -1)]

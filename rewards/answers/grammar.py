@@ -209,11 +209,18 @@ class Parser(Primaries):
                 raise Unreadable("two numbers side by side")
             self.position += 3
             return mixed(left, Fraction(int(top.text), max(1, int(bottom.text)))) if all_digits(top, bottom) else left
+        if token is not None and token.kind == "num" and not self._number_leads_on():
+            raise Unreadable("a number after a factor")
         right = self.power()
         part = plain_fraction(right)
         if integer and part is not None and 0 < part < 1:
             return mixed(left, part)
         return Node("mul", (left, right))
+
+    def _number_leads_on(self) -> bool:
+        """Whether the number at hand begins a factor of its own (k 2^n, k 2\\pi), and does not just trail behind."""
+        after = self.peek(1)
+        return after is not None and (after.text in ("^", "!") or (after.kind != "num" and self.starts_factor(after)))
 
     def unit(self, left: Node) -> Node:
         """The words after a number: a scale such as "million", or a unit with its powers and divisions."""
@@ -222,6 +229,8 @@ class Parser(Primaries):
         if scale is not None:
             left = Node("mul", (left, number(scale)))
             words = words[0].split()[1:]
+        if scale is not None and not words and ((token := self.peek()) is None or token.kind != "text"):
+            return left
         while (token := self.peek()) is not None:
             if token.kind == "text":
                 words.append(" " + token.text)

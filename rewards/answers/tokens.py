@@ -67,6 +67,7 @@ _RATE = re.compile(r"(?<=[\d}])\s*((?:km|m|cm|mi|ft|g|kg|L)/(?:s|h|hr|min|sec|mL
 _TIMES_TEN = re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*\^)")
 _ARRANGEMENTS = re.compile(r"(?:\{\})?[_^]\{?(\w{1,3})\}?\s*([PC])_\{?(\w{1,3})\}?")
 _LABELLED_UNIT = re.compile(r"(?<=[\d}])\s*\\text\{\s*\(([a-z ]{1,30})\)\s*\}")
+_LINE_SKIP = re.compile(r"\s*\[\s*-?[\d.]{1,6}\s*(?:pt|em|ex|mm|cm)\s*\]")
 _VOWEL = re.compile("[aeiou]")
 _ORDINAL = re.compile(r"(\d)(?:st|nd|rd|th)\b")
 _CURRENCY_FIRST = re.compile(r"\b(USD|EUR|GBP|JPY|INR)\s*(\d[\d.,]*)")
@@ -270,6 +271,8 @@ class _Scanner:
             return self._argument(position)[1]
         elif name in ("\\", "cr"):
             self.add("sep", "\\\\")
+            skip = _LINE_SKIP.match(self.text, position)
+            return skip.end() if skip else position
         else:
             self._plain(name)
         return position

@@ -30,6 +30,8 @@ MAX_ARGUMENT_BITS = 4000  # of the argument of a periodic or rounding function
 MAX_TERMS = 2000  # of a sum or product
 SAME = mpmath.mpf(10) ** -35  # relative difference under which two values are the same
 
+PLACE = ""  # no variable's name: an environment's own mark, on which unknown functions depend
+
 mp.dps = DIGITS
 Environment = Mapping[str, Any]
 
@@ -198,7 +200,8 @@ class _Evaluator:
         if name in ("sum", "prod"):
             return self._series(node, name)
         if name.startswith("fn:"):
-            return unknown_function(name, [self.value(item) for item in node.items])
+            arguments = [self.value(item) for item in node.items]
+            return unknown_function(name, [*arguments, self.environment.get(PLACE, mpmath.mpf(1))])
         if name == "endless":
             raise NoValue("a decimal that goes on")
         function = FUNCTIONS.get(name)
@@ -254,7 +257,7 @@ def odd_root(value: Any, degree: int) -> Any:
 
 
 def unknown_function(name: str, arguments: list[Any]) -> Any:
-    """A value that depends on the function's name and arguments only: equal calls agree, others differ."""
+    """A value that depends on the function's name and arguments: equal calls agree at a place, others differ."""
     digest = zlib.crc32(name.encode())
     total = mpmath.mpf(digest % 1009) / 101
     for place, argument in enumerate(arguments, 1):
@@ -392,7 +395,7 @@ def points(
     found = []
     for index in range(count):
         base = mpmath.mpf(_POINTS[index])
-        environment: dict[str, Any] = {}
+        environment: dict[str, Any] = {PLACE: base}
         for name in names:
             spread = mpmath.mpf(zlib.crc32(f"{name} {index}".encode()) % 10007) / 30011 + 1
             environment[name] = (
