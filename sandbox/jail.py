@@ -55,6 +55,12 @@ def visible_directories(layout: Layout) -> list[str]:
     return chosen
 
 
+def shown_at(path: str) -> str:
+    """Where the jail shows a host path: in the same place, unless a run's own file systems cover that place."""
+    covered = path.startswith((f"{HOME}/", "/dev/", "/proc/"))
+    return f"/host{path}" if covered else path
+
+
 def namespaces() -> None:
     """A user namespace first: it owns the others, so nothing here has power over the host's."""
     kernel.unshare(
@@ -77,9 +83,9 @@ def take_mounts(layout: Layout) -> dict[str, int | str]:
     taken: dict[str, int | str] = {}
     for path in visible_directories(layout):
         if os.path.islink(path):
-            taken[path] = os.readlink(path)
+            taken[shown_at(path)] = os.readlink(path)
             continue
-        taken[path] = tree = kernel.clone_mount(path)
+        taken[shown_at(path)] = tree = kernel.clone_mount(path)
         kernel.restrict_mount(tree, kernel.MOUNT_ATTR_RDONLY | kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV)
     for device in (f"/dev/{name}" for name in _DEVICES):
         if os.path.exists(device):

@@ -137,7 +137,7 @@ def _zygote(plan: Plan, inner: socket.socket, parent: socket.socket, taken: dict
             ready["landlock"] = kernel.landlock_abi()
         step = "loading modules"
         _leave_standard_streams()
-        zygote.use_interpreter(plan.paths)
+        zygote.use_interpreter(plan.paths, str if plan.unsafe else jail.shown_at)
         zygote.preload(plan.modules)
         loop = zygote.Zygote(inner, isolation)
         inner.send(json.dumps({"ready": ready}).encode())

@@ -147,8 +147,11 @@ class Supervisor:
         peer: socket.socket | None = None,
         answer_bytes: int = 0,
     ) -> Run:
-        """Begins a run that does ``job``. ``peer`` is one more descriptor for it;
-        ``answer_bytes`` bounds a message from it, in place of ``output_kb``."""
+        """Begins a run that does ``job``, for at most ``seconds`` of real time (by default its limit).
+
+        A ``quiet`` run's streams are not kept. ``peer`` is one more descriptor for it. ``answer_bytes`` bounds what it
+        says on the channel at a time, in place of ``output_kb``. Raises JailBroken.
+        """
         now = time.monotonic()
         room = answer_bytes or limits.output_kb * 1024 + 4096
         run = Run(
@@ -185,10 +188,12 @@ class Supervisor:
         return run
 
     def _kernel_limits(self, limits: Limits) -> list[int]:
-        data = 0 if self.group is not None and self.group.counts_memory else limits.memory_mb + limits.stack_mb * 8
-        extra = (
-            8 if self.group is not None and self.group.counts_processes else 0 if self._plan.layout.private_ids else 2
-        )
+        group = self.group
+        data = 0 if group is not None and group.counts_memory else limits.memory_mb + limits.stack_mb * 8
+        if group is not None and group.counts_processes:
+            extra = 8  # the group refuses first, and counts that it did
+        else:
+            extra = 0 if self._plan.layout.private_ids else 2  # the zygote and the tests' process have the same id
         return [
             int(limits.cpu_seconds) + 1,
             limits.stack_mb * _MB,

@@ -22,7 +22,7 @@ import select
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from sandbox import jail, kernel, program, unsafe
@@ -128,11 +128,13 @@ def _renew_random() -> None:
         random.seed(int.from_bytes(os.urandom(16), "little"))
 
 
-def use_interpreter(paths: Sequence[str]) -> None:
+def use_interpreter(paths: Sequence[str], shown_at: Callable[[str], str]) -> None:
     """A candidate that starts Python again gets this interpreter and these packages, not a virtual environment whose
     folder the jail does not show."""
-    os.environ["PYTHONPATH"] = os.pathsep.join(paths)
-    sys.path[:] = [path for path in sys.path if path != _OUR_FOLDER] + list(paths)
+    packages = [shown_at(path) for path in paths]
+    sys.executable = shown_at(sys.executable)
+    os.environ["PYTHONPATH"] = os.pathsep.join(packages)
+    sys.path[:] = [shown_at(path) for path in sys.path if path != _OUR_FOLDER] + packages
 
 
 def preload(modules: Sequence[str]) -> None:

@@ -7,17 +7,18 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
-from sandbox import kernel
+from sandbox import Limits, client, kernel
 
 ROOT = Path(__file__).resolve().parents[2]
 ORDINARY = 1000
 DENY_UNSHARE = """
 import os, struct, sys
-from sandbox import kernel
+from sandbox import Limits, client, kernel
 number = 272 if kernel.MACHINE == "x86_64" else 97
 kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
 kernel.Filter(b"".join(struct.pack("HBBI", *i) for i in (
@@ -126,6 +127,21 @@ def test_unsafe_runs_where_isolation_is_forbidden() -> None:
     code = "from sandbox import run; v=run('print(6*7)', unsafe=True); print(v.status, v.stdout)"
     done = _run([sys.executable, "-c", DENY_UNSHARE, "-c", code])
     assert done.stdout.split() == ["passed", "42"], done.stderr
+
+
+def test_packages_below_tmp_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        packages = Path(folder, "site-packages")
+        packages.mkdir()
+        Path(folder).chmod(0o755)
+        (packages / "only_here.py").write_text("answer = 42")
+        monkeypatch.setattr(client.sysconfig, "get_path", lambda _: str(packages))
+        worker = client.WorkerProcess(unsafe=False)
+        worker.ready()
+        code = "import only_here, os; print(only_here.answer, os.listdir('/tmp'))"
+        verdict = worker.judge(client.request(code, None, "python", Limits()))
+        worker.close()
+    assert verdict.stdout == "42 ['solution.py']\n", verdict
 
 
 @pytest.mark.cluster
