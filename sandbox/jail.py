@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import socket
 import stat
 import sys
 from dataclasses import dataclass
@@ -127,6 +128,11 @@ def build_root(taken: dict[str, int | str]) -> bool:
         "none", "/", "", kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY | kernel.MS_NOSUID | kernel.MS_NODEV
     )
     return has_proc
+
+
+def take_hostname() -> None:
+    """The host's name is nobody's business."""
+    socket.sethostname("sandbox")
 
 
 def _place(target: str, content: int | str) -> None:

@@ -131,6 +131,7 @@ def _zygote(plan: Plan, inner: socket.socket, parent: socket.socket, taken: dict
         else:
             step = "building the root"
             ready["proc"] = has_proc = jail.build_root(taken)
+            jail.take_hostname()
             step = "giving up privileges"
             jail.renounce()
             isolation = jail.Isolation(plan.layout, has_proc)

@@ -26,6 +26,7 @@ close=3 close_range=436 dup=32 dup2=33 dup3=292 pipe=22 pipe2=293 open=2 openat=
 access=21 faccessat=269 faccessat2=439 stat=4 fstat=5 lstat=6 newfstatat=262 statx=332 statfs=137 fstatfs=138
 readlink=89 readlinkat=267 getdents=78 getdents64=217 getcwd=79 chdir=80 fchdir=81 mkdir=83 mkdirat=258 rmdir=84
 unlink=87 unlinkat=263 rename=82 renameat=264 renameat2=316 link=86 linkat=265 symlink=88 symlinkat=266
+mknod=133 mknodat=259
 truncate=76 ftruncate=77 fallocate=285 fsync=74 fdatasync=75 sync_file_range=277 fadvise64=221 readahead=187
 chmod=90 fchmod=91 fchmodat=268 fchmodat2=452 umask=95 utime=132 utimes=235 utimensat=280 futimesat=261
 getxattr=191 lgetxattr=192 fgetxattr=193 listxattr=194 llistxattr=195 flistxattr=196 flock=73 fcntl=72 ioctl=16
@@ -54,7 +55,7 @@ _ALLOWED_AARCH64 = _table("""
 read=63 write=64 readv=65 writev=66 pread64=67 pwrite64=68 preadv=69 pwritev=70 preadv2=286 pwritev2=287
 lseek=62 close=57 close_range=436 dup=23 dup3=24 pipe2=59 openat=56 openat2=437 faccessat=48 faccessat2=439
 fstat=80 newfstatat=79 statx=291 statfs=43 fstatfs=44 readlinkat=78 getdents64=61 getcwd=17 chdir=49 fchdir=50
-mkdirat=34 unlinkat=35 renameat=38 renameat2=276 linkat=37 symlinkat=36 truncate=45 ftruncate=46 fallocate=47
+mkdirat=34 unlinkat=35 renameat=38 renameat2=276 linkat=37 symlinkat=36 mknodat=33 truncate=45 ftruncate=46 fallocate=47
 fsync=82 fdatasync=83 sync_file_range=84 fadvise64=223 readahead=213 fchmod=52 fchmodat=53 fchmodat2=452
 umask=166 utimensat=88 getxattr=8 lgetxattr=9 fgetxattr=10 listxattr=11 llistxattr=12 flistxattr=13 flock=32
 fcntl=25 ioctl=29 sendfile=71 splice=76 tee=77 copy_file_range=285 inotify_init1=26 inotify_add_watch=27

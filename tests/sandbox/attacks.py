@@ -7,6 +7,7 @@ holds a secret; ``SPOT`` for a path outside that must not come into being.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 STDIN = [{"stdin": "7\n", "stdout": "EXPECTED-9143"}]
@@ -112,6 +113,7 @@ print('none')""",
         ),
         "block-device": "print('ESCAPED', open('/dev/vda','rb').read(10))",
         "sysfs": "import os\nprint('ESCAPED', os.listdir('/sys/class'))",
+        "host-name": f"import os\nprint('ESCAPED' if os.uname().nodename == {os.uname().nodename!r} else 'hidden')",
         "cgroup-files": "import os\nprint('ESCAPED', os.listdir('/sys/fs/cgroup'))",
     },
 )

@@ -98,6 +98,7 @@ with tempfile.TemporaryDirectory() as d:
     Honest("decimal-fraction", "from decimal import *\nfrom fractions import *\nprint(Decimal(1)/3, Fraction(1,3))", _prints("0.3333333333333333333333333333 1/3")),
     Honest("sqlite", "import sqlite3\nc=sqlite3.connect('x.db')\nc.execute('create table t(a)')\nc.execute('insert into t values(4)')\nc.commit()\nprint(*c.execute('select a from t').fetchone())", _prints("4")),
     Honest("unix-socket-pair", "import socket\na,b=socket.socketpair()\na.send(b'x')\nprint(b.recv(1).decode())", _prints("x")),
+    Honest("named-pipe", "import os,threading\nos.mkfifo('p')\nt=threading.Thread(target=lambda: open('p','w').write('x'))\nt.start()\nprint(open('p').read())", _prints("x")),
     Honest("mmap", "import mmap\nm=mmap.mmap(-1,8192)\nm[:3]=b'abc'\nprint(m[:3].decode())", _prints("abc")),
     Honest("ctypes", "import ctypes\nprint(ctypes.CDLL(None).abs(-3))", _prints("3")),
     Honest("unicode", "print(input()+'→ü')", _prints("é→ü", "é\n")),
