@@ -38,6 +38,9 @@ def main(arguments: list[str] | None = None) -> None:
     An exception that carries an integer ``exit_status`` is a message for the user (2: the call or its input was bad,
     1: the run failed) and is printed without a traceback. Any other exception is a bug and keeps its traceback.
     """
+    # As `python -m` has it: a reward plugin may lie in the working directory.
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
     try:
         app(args=arguments, prog_name="zeroth")
     except KeyboardInterrupt:

@@ -116,11 +116,14 @@ async def drive(recipe: GrpoRecipe, ready: Checked, trainer: Any, engine: Any, r
     board = SummaryWriter(str(recipe.run.dir), purge_step=progress.step + 1 if folder else None)
     task = bar.add_task("grpo", total=recipe.train.steps, completed=progress.step, note="")
 
+    evaluated: dict[str, float] = {}
+
     def report(step: int, metrics: dict[str, float]) -> None:
         for name, value in metrics.items():
             board.add_scalar(name, value, step)
-        bar.update(task, completed=step, note=note(metrics))
-        console.tell("grpo", step, recipe.train.steps, note(metrics), every=10)
+        evaluated.update({name: value for name, value in metrics.items() if name.startswith("held_out/")})
+        bar.update(task, completed=step, note=note({**evaluated, **metrics}))
+        console.tell("grpo", step, recipe.train.steps, note({**evaluated, **metrics}), every=10)
 
     pipeline = Pipeline(
         Stream(ready.problems.train, recipe.run.seed),

@@ -41,6 +41,14 @@ problems = 4
 """
 
 
+PLUGIN = """
+from rewards import Score
+
+def digits(samples):
+    return [Score(sum(c.isdigit() for c in s.response) / max(1, len(s.response))) for s in samples]
+"""
+
+
 class Workspace:
     """A folder with a tiny base checkpoint, problems and a recipe."""
 
@@ -53,6 +61,7 @@ class Workspace:
         checkpoint.save(policy.model, policy.tokenizer, self.base)
         sums = [{"id": str(i), "prompt": f"{i}+1", "reward": "math", "answer": str(i + 1)} for i in range(8)]
         self.write_problems(sums)
+        (folder / "my_rewards.py").write_text(PLUGIN)
         self.recipe.write_text(RECIPE.format(base=self.base, run=self.run, problems=self.problems))
 
     def write_problems(self, problems: Sequence[Mapping[str, object]]) -> None:

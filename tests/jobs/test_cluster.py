@@ -13,20 +13,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.jobs.conftest import Workspace
 
-ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 
 def grpo(workspace: Workspace, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "jobs", "grpo", str(workspace.recipe), *arguments],
-        cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        cwd=workspace.folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
 
@@ -55,7 +53,9 @@ def samples(workspace: Workspace) -> list[str]:
     return [json.loads(line)["id"] for line in (workspace.run / "samples.jsonl").read_text().splitlines()]
 
 
-def test_a_run_is_whole(workspace: Workspace) -> None:
+def test_a_run_is_whole_with_a_plugin_from_the_working_directory(workspace: Workspace) -> None:
+    problems = [json.loads(line) for line in workspace.problems.read_text().splitlines()]
+    workspace.write_problems([{**p, "reward": "my_rewards:digits"} if i % 2 else p for i, p in enumerate(problems)])
     errors = finished(grpo(workspace, "cluster.rollout_workers=2", "rollout.lag=1"))
     assert steps(workspace) == [0, 1, 2, 3, 4]
     assert len(samples(workspace)) == len(set(samples(workspace))) == 4 * 3 * 2
@@ -65,6 +65,7 @@ def test_a_run_is_whole(workspace: Workspace) -> None:
     last = json.loads((workspace.run / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["lag_max"] == 1
     assert "held_out/greedy/math" in last
+    assert "held_out/greedy/my_rewards:digits" in last
 
 
 def test_a_run_killed_hard_resumes_without_losing_or_repeating_a_sample(workspace: Workspace) -> None:
