@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from sandbox import client, wire
+from sandbox import client, languages, wire
 from sandbox.client import DEFAULT_MODULES, Tests, WorkerProcess, processors
 from sandbox.verdict import Limits, Verdict
 
@@ -91,6 +91,7 @@ class Pool:
             worker.socket.close()
 
     async def _start(self) -> WorkerProcess:
+        await asyncio.to_thread(languages.all_directories)  # asks toolchains where they are, once a process
         worker = WorkerProcess(unsafe=self._unsafe, modules=self._modules)
         self._started.add(worker)
         try:
