@@ -510,6 +510,64 @@ r=3 <=> 3 <=> r = 3 <#> -r=3 <#> r^2=3 <#> 2r=3 <#> r=-3
 3\text{ million} <=> 3 million <#> 3\text{ million}^2 <#> 3\text{ million}1
 (0,0) <=> (0, 0) <#> [0,0) <#> [0,0] <#> (0,0,0) <#> 0
 \sqrt{7} <#> \sqrt{7}1 <#> 1\sqrt{7}1 <#> \sqrt{7}^3
+-3 <=> \log_{1/2} 8 <=> \log_{\frac12}8 <=> -\log_2 8 <=> \log_2\frac18 <=> \sqrt[3]{-27} <=> -\sqrt{9} <=> \text{negative three} <=> -3.00 <=> (-3) <=> −3 <#> 3 <#> \log_2 8
+\frac{1}{2}\log_2 3 <=> \log_4 3 <=> \log_2\sqrt3 <=> \frac{\ln 3}{2\ln 2} <#> \log_2 3 <#> \log_3 2
+\log_2 x+\log_2 y <=> \log_2(xy) <=> \log_2 xy <#> \log_2(x+y)
+\sqrt{x}\sqrt{y} <=> \sqrt{xy} <=> (xy)^{1/2} <=> \sqrt{x}\cdot\sqrt{y} <#> \sqrt{x+y} <#> xy
+x^{a}x^{b} <=> x^{a+b} <=> x^a\cdot x^b <#> x^{ab}
+\frac{x^{-1}}{y^{-2}} <=> \frac{y^2}{x} <=> y^2/x <#> \frac{x}{y^2}
+1-\sqrt{2} <=> -\sqrt2+1 <=> -(\sqrt2-1) <=> \frac{-1}{1+\sqrt2} <#> \sqrt2-1
+2\cos^2 x-1 <=> \cos 2x <=> \cos^2x-\sin^2x <=> 1-2\sin^2x <=> \cos(2x) <#> \cos^2 2x <#> 2\cos x
+\frac{\tan x+\tan y}{1-\tan x\tan y} <=> \tan(x+y) <#> \tan x+\tan y
+5e^{i\frac{\pi}{4}} <=> \frac{5\sqrt2}{2}+\frac{5\sqrt2}{2}i <=> 5(\cos\frac\pi4+i\sin\frac\pi4) <=> 5e^{\pi i/4} <=> \frac{5}{\sqrt2}(1+i) <#> 5e^{-i\pi/4}
+\frac{3}{5}-\frac{4}{5}i <=> \frac{3-4i}{5} <=> 0.6-0.8i <=> \frac{2-i}{2+i} <=> \frac{5}{3+4i} <#> \frac35+\frac45i
+\{(1,2),(3,4)\} <=> \{(3,4),(1,2)\} <=> (1,2),(3,4) <=> (1, 2) \text{ and } (3, 4) <#> \{(2,1),(4,3)\} <#> \{(1,2)\}
+\{x\in\mathbb{Z}: -1\le x\le 2\} <=> \{-1,0,1,2\} <#> [-1,2]
+(-\infty,0]\cup[2,\infty) <=> x\le0\text{ or }x\ge2 <=> \mathbb{R}\setminus(0,2) <=> (-\infty, 0] ∪ [2, ∞) <=> x \in (-\infty,0] \cup [2,\infty) <#> (0,2) <#> (-\infty,0)\cup(2,\infty)
+(1,3)\cup(3,5) <=> 1<x<5, x\ne3 <=> 1<x<3\text{ or }3<x<5 <=> (1,5)\setminus\{3\} <=> (3,5)\cup(1,3) <#> (1,5)
+[-1,1) <=> -1\le x<1 <=> -1 \leq x < 1 <=> \left[-1,1\right) <=> [-1,\;1) <#> (-1,1]
+x>\frac{3}{2} <=> x>1.5 <=> (\frac32,\infty) <=> 2x>3 <=> \frac{3}{2}<x <=> x > 3/2 <#> x<\frac32 <#> x\ge1.5
+k\le 4 <=> (-\infty,4] <=> 4\ge k <=> k \leqslant 4 <=> k≤4 <#> k<4 <#> k\ge4 <#> 4
+0\le\theta<2\pi <=> [0,2\pi) <=> \theta\in[0,2\pi) <=> 0 \leq \theta < 2\pi <#> [0,2\pi]
+a>0\text{ and }b<0 <=> b<0\text{ and }a>0 <=> a>0, b<0 <#> a>0\text{ or }b<0 <#> a<0,b>0
+\begin{pmatrix} \frac{1}{2} & -\frac{1}{2} \\ 0 & 1 \end{pmatrix} <=> \frac{1}{2}\begin{pmatrix} 1 & -1 \\ 0 & 2 \end{pmatrix} <=> \begin{bmatrix} 0.5 & -0.5 \\ 0 & 1 \end{bmatrix} <=> \begin{pmatrix} 1/2 & -1/2 \\ 0 & 1 \end{pmatrix} <#> \begin{pmatrix} \frac{1}{2} & \frac{1}{2} \\ 0 & 1 \end{pmatrix}
+\begin{pmatrix} a+b \\ c \end{pmatrix} <=> \begin{pmatrix} b+a \\ c \end{pmatrix} <=> \begin{bmatrix} a+b \\ c \end{bmatrix} <#> \begin{pmatrix} c \\ a+b \end{pmatrix}
+(x,y)=(t,2t) <=> (t,2t) <=> x=t,y=2t <#> (2t,t)
+y=\pm\sqrt{x} <=> \pm\sqrt{x} <=> y=\sqrt x\text{ or }y=-\sqrt x <=> y = \sqrt{x}, -\sqrt{x} <#> y=\sqrt{x}
+x=-1\pm\sqrt{3} <=> -1\pm\sqrt3 <=> x=-1+\sqrt3,\ x=-1-\sqrt3 <=> \sqrt3-1,-\sqrt3-1 <=> -1-\sqrt3 \text{ and } -1+\sqrt3 <#> 1\pm\sqrt3
+x=\pm i\sqrt2 <=> \pm\sqrt2i <=> \pm i\sqrt{2} <=> i\sqrt2,-i\sqrt2 <=> \pm\sqrt{-2} <#> \pm\sqrt2
+2, 4, \text{ and } 6 <=> 2,4,6 <=> 6, 4, 2 <=> \{2, 4, 6\} <=> 2; 4; 6 <#> 2,4 <#> 246
+3\text{ cats and }4\text{ dogs} <=> 4 dogs and 3 cats <=> 3 cats, 4 dogs <#> 4\text{ cats and }3\text{ dogs} <#> 7
+\$3.75 <=> 3.75 <=> $3.75 <=> 3.75\text{ dollars} <=> 375\text{ cents} <#> 37.5 <#> \$3.57
+€20 <=> 20 <=> 20\text{ euros} <=> 20€ <=> \text{€}20 <#> \$20 <#> £20
+1.5\text{ L} <=> 1500\text{ mL} <=> 1.5 <=> 1.5 liters <=> 1.5 litres <=> 1.5 l <#> 15\text{ L} <#> 1.5\text{ mL}
+45\text{ minutes} <=> 0.75\text{ hours} <=> 45 min <=> 45 <=> 45 mins <=> 45\,\text{min} <=> \frac34\text{ hour} <#> 45\text{ seconds}
+8\text{ in}\times10\text{ in} <=> 8\text{ in}\times10\text{ in} <#> 80
+12\text{ units}^2 <=> 12 <=> 12\text{ square units} <=> 12 \text{ sq. units} <#> 144
+98.6^\circ\text{F} <=> 98.6 <=> 98.6°F <=> 98.6^{\circ}F <=> 98.6 degrees Fahrenheit <#> 98.6^\circ\text{C}
+135^\circ <=> 135 <=> \frac{3\pi}{4} <=> 135 degrees <=> 135° <=> m\angle A=135^\circ <=> \angle A = 135^\circ <=> \theta=135^\circ <#> 45^\circ <#> \frac{\pi}{4}
+\frac{5\pi}{12} <=> 75^\circ <=> 5\pi/12 <=> \frac{5}{12}\pi <=> \frac{5\pi}{12}\text{ rad} <#> 75 <#> \frac{7\pi}{12}
+\sin x=\frac12 <=> \sin(x)=0.5 <=> 2\sin x=1 <#> x=\frac{\pi}{6} <#> \cos x=\frac12
+x\log x <=> x\cdot\log x <=> (\log x)x <=> \log x^x <#> \log x^2 <#> x+\log x
+\lceil \pi\rceil <=> 4 <#> 3
+7\bmod 3 <=> 1 <=> 7 \mod 3 <#> 2
+0.1+0.2 <=> 0.3 <=> \frac{3}{10} <#> 0.30000000000000004 1
+\frac{0.5}{0.25} <=> 2 <#> 0.5
+9.99\times 10^2 <=> 999 <=> 9.99e2 <=> 999.0 <#> 1000
+6.25\times10^{18} <=> 6.25e18 <=> 6250000000000000000 <=> 6.25 * 10^18 <=> 6.25 × 10^{18} <#> 6.25\times10^{17}
+2.0 <=> 2 <=> 2.00 <=> \frac42 <#> 20
+one <=> 1 <=> \text{one} <=> One <#> 11 <#> first
+\text{III} <=> III <=> (III) <=> iii <#> II <#> IV
+\text{II and III} <=> II and III <=> III and II <=> II, III <#> I and II <#> III
+\text{A, C} <=> A, C <=> C, A <=> A and C <#> A <#> A, B
+\text{False} <=> false <=> FALSE <=> \mathrm{False} <#> True
+\text{north} <=> North <=> north <=> \mathrm{north} <#> south
+\text{2023} <=> 2023 <=> 2,023 <#> 2024
+\text{January 1, 2000} <=> January 1, 2000 <#> January 2, 2000
+p\to q <=> p\rightarrow q <#> q\to p
+\neg p\lor q <=> \lnot p \vee q <#> p\lor q
+\text{SSS} <=> SSS <#> SAS
+AB\parallel CD <=> AB \parallel CD <#> AB\perp CD
 """
 
 

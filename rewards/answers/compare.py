@@ -170,6 +170,8 @@ def _lists_without_names(gold: Node, answer: Node) -> tuple[Node, Node] | None:
 
 
 def _same_list(gold: Node, answer: Node) -> bool:
+    if _describes_set(gold) and _describes_set(answer) and {gold.value, answer.value} == {"and", "or"}:
+        return False
     total = sum_of_quantities(gold, answer)
     if total is not None:
         return same(*total)
@@ -435,8 +437,8 @@ def _same_text(gold: Node, answer: Node) -> bool:
         return bool(gold.value == answer.value)
     text, other = (gold, answer) if gold.kind == "text" else (answer, gold)
     return "".join(str(text.value).split()) == "".join(
-        str(part.value).lower() for part in walk(other) if part.kind == "var"
-    ) and all(part.kind in ("var", "mul") for part in walk(other))
+        str(part.value).lower() for part in walk(other) if part.kind in ("var", "const")
+    ) and all(part.kind in ("var", "mul", "const") for part in walk(other))
 
 
 def _never(gold: Node, answer: Node) -> bool:

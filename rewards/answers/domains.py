@@ -68,6 +68,8 @@ def _domain(node: Node) -> Domain:  # noqa: PLR0911, PLR0912  one case for each 
             return _meet(left, _complement(right))
         case "builder":
             element, condition = node.items
+            if element.kind == "rel" and element.items[1] == Node("reals", value="Z"):
+                return _integers(_domain(condition))
             base = _domain(element.items[1]) if element.kind == "rel" and element.value == ("in",) else REAL
             return _meet(base, _domain(condition))
         case "rel" if node.value == ("!=",) and has_signs(node):
@@ -76,7 +78,8 @@ def _domain(node: Node) -> Domain:  # noqa: PLR0911, PLR0912  one case for each 
             return _related(node)
         case "list":
             parts = [_domain(item) for item in node.items if item.kind in ("rel", "interval", "union")]
-            if len(parts) != len(node.items):
+            names = {name for item in node.items if item.kind == "rel" for name in variables(item)}
+            if len(parts) != len(node.items) or len(names) > 1:
                 raise NotADomain("a list of other things")
             if node.value == "or" or all(item.kind != "rel" for item in node.items):
                 return _normal([piece for part in parts for piece in part])
@@ -88,6 +91,19 @@ def _domain(node: Node) -> Domain:  # noqa: PLR0911, PLR0912  one case for each 
             return meet
         case _:
             raise NotADomain(node.kind)
+
+
+def _integers(pieces: Domain) -> Domain:
+    """The integers of a bounded domain, each a piece."""
+    found: list[Piece] = []
+    for low, low_closed, high, high_closed in pieces:
+        if high - low > 1000:
+            raise NotADomain("many integers")
+        first, last = int(mpmath.ceil(low)), int(mpmath.floor(high))
+        for whole in range(first, last + 1):
+            if (whole != low or low_closed) and (whole != high or high_closed):
+                found.append((mpmath.mpf(whole), True, mpmath.mpf(whole), True))
+    return _normal(found)
 
 
 def _named_reals(suffix: str) -> Domain:

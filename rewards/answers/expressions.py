@@ -12,6 +12,7 @@ from rewards.answers.tree import Node, Unreadable, variables, walk
 from rewards.answers.values import SAME, NoValue, TooLarge, close, evaluate, exact, points
 
 LOG_BASE = mpmath.mpf(10)
+_I = Node("const", value="i")
 _CONSTANT_NAMES = frozenset("CcKk")
 
 
@@ -106,27 +107,36 @@ def _tolerance(*nodes: Node) -> Any:
 
 
 def _same_at_points(gold: Node, answer: Node, names: frozenset[str]) -> bool:
+    """On the real line where neither names i, else, or where that has no points, on the complex plane."""
+    if _I not in walk(gold) and _I not in walk(answer):
+        try:
+            return _agree_at_points(gold, answer, names, real=True)
+        except Unreadable:
+            pass
+    return _agree_at_points(gold, answer, names, real=False)
+
+
+def _agree_at_points(gold: Node, answer: Node, names: frozenset[str], *, real: bool) -> bool:
     tolerance = _tolerance(gold, answer)
-    real = unreal = 0
+    on_line = off_line = 0
     for point in points(names, whole=_whole_numbers(gold) | _whole_numbers(answer)):
         try:
-            left, right = evaluate(gold, point, LOG_BASE), evaluate(answer, point, LOG_BASE)
+            left, right = evaluate(gold, point, LOG_BASE, real=real), evaluate(answer, point, LOG_BASE, real=real)
         except (NoValue, TooLarge):
             continue
         imaginary = bool(mpmath.im(left) != 0) + bool(mpmath.im(right) != 0)
         if imaginary == 1:
             continue  # one of the two is not defined on the reals here
+        same = close(left, right, tolerance)
         if imaginary == 2:
-            unreal += close(left, right, tolerance)
-            if not close(left, right, tolerance) and not real:
-                unreal -= 100
+            off_line += 1 if same else -100
             continue
-        if not close(left, right, tolerance):
+        if not same:
             return False
-        real += 1
-    if real + unreal <= 0 and real == 0 and unreal == 0:
+        on_line += 1
+    if on_line == 0 and off_line == 0:
         raise Unreadable("no value at any point")
-    return real >= 2 or (real == 0 and unreal >= 2)
+    return on_line >= 2 or (on_line == 0 and off_line >= 2)
 
 
 def _whole_numbers(node: Node) -> frozenset[str]:

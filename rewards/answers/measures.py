@@ -62,7 +62,7 @@ def same_quantity(gold: Node, answer: Node, same: Same) -> bool:  # noqa: PLR091
     if unit.label and _CLAIMS & set(unit.dimensions[0][0].split()):
         return False
     letter = _trailing_letter(bare)
-    if letter is not None and letter[1] == str(quantity.value).strip():
+    if letter is not None and letter[1].lower() == str(quantity.value).strip().lower():
         return same_expression(quantity.items[0], letter[0])
     if bare.kind in ("text", "tuple", "set", "matrix", "mod", "base", "rel"):
         return False
@@ -146,6 +146,9 @@ def same_mod(gold: Node, answer: Node, same: Same) -> bool:
         (a, b), (m, n) = values, moduli
         return m == n and bool(m) and (a - b) % m == 0  # type: ignore[operator]
     residue, bare = (gold, answer) if gold.kind == "mod" else (answer, gold)
+    value, modulus, plain = exact(residue.items[0]), exact(residue.items[1]), exact(bare)
+    if value is not None and modulus and plain is not None:
+        return plain in (value, value % modulus)
     return same(residue.items[0], bare)
 
 

@@ -45,11 +45,11 @@ MATRICES = frozenset("matrix pmatrix bmatrix vmatrix Bmatrix Vmatrix smallmatrix
 RELATIONS = {
     "=": "=", "<": "<", ">": ">", "lt": "<", "gt": ">", "le": "<=", "leq": "<=", "leqslant": "<=", "leqq": "<=", "ge": ">=",
     "geq": ">=", "geqslant": ">=", "geqq": ">=", "ne": "!=", "neq": "!=", "approx": "~", "simeq": "~", "cong": "~", "doteq": "~",
-    "equiv": "==", "in": "in", "notin": "notin", "sim": "~", "colon": ":",
+    "equiv": "==", "to": "->", "rightarrow": "->", "Rightarrow": "->", "implies": "->", "Longrightarrow": "->", "in": "in", "notin": "notin", "sim": "~", "colon": ":",
 }
 COMMANDS = {
     "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "dbinom": "binom", "tbinom": "binom", "cdot": "*", "times": "*", "ast": "*",
-    "bullet": "*", "div": "/", "lbrace": "\\{", "rbrace": "\\}", "{": "\\{", "}": "\\}", "lbrack": "[", "rbrack": "]",
+    "bullet": "*", "lnot": "neg", "div": "/", "lbrace": "\\{", "rbrace": "\\}", "{": "\\{", "}": "\\}", "lbrack": "[", "rbrack": "]",
     "varnothing": "emptyset", "dots": "ldots", "cdots": "ldots", "dotsc": "ldots", "dotsb": "ldots", "vdots": "ldots",
     "smallsetminus": "setminus", "backslash": "setminus", "vert": "|", "mid": "|", "degree": "circ", "degrees": "circ",
     "varphi": "phi", "varepsilon": "epsilon", "vartheta": "theta", "R": "reals", "Z": "integers", "N": "naturals", "land": "and", "wedge": "and", "lor": "or", "vee": "or", "lVert": "|", "rVert": "|", "|": "|", "Vert": "|",

@@ -70,7 +70,7 @@ _LABELLED_UNIT = re.compile(r"(?<=[\d}])\s*\\text\{\s*\(([a-z ]{1,30})\)\s*\}")
 _LINE_SKIP = re.compile(r"\s*\[\s*-?[\d.]{1,6}\s*(?:pt|em|ex|mm|cm)\s*\]")
 _VOWEL = re.compile("[aeiou]")
 _ORDINAL = re.compile(r"(\d)(?:st|nd|rd|th)\b")
-_CURRENCY_FIRST = re.compile(r"\b(USD|EUR|GBP|JPY|INR)\s*(\d[\d.,]*)")
+_CURRENCY_FIRST = re.compile(r"\b(?:US(?=\s*\\\$))?(USD|EUR|GBP|JPY|INR)\s*(\d[\d.,]*)")
 _ANGLES = re.compile(r"\A([^<>]*=)?\s*<([^<>=]*,[^<>=]*)>\s*\Z")
 _NOT_DIGITS = re.compile(r"\D+")
 _PAIRED_DOLLARS = re.compile(r"(?<!\\)\$")
@@ -131,6 +131,7 @@ class _Scanner:
         self.depth = depth
         self.tokens: list[Token] = []
         self.spaced = False
+        self.rest = ""
 
     def run(self) -> list[Token]:
         position = 0
@@ -139,6 +140,7 @@ class _Scanner:
             if match is None:
                 break
             position = match.end()
+            self.rest = self.text[position : position + 8]
             kind = match.lastgroup or ""
             if kind == "command":
                 position = self.command(match["command"], position)
@@ -197,7 +199,9 @@ class _Scanner:
 
     def _bare_word(self, run: str) -> None:
         lower = run.lower()
-        if run in FUNCTIONS or run in ALIASES or (lower in FUNCTIONS and len(run) > 2):
+        if run in ("min", "sec", "deg") and self._after_number() and not self.rest.strip(" .$}"):
+            self.add("text", run)
+        elif run in FUNCTIONS or run in ALIASES or (lower in FUNCTIONS and len(run) > 2):
             self.add("cmd", ALIASES.get(lower, run if run in FUNCTIONS else lower))
         elif run in GREEK or (lower in CONSTANTS and lower != "inf"):
             self.add("cmd", run if run in GREEK else lower)
@@ -287,17 +291,6 @@ class _Scanner:
             self.add("var", name)
         elif name in ("*", "/", "(", ")", "[", "]", "|", "%", "#", "&", "\\{", "\\}", "ldots"):
             self.add("sym", name)
-        elif name in (
-            "implies",
-            "Rightarrow",
-            "Longrightarrow",
-            "rightarrow",
-            "to",
-            "quadtext",
-            "iff",
-            "Leftrightarrow",
-        ):
-            self.add("sym", "->")
         else:
             self.add("cmd", name)
 

@@ -119,6 +119,7 @@ def read_unit(text: str) -> Unit:
     plain = " ".join(text.lower().replace(".", " ").split())
     plain = re.sub(r"\s*\bper\b\s*", "/", plain).replace("*", " ").replace("\\", "")
     plain = plain.removesuffix(" old")  # years old
+    plain = plain.removeprefix("degrees ") if plain.endswith(("celsius", "fahrenheit")) else plain
     plain = _WORDS_AS_UNITS.get(plain, plain)
     known = _known(plain)
     return known if known is not None else Unit(Fraction(1), ((_singular_label(plain), 1),), label=True)

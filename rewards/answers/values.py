@@ -108,10 +108,11 @@ def _bits(value: Fraction) -> int:
 # --- approximate
 
 
-def evaluate(node: Node, environment: Environment, log_base: Any = None) -> Any:
-    """The value as an mpf or mpc. Raises NoValue, TooLarge, Unreadable."""
+def evaluate(node: Node, environment: Environment, log_base: Any = None, *, real: bool = False) -> Any:
+    """The value as an mpf or mpc; with ``real``, a step that leaves the real line has no value. Raises NoValue,
+    TooLarge, Unreadable."""
     try:
-        value = _Evaluator(environment, log_base).value(node)
+        value = _Evaluator(environment, log_base, real).value(node)
     except (ZeroDivisionError, mpmath.libmp.ComplexResult) as error:
         raise NoValue("a division by zero") from error
     except (OverflowError, MemoryError) as error:
@@ -128,8 +129,9 @@ def evaluate(node: Node, environment: Environment, log_base: Any = None) -> Any:
 
 
 class _Evaluator:
-    def __init__(self, environment: Environment, log_base: Any) -> None:
+    def __init__(self, environment: Environment, log_base: Any, real: bool) -> None:
         self.environment = environment
+        self.real = real
         self.log_base = log_base
         self.terms = 0
 
@@ -137,7 +139,10 @@ class _Evaluator:
         handler = getattr(self, f"_{node.kind}", None)
         if handler is None:
             raise Unreadable(f"{node.kind} is no number")
-        return handler(node)
+        value = handler(node)
+        if self.real and mpmath.im(value) != 0:
+            raise NoValue("not real")
+        return value
 
     def _num(self, node: Node) -> Any:
         rational = node.value.value
