@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import typer
 
-from jobs.bench import math, sandbox, step
+from jobs.bench import kernels, math, sandbox, step
 
 app = typer.Typer(help="Measure against a rival in the same run.", no_args_is_help=True)
 app.command("step")(step.command)
 app.command("math")(math.command)
 app.command("sandbox")(sandbox.command)
+app.command("kernels")(kernels.command)

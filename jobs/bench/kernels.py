@@ -1,0 +1,330 @@
+"""`zeroth bench kernels`: each GPU kernel's TFLOP/s or GB/s with BF16 beside it in the same run, its rivals where they are
+installed, the machine's limit and the ratio to it.
+
+Products count 2 M N K operations; kernels that move memory count each input and output byte once. Times are medians of
+device events with a cold L2 cache, on random data. The limit of products is the vendor's dense FP8 rate, that of the
+others the copy bandwidth measured in the same run. ``error`` is relative in norm against FP64 on the decoded operands,
+over a sample of rows.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from jobs import console
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from model.fp8 import Quantized
+
+FP8_TFLOPS = 1979.0
+"""Dense FP8 of an H100 or H200 SXM, from the vendor's datasheet."""
+GROUPED = [(8, 32768, 4096, 7168), (8, 32768, 2048, 7168), (8, 32768, 7168, 2048), (64, 49152, 1024, 2048)]
+"""Experts, tokens, N, K; tokens fall on the experts evenly, as in the published figures."""
+UNEVEN = (64, 49152, 1024, 2048)
+DENSE = [(4096, 4096, 7168), (4096, 7168, 2048), (4096, 2112, 7168), (8192, 8192, 8192)]
+Row = dict[str, Any]
+Clock = Callable[..., float]
+
+
+def command(
+    milliseconds: Annotated[int, typer.Option(min=10, help="Time spent on each measurement.")] = 100,
+    out: Annotated[Path | None, typer.Option(help="Also write the JSON there.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")] = False,
+) -> None:
+    """GPU kernels beside BF16 and their rivals, and the machine's limit."""
+    from rich.table import Table
+
+    from jobs.bench import record
+
+    results = record.stamped(measure(milliseconds))
+    if as_json or out:
+        record.emit(results, out)
+    table = Table("kernel", "shape", "unit", "ours", "BF16", "rivals", "of the limit", "times BF16", "error")
+    for row in results["kernels"]:
+        rivals = ", ".join(f"{name} {value:,.0f}" for name, value in row["rivals"].items())
+        bf16, times = (f"{row['bf16']:,.0f}", f"{row['ours'] / row['bf16']:.2f}") if row["bf16"] else ("-", "-")
+        error = f"{row['error']:.1e}" if row["error"] is not None else "-"
+        share = f"{row['ours'] / row['limit']:.0%}"
+        table.add_row(
+            row["kernel"], row["shape"], row["unit"], f"{row['ours']:,.0f}", bf16, rivals, share, times, error
+        )
+    console.console.print(table)
+
+
+def measure(milliseconds: int) -> dict[str, Any]:
+    from jobs.config import RecipeError
+
+    try:
+        import torch
+        import triton  # noqa: F401
+    except ImportError:
+        raise RecipeError("zeroth bench kernels needs triton: pip install 'zeroth[gpu]'") from None
+    if not torch.cuda.is_available():
+        raise RecipeError("zeroth bench kernels needs a CUDA device, and torch sees none on this machine")
+    torch.manual_seed(0)
+    device = torch.cuda.get_device_properties(0)
+    clock = _clock(milliseconds)
+    copy = _copy_bandwidth(clock)
+    rows: list[Row] = []
+    hopper = device.major == 9
+    for part in (_quantize, _rows, _router):
+        rows += part(clock, copy)
+    if hopper:
+        for part in (_grouped, _dense):
+            rows += part(clock)
+    return {
+        "bench": "kernels",
+        "gpu": {"name": device.name, "multiprocessors": device.multi_processor_count, "copy_gb_per_s": copy},
+        "kernels": rows,
+    }
+
+
+def _clock(milliseconds: int) -> Clock:
+    """Seconds of a call: the median of replays of its CUDA graph, so that no launch is timed, each after the L2 cache was
+    flushed. ``graph=False`` for calls that wait for the device."""
+    import torch
+
+    flush = torch.empty(2**28, dtype=torch.int8, device="cuda")
+
+    def seconds(call: Callable[[], object], graph: bool = True) -> float:
+        for _ in range(3):
+            call()
+        torch.cuda.synchronize()
+        if graph:
+            recorded = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(recorded):
+                call()
+            call = recorded.replay
+        timed: list[float] = []
+        while len(timed) < 10 or sum(timed) < milliseconds / 1e3:
+            marks = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(10)]
+            for start, end in marks:
+                flush.zero_()
+                start.record()
+                call()
+                end.record()
+            torch.cuda.synchronize()
+            timed += [start.elapsed_time(end) / 1e3 for start, end in marks]
+        return statistics.median(timed)
+
+    return seconds
+
+
+def _row(kernel: str, shape: str, unit: str, ours: float, limit: float, bf16: float | None = None, **more: Any) -> Row:
+    return {
+        "kernel": kernel, "shape": shape, "unit": unit, "ours": ours, "bf16": bf16, "limit": limit,
+        "rivals": more.get("rivals", {}), "error": more.get("error"),
+    }  # fmt: skip
+
+
+def _copy_bandwidth(clock: Clock) -> float:
+    import torch
+
+    source = torch.randn(2**28, device="cuda", dtype=torch.bfloat16)
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / clock(lambda: target.copy_(source)) / 1e9
+
+
+def _random(*shape: int) -> Tensor:
+    import torch
+
+    return torch.randn(*shape, device="cuda", dtype=torch.bfloat16)
+
+
+def _quantize(clock: Clock, copy: float) -> list[Row]:
+    from model.kernels.quantize import quantize_blocks, quantize_both, quantize_tiles, swiglu_quantize
+
+    m, k = 32768, 7168
+    x, w = _random(m, k), _random(8, 4096, 7168)
+    cases: list[tuple[str, str, float, Callable[[], object]]] = []
+    for powers in (False, True):
+        scales = ", powers of two" if powers else ""
+        cases += [
+            (f"quantize 1x128{scales}", f"{m}x{k}", 3 + 4 / 128, lambda p=powers: quantize_tiles(x, powers_of_two=p)),
+            (f"quantize 1x128 and 128x1{scales}", f"{m}x{k}", 4 + 8 / 128, lambda p=powers: quantize_both(x, powers_of_two=p)),
+            (f"quantize 128x128{scales}", "8x4096x7168", 3, lambda p=powers: quantize_blocks(w, powers_of_two=p)),
+        ]  # fmt: skip
+    cases += [
+        ("quantize 128x128 and transposed", "8x4096x7168", 4, lambda: quantize_blocks(w, transpose=True)),
+        ("SwiGLU and 1x128", f"{m}x{k}", (2 + 0.5 + 2 / 128), lambda: swiglu_quantize(x)),
+        ("SwiGLU and 1x128 and 128x1", f"{m}x{k}", (2 + 1 + 4 / 128), lambda: swiglu_quantize(x, transpose=True)),
+    ]
+    return [_row(name, shape, "GB/s", m * k * size / clock(call) / 1e9, copy) for name, shape, size, call in cases]
+
+
+def _rows(clock: Clock, copy: float) -> list[Row]:
+    import torch
+
+    from model.kernels.rows import permute, unpermute
+
+    tokens, k, hidden = 8192, 6, 2048
+    x = _random(tokens, hidden)
+    order = torch.randint(0, 64, (tokens * k,), device="cuda").argsort(stable=True)
+    place = order.argsort().view(tokens, k)
+    y, gates = permute(x, order, k), torch.rand(tokens, k, device="cuda")
+    moved = (x.nbytes + y.nbytes) / 1e9
+    eager = moved / clock(lambda: y.index_select(0, place.flatten()).view(tokens, k, -1).mul(gates[..., None]).sum(1))
+    shape = f"{tokens}x{hidden}, k={k}"
+    return [
+        _row("permute", shape, "GB/s", moved / clock(lambda: permute(x, order, k)), copy,
+             rivals={"torch": moved / clock(lambda: x.index_select(0, order // k))}),
+        _row("unpermute", shape, "GB/s", moved / clock(lambda: unpermute(y, place, gates)), copy, rivals={"torch": eager}),
+    ]  # fmt: skip
+
+
+def _router(clock: Clock, copy: float) -> list[Row]:
+    import torch
+
+    from model.kernels.router import route
+
+    rows = []
+    for tokens, experts, k in ((32768, 64, 6), (32768, 256, 8)):
+        logits, bias = torch.randn(tokens, experts, device="cuda"), torch.zeros(experts, device="cuda")
+        moved = (2 * logits.nbytes + tokens * k * 12) / 1e9
+
+        def eager(logits: Tensor = logits, bias: Tensor = bias, experts: int = experts, k: int = k) -> object:
+            scores = logits.sigmoid()
+            grouped = (scores + bias).unflatten(-1, (8, -1))
+            best = grouped.topk(2, -1).values.sum(-1).topk(4, -1).indices
+            keep = torch.zeros_like(grouped[..., 0], dtype=torch.bool).scatter(-1, best, True)
+            indices = grouped.masked_fill(~keep.unsqueeze(-1), float("-inf")).flatten(-2).topk(k, -1).indices
+            gates = scores.gather(-1, indices)
+            return gates / gates.sum(-1, keepdim=True), torch.bincount(indices.flatten(), minlength=experts)
+
+        ours = clock(lambda logits=logits, bias=bias, k=k: route(logits, bias, k=k, groups=8, kept=4))
+        rivals = {"torch": moved / clock(eager, graph=False)}
+        rows.append(_row("router", f"{tokens}x{experts}, k={k}", "GB/s", moved / ours, copy, rivals=rivals))
+    return rows
+
+
+def _counts(experts: int, tokens: int, uneven: bool) -> list[int]:
+    """Even, or falling as 1 / rank with one expert left empty."""
+    if not uneven:
+        return [tokens // experts] * experts
+    share = [1 / (e + 4) for e in range(experts - 1)]
+    counts = [int(tokens * s / sum(share)) for s in share]
+    return [0, counts[0] + tokens - sum(counts), *counts[1:]]
+
+
+def _grouped(clock: Clock) -> list[Row]:
+    rows = []
+    for shape, uneven in [*((shape, False) for shape in GROUPED), (UNEVEN, True)]:
+        rows += _grouped_case(clock, *shape, uneven=uneven)
+    return rows
+
+
+def _grouped_case(clock: Clock, experts: int, m: int, n: int, k: int, *, uneven: bool) -> list[Row]:
+    import torch
+    from torch.nn import functional as F
+
+    from model.kernels.products import grouped_matmul, grouped_wgrad
+    from model.kernels.quantize import Segments, quantize_blocks, quantize_both
+
+    counts = _counts(experts, m, uneven)
+    segments = Segments.of(torch.tensor(counts, device="cuda"))
+    x, dy, w = _random(m, k), _random(m, n), _random(experts, n, k) / k**0.5
+    (x_rows, x_columns), (dy_rows, dy_columns) = quantize_both(x, segments), quantize_both(dy, segments)
+    w_rows, w_turned = quantize_blocks(w, transpose=True)
+    assert w_turned is not None
+    work = 2 * m * n * k / 1e12
+    bf16 = [
+        work / clock(lambda: F.grouped_mm(x, w.mT, offs=segments.ends)),
+        work / clock(lambda: F.grouped_mm(dy, w, offs=segments.ends)),
+        work / clock(lambda: F.grouped_mm(dy.T, x, offs=segments.ends)),
+    ]
+    del w, x, dy
+    name = f"E={experts} M={m} {n}x{k}{' uneven' if uneven else ''}"
+    forward = work / clock(lambda: grouped_matmul(x_rows, w_rows, segments.ends))
+    dgrad = work / clock(lambda: grouped_matmul(dy_rows, w_turned, segments.ends))
+    wgrad = work / clock(lambda: grouped_wgrad(dy_columns, x_columns, segments.padded))
+    rivals = {} if uneven else _deep_gemm(clock, x_rows, w_rows, counts, work)
+    error = _error(x_rows, w_rows, counts, grouped_matmul(x_rows, w_rows, segments.ends))
+    return [
+        _row("grouped forward", name, "TFLOP/s", forward, FP8_TFLOPS, bf16[0], rivals=rivals, error=error),
+        _row("grouped dgrad", name, "TFLOP/s", dgrad, FP8_TFLOPS, bf16[1]),
+        _row("grouped wgrad, FP32 out", name, "TFLOP/s", wgrad, FP8_TFLOPS, bf16[2]),
+    ]
+
+
+def _dense(clock: Clock) -> list[Row]:
+    from model.kernels.products import matmul
+    from model.kernels.quantize import quantize_blocks, quantize_tiles
+
+    rows = []
+    for m, n, k in DENSE:
+        x, w = _random(m, k), _random(n, k) / k**0.5
+        x_q, (w_q, _) = quantize_tiles(x), quantize_blocks(w.unsqueeze(0))
+        w_one = type(w_q)(w_q.data[0], w_q.scale[0])
+        work = 2 * m * n * k / 1e12
+        bf16 = work / clock(lambda x=x, w=w: x @ w.T)
+        ours = work / clock(lambda x_q=x_q, w_one=w_one: matmul(x_q, w_one))
+        error = _error(x_q, w_q, [m], matmul(x_q, w_one))
+        rivals = _cublas(clock, x_q, w_one, work)
+        rows.append(_row("dense", f"{m}x{n}x{k}", "TFLOP/s", ours, FP8_TFLOPS, bf16, rivals=rivals, error=error))
+    return rows
+
+
+def _error(x: Quantized, w: Quantized, counts: list[int], out: Tensor) -> float:
+    """Of `out` [M, N] against FP64, over up to 64 rows of each of 8 experts."""
+    from model.fp8 import Quantized, dequantize_blocks, dequantize_tiles
+
+    wrong, size, start = 0.0, 0.0, 0
+    for e, count in enumerate(counts):
+        if e % max(1, len(counts) // 8) == 0 and count:
+            rows = slice(start, start + min(64, count))
+            w_e = dequantize_blocks(Quantized(w.data[e], w.scale[e])).double()
+            expected = dequantize_tiles(Quantized(x.data[rows], x.scale[rows])).double() @ w_e.T
+            wrong += float((out[rows].double() - expected).square().sum())
+            size += float(expected.square().sum())
+        start += count
+    return float((wrong / size) ** 0.5)
+
+
+def _cublas(clock: Clock, x: Quantized, w: Quantized, work: float) -> dict[str, float]:
+    """cuBLASLt's block FP8 through torch, where this torch and chip have it."""
+    import torch
+    from torch.nn import functional as F
+
+    kinds: Any = getattr(F, "ScalingType", None)
+    if kinds is None:
+        return {}
+    blocks = w.scale.shape[1]
+    padded = w.scale.new_zeros(w.scale.shape[0], -(-blocks // 4) * 4)
+    padded[:, :blocks] = w.scale
+
+    def call() -> Tensor:
+        return F.scaled_mm(
+            x.data, w.data.T, x.scale, kinds.BlockWise1x128, padded.T, kinds.BlockWise128x128,
+            output_dtype=torch.bfloat16,
+        )  # fmt: skip
+
+    try:
+        call()
+    except (RuntimeError, ValueError, NotImplementedError) as error:
+        console.say(f"cuBLASLt is left out: {str(error).splitlines()[0][:200]}")
+        return {}
+    return {"cuBLASLt": work / clock(call)}
+
+
+def _deep_gemm(clock: Clock, x: Quantized, w: Quantized, counts: list[int], work: float) -> dict[str, float]:
+    """DeepGEMM's contiguous grouped product, where it is installed (also inside vLLM) and experts are in 128s."""
+    import torch
+
+    try:
+        import deep_gemm
+    except ImportError:
+        try:
+            from vllm.third_party import deep_gemm  # type: ignore[no-redef]
+        except ImportError:
+            return {}
+    out = torch.empty(len(x.data), w.data.shape[1], dtype=torch.bfloat16, device="cuda")
+    group = torch.arange(len(counts), dtype=torch.int32, device="cuda").repeat_interleave(torch.tensor(counts).cuda())
+    run = deep_gemm.m_grouped_fp8_gemm_nt_contiguous
+    return {"DeepGEMM": work / clock(lambda: run(tuple(x), tuple(w), out, group))}

@@ -1,0 +1,11 @@
+"""The GPU kernels, each beside its reference in plain torch: `model.fp8` for quantisation and products, `model.moe` for
+routing and the movement of rows. This folder is the only home of triton; import its modules where they are used.
+
+``quantize``  1x128 and 128x1 tiles in one pass, 128x128 blocks, SwiGLU fused with quantisation
+``products``  block-FP8 products: forward, Dgrad and Wgrad, grouped by expert or dense
+``grouped``   the kernel behind ``products`` (Hopper only)
+``rows``      permute and unpermute
+``router``    scores, group limits, top-k and gates
+
+Left out: attention, norms and the loss, which stay in BF16 or FP32 and which torch does well.
+"""

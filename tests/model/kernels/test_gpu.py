@@ -1,0 +1,198 @@
+"""Every kernel on a CUDA device against FP64 on the decoded operands, over hostile inputs and uneven shapes; outputs are
+poisoned first, so that what a kernel does not write shows as a NaN."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from model import fp8
+from model.fp8 import Quantized
+
+pytest.importorskip("triton", reason="the kernels are written in triton")
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+BF16_ERROR = 2.5e-3
+"""Relative in norm: rounding the result to BF16 costs 1.7e-3, the products and their sums the rest."""
+FP32_ERROR = 1e-3
+COUNTS = [[384], [1], [0, 130, 0, 70, 1], [128, 256, 0, 127, 129], [0, 0, 5], [300, 0, 0, 0, 0, 0, 0, 212]]
+
+
+def inputs(kind: str, *shape: int) -> Tensor:
+    x = torch.randn(*shape, device="cuda")
+    if kind == "outliers":
+        x = x * torch.where(torch.rand_like(x) < 1e-3, 1e4, 1.0)
+    if kind == "adversarial":  # tiles of zeros, of one sign, of tiny and of huge numbers side by side
+        x = x.abs() * 10.0 ** torch.randint(-6, 5, (shape[0], *[1] * (len(shape) - 1)), device="cuda")
+        x[..., : min(128, shape[-1] // 2)] = 0
+    return x.bfloat16()
+
+
+@pytest.fixture(autouse=True)
+def _poison(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    monkeypatch.setattr(torch, "empty", poisoned(torch.empty))
+    monkeypatch.setattr(torch, "empty_like", poisoned(torch.empty_like))
+    monkeypatch.setattr(Tensor, "new_empty", poisoned(Tensor.new_empty))
+
+
+def poisoned(make):  # type: ignore[no-untyped-def]
+    def filled(*args, **kwargs):  # type: ignore[no-untyped-def]
+        out = make(*args, **kwargs)
+        if out.dtype == torch.float8_e4m3fn:
+            out.view(torch.uint8).fill_(0x7F)
+        elif out.is_floating_point():
+            out.fill_(float("nan"))
+        return out
+
+    return filled
+
+
+def far(out: Tensor, expected: Tensor) -> float:
+    assert not out.double().isnan().any(), "a NaN: something was not written"
+    return float((out.double() - expected).norm() / expected.norm().clamp_min(1e-30))
+
+
+def decoded(q: Quantized, *, blocks: bool = False) -> Tensor:
+    return (fp8.dequantize_blocks(q) if blocks else fp8.dequantize_tiles(q)).double()
+
+
+def same_codes(q: Quantized, expected: Quantized) -> None:
+    assert torch.equal(q.scale, expected.scale)
+    ours, theirs = q.data.view(torch.uint8).int(), expected.data.view(torch.uint8).int()
+    assert int((ours - theirs).abs().max()) <= 1
+    assert float((ours != theirs).float().mean()) < 1e-3
+
+
+@pytest.mark.parametrize("kind", ["random", "outliers", "adversarial"])
+@pytest.mark.parametrize("shape", [(256, 512), (200, 320), (1, 128), (129, 2112)])
+def test_tiles_are_the_reference_s(kind: str, shape: tuple[int, int]) -> None:
+    from model.kernels.quantize import quantize_both
+
+    x = inputs(kind, *shape)
+    rows, columns = quantize_both(x)
+    same_codes(rows, fp8.quantize_tiles(x))
+    padded = torch.nn.functional.pad(x, (0, 0, 0, -len(x) % 128))
+    same_codes(columns, fp8.quantize_tiles(padded.T.contiguous()))
+
+
+@pytest.mark.parametrize("kind", ["random", "outliers", "adversarial"])
+@pytest.mark.parametrize("shape", [(2, 256, 384), (3, 200, 320), (1, 1024, 2112)])
+def test_blocks_are_the_reference_s(kind: str, shape: tuple[int, int, int]) -> None:
+    from model.kernels.quantize import quantize_blocks
+
+    w = inputs(kind, *shape)
+    q, turned = quantize_blocks(w, transpose=True)
+    same_codes(q, fp8.quantize_blocks(w))
+    assert turned is not None
+    assert torch.equal(turned.data.view(torch.uint8), q.data.view(torch.uint8).mT)
+    assert torch.equal(turned.scale, q.scale.mT)
+
+
+@pytest.mark.parametrize("kind", ["random", "outliers"])
+def test_swiglu_is_rounded_once(kind: str) -> None:
+    from model.kernels.quantize import Segments, swiglu_quantize
+
+    counts = [0, 130, 70, 0, 1]
+    x, weights = inputs(kind, 201, 640), torch.rand(201, device="cuda")
+    segments = Segments.of(torch.tensor(counts, device="cuda"))
+    rows, columns = swiglu_quantize(x, weights, segments, transpose=True, powers_of_two=True)
+    gate, up = x.double().chunk(2, -1)
+    expected = torch.nn.functional.silu(gate) * up * weights[:, None].double()
+    step = rows.scale.double().repeat_interleave(128, 1)[:, :320] * 2.0**-9
+    assert bool(((decoded(rows) - expected).abs() <= expected.abs() * (2.0**-4 + 1e-5) + step).all())
+    assert bool((rows.scale.log2() % 1 == 0).all())
+    assert columns is not None
+    start = sum(-(-n // 128) * 128 for n in counts[:2])
+    assert far(decoded(columns)[:, start : start + 70], expected[130:200].T) < 0.04
+
+
+@pytest.mark.parametrize("kind", ["random", "outliers", "adversarial"])
+@pytest.mark.parametrize("counts", COUNTS)
+@pytest.mark.parametrize(("n", "k"), [(256, 512), (200, 320), (2112, 128), (128, 1040)])
+def test_forward_and_dgrad(kind: str, counts: list[int], n: int, k: int) -> None:
+    from model.kernels.products import grouped_matmul
+    from model.kernels.quantize import Segments, quantize_blocks, quantize_tiles
+
+    ends = Segments.of(torch.tensor(counts, device="cuda")).ends
+    x, w = quantize_tiles(inputs(kind, sum(counts), k)), quantize_blocks(inputs(kind, len(counts), n, k))[0]
+    out = grouped_matmul(x, w, ends)
+    expected = fp8.grouped_matmul(decoded(x), decoded(w, blocks=True), counts)
+    assert far(out, expected) < BF16_ERROR
+
+
+@pytest.mark.parametrize("kind", ["random", "outliers", "adversarial"])
+@pytest.mark.parametrize("counts", COUNTS)
+@pytest.mark.parametrize(("n", "k"), [(256, 512), (200, 320), (64, 130)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_wgrad(kind: str, counts: list[int], n: int, k: int, dtype: torch.dtype) -> None:
+    from model.kernels.products import grouped_wgrad
+    from model.kernels.quantize import Segments, quantize_both
+
+    if dtype == torch.bfloat16 and k % 8:
+        k += 6
+    segments = Segments.of(torch.tensor(counts, device="cuda"))
+    dy = quantize_both(inputs(kind, sum(counts), n), segments)[1]
+    x = quantize_both(inputs("random", sum(counts), k), segments)[1]
+    out = grouped_wgrad(dy, x, segments.padded, dtype=dtype)
+    dy_d, x_d, start = decoded(dy), decoded(x), 0
+    for e, count in enumerate(counts):
+        end = start + -(-count // 128) * 128
+        expected = dy_d[:, start:end] @ x_d[:, start:end].T
+        assert far(out[e], expected) < (FP32_ERROR if dtype == torch.float32 else BF16_ERROR)
+        start = end
+
+
+def test_the_same_at_every_run() -> None:
+    from model.kernels.products import grouped_matmul
+    from model.kernels.quantize import Segments, quantize_blocks, quantize_tiles
+
+    counts = torch.randint(0, 900, (16,), device="cuda")
+    ends = Segments.of(counts).ends
+    x, w = (
+        quantize_tiles(inputs("random", int(counts.sum()), 1024)),
+        quantize_blocks(inputs("random", 16, 768, 1024))[0],
+    )
+    first = grouped_matmul(x, w, ends)
+    assert all(torch.equal(first, grouped_matmul(x, w, ends)) for _ in range(20))
+
+
+@pytest.mark.parametrize(("tokens", "hidden"), [(1, 64), (300, 2048), (77, 2112), (64, 7168)])
+def test_rows_there_and_back(tokens: int, hidden: int) -> None:
+    from model.kernels.rows import permute, unpermute
+
+    k = 6
+    x, gates = inputs("random", tokens, hidden), torch.rand(tokens, k, device="cuda")
+    order = torch.randperm(tokens * k, device="cuda")
+    place = order.argsort().view(tokens, k)
+    rows = permute(x, order, k)
+    assert torch.equal(rows, x[order // k])
+    assert far(unpermute(rows, place, gates), x.double() * gates.double().sum(1, keepdim=True)) < BF16_ERROR
+
+
+@pytest.mark.parametrize(
+    ("experts", "groups", "kept", "k"), [(64, 8, 4, 6), (256, 8, 4, 8), (64, 1, 1, 6), (160, 8, 3, 6)]
+)
+def test_router(experts: int, groups: int, kept: int, k: int) -> None:
+    from model.kernels.router import route
+
+    tokens = 1000
+    logits, bias = torch.randn(tokens, experts, device="cuda"), torch.randn(experts, device="cuda") * 0.1
+    scores, indices, gates, counts = route(logits, bias, k=k, groups=groups, kept=kept, factor=2.5)
+    expected = logits.double().sigmoid()
+    assert far(scores, expected) < 1e-6
+    choice = scores + bias
+    grouped = choice.unflatten(-1, (groups, -1))
+    if groups > 1:
+        best = grouped.topk(2, -1).values.sum(-1).topk(kept, -1).indices
+        keep = torch.zeros_like(grouped[..., 0], dtype=torch.bool).scatter(-1, best, True)
+        choice = grouped.masked_fill(~keep.unsqueeze(-1), float("-inf")).flatten(-2)
+    top = choice.topk(k, -1).indices
+    assert float((top != indices).any(-1).float().mean()) < 2e-3  # near ties
+    chosen = expected.gather(-1, indices)
+    assert far(gates, chosen / chosen.sum(-1, keepdim=True) * 2.5) < 1e-6
+    assert torch.equal(counts, torch.bincount(indices.flatten(), minlength=experts))
