@@ -23,6 +23,8 @@ from sandbox.verdict import Limits, SandboxUnavailable
 
 _START_SECONDS = 30.0
 _KILL_SECONDS = 15.0
+_LINGER_SECONDS = 2.0
+"""How long the streams of a run that has ended may stay open; only without isolation can somebody hold them."""
 _WATCH_SECONDS = 0.05
 _READ_BYTES = 1 << 16
 _MB = 1 << 20
@@ -269,6 +271,9 @@ class Supervisor:
                 if run.exceeded:
                     raise JailBroken(f"a killed run did not end within {_KILL_SECONDS:g} s", run)
                 self.kill(run, "wall_seconds", f"still running after {now - run.started:.2f} s")
+            elif run.exit_status is not None and now - run.ended > _LINGER_SECONDS:
+                for descriptor in list(run.descriptors):
+                    self._close(run, descriptor)
 
     def _watch(self) -> None:
         """Totals over all processes of the jail, which no rlimit sees."""

@@ -220,3 +220,30 @@ def test_two_runs_draw_different_random_numbers() -> None:
 def test_environment_of_the_owner_stays_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("A_TOKEN", "hunter2")
     assert "hunter2" not in run("import os; print(os.environ)").stdout
+
+
+@asynchronous
+async def test_unsafe_mode_cleans_up_as_far_as_it_can() -> None:
+    code = """
+import os, time
+print(os.getcwd(), flush=True)
+for _ in range(2):
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            time.sleep(99)
+        os._exit(0)
+open("left-behind", "w").close()
+"""
+    others = _descendants(os.getpid())
+    async with Pool(1, limits=SMALL, unsafe=True) as pool:
+        verdict = await pool.run(code)
+        assert verdict.status == "passed"
+        folder = verdict.stdout.strip()
+        assert "zeroth-unsafe-" in folder
+        assert not os.path.exists(folder)
+        mine = _descendants(os.getpid()) - others
+        assert len(mine) == 2  # the worker and its zygote
+        assert (await pool.run("while True: pass")).status == "time_limit"
+        assert (await pool.run("def f(x): return x", "assert f(2) == 2")).status == "passed"
+    assert not os.path.exists(os.path.dirname(folder))
