@@ -235,7 +235,7 @@ def _set(values: dict[str, Any], override: str) -> None:
 def _message(problem: dict[str, Any], kind: type[Table], source: str) -> str:
     place = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        known = _keys(kind)
+        known = keys(kind)
         near = difflib.get_close_matches(place, known, n=1, cutoff=0.0)[0]
         return f"{source}: unknown key {place!r}; the nearest known key is {near!r}"
     if problem["type"] == "missing":
@@ -243,12 +243,13 @@ def _message(problem: dict[str, Any], kind: type[Table], source: str) -> str:
     return f"{source}: {place}: {problem['msg']}, not {problem['input']!r}"
 
 
-def _keys(kind: type[Table], prefix: str = "") -> list[str]:
-    keys: list[str] = []
+def keys(kind: type[Table], prefix: str = "") -> list[str]:
+    """Every key of a recipe, as table.key."""
+    found: list[str] = []
     for name, info in kind.model_fields.items():
         inner = info.annotation
         if isinstance(inner, type) and issubclass(inner, Table):
-            keys += _keys(inner, f"{prefix}{name}.")
+            found += keys(inner, f"{prefix}{name}.")
         else:
-            keys.append(prefix + name)
-    return keys
+            found.append(prefix + name)
+    return found

@@ -28,8 +28,8 @@ class JournalError(RuntimeError):
     exit_status = 1
 
 
-NEARLY_FULL_BYTES = 1 << 20
-"""Below this much free space a failed write is put down to a full disk, whatever the library that failed calls it."""
+FULL_DISK = ("No space left", "File too large", "Disk quota exceeded")
+"""How the libraries that write checkpoints say it, in exceptions of their own."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Journal:
                 yield draft
                 (draft / "progress.json").write_text(json.dumps(asdict(progress)))
         except Exception as error:
-            if not (isinstance(error, OSError) or shutil.disk_usage(self.folder).free < NEARLY_FULL_BYTES):
+            if not (isinstance(error, OSError) or any(sign in str(error) for sign in FULL_DISK)):
                 raise
             raise JournalError(
                 f"{self.checkpoints}: cannot write the checkpoint of step {progress.step} ({error}); the last whole "

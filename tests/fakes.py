@@ -38,13 +38,13 @@ def tiny_tokenizer() -> Tokenizer:
     return train(["User: What is 1+2? Assistant: \\boxed{3}"] * 4, 300)
 
 
-def tiny_policy(seed: int = 0, lr: float = 1e-2, **changes: Any) -> Policy:
+def tiny_policy(seed: int = 0, lr: float = 1e-2, settings: OptimizerSettings | None = None, **changes: Any) -> Policy:
     """A policy of a few thousand weights; ``changes`` go to its ModelConfig."""
     from dataclasses import replace
 
     tokenizer = tiny_tokenizer()
     config = replace(TINY, bos_token_id=tokenizer.bos, eos_token_id=tokenizer.eos, **changes)
-    return Policy(build(config, seed), tokenizer, OptimizerSettings(lr=lr))
+    return Policy(build(config, seed), tokenizer, settings or OptimizerSettings(lr=lr))
 
 
 class FakeEngine:

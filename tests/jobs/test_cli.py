@@ -139,6 +139,24 @@ def test_pretrain_trains_multi_token_prediction(workspace: Workspace) -> None:
     assert "mtp_loss" in (workspace.run / "metrics.jsonl").read_text()
 
 
+def test_a_full_disk_ends_in_one_message_and_nothing_half_written(workspace: Workspace) -> None:
+    recipe = workspace.folder / "pretrain.toml"
+    recipe.write_text("")
+    paths = [f"run.dir={workspace.run}", f"data.documents={documents(workspace.folder)}"]
+    # No file may grow beyond 20 kB: the weights do not fit.
+    limited = (
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000)); from jobs.cli import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", limited, "pretrain", str(recipe), *paths, *PRETRAIN],
+        capture_output=True, text=True, cwd=ROOT, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "free space" in done.stderr
+    assert list((workspace.run / "checkpoints").iterdir()) == []
+
+
 def test_a_malformed_document(workspace: Workspace) -> None:
     path = documents(workspace.folder)
     path.write_text(path.read_text() + "{}\n")

@@ -83,3 +83,15 @@ def test_the_learning_rate_warms_up_and_decays() -> None:
     assert rates[8] == pytest.approx(0.55)
     assert rates[12] == rates[13] == pytest.approx(0.1)
     assert OptimizerSettings(lr=1.0).lr_at(10**6) == 1.0
+
+
+def test_the_settings_reach_the_optimizer() -> None:
+    policy = tiny_policy(settings=OptimizerSettings(lr=1e-3, weight_decay=0.3, beta2=0.7, clip_norm=1e-3))
+    matrices, vectors = policy.optimizer.param_groups
+    assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.3, 0.0)
+    assert matrices["betas"] == (0.9, 0.7)
+    assert all(p.dim() > 1 for p in matrices["params"])
+    one_update(policy)
+    first_moments = [state["exp_avg"].square().sum() for state in policy.optimizer.state.values()]
+    # After one step the first moment is a tenth of the gradient, which was clipped to the norm asked for.
+    assert float(torch.stack(first_moments).sum().sqrt()) == pytest.approx(0.1 * 1e-3, rel=0.01)

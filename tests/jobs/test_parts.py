@@ -1,0 +1,108 @@
+"""Every key of a recipe reaches the part that it names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs import config, parts
+from jobs.config import GrpoRecipe
+from tests.jobs.conftest import Workspace
+
+OTHER: dict[str, Any] = {
+    "run.seed": 7,
+    "run.checkpoint_every": 9,
+    "train.steps": 99,
+    "train.minibatches": 3,
+    "train.micro_batch_tokens": 77,
+    "optimizer.lr": 0.5,
+    "optimizer.warmup_steps": 3,
+    "optimizer.decay_steps": 50,
+    "optimizer.lr_floor": 0.7,
+    "optimizer.weight_decay": 0.3,
+    "optimizer.beta2": 0.5,
+    "optimizer.clip_norm": 0.2,
+    "optimizer.bias_speed": 0.25,
+    "rollout.groups_per_step": 5,
+    "rollout.samples_per_group": 4,
+    "rollout.lag": 4,
+    "rollout.temperature": 0.5,
+    "rollout.top_p": 0.5,
+    "rollout.max_tokens": 3,
+    "rollout.stop": ["x"],
+    "rollout.dynamic_sampling": True,
+    "rollout.max_dropped_groups": 3,
+    "reward.settings": {"math": {"timeout_s": 2.0}},
+    "data.template": "{prompt}|",
+    "loss.clip_low": 0.1,
+    "loss.clip_high": 0.9,
+    "loss.kl": 0.7,
+    "loss.importance_cap": 5.0,
+    "loss.aggregation": "sequence",
+    "loss.advantage_by_std": False,
+    "loss.mask_truncated": True,
+    "loss.balance": 0.5,
+    "loss.reference_every": 2,
+    "evaluate.every": 3,
+}
+ELSEWHERE = {
+    "base", "run.dir", "run.keep_checkpoints", "data.train", "data.held_out", "reward.added", "evaluate.problems",
+    "evaluate.samples", "precision.train", "precision.rollout", "rollout.max_rows", "cluster.address",
+    "cluster.rollout_workers", "cluster.reward_workers", "cluster.trainer_threads", "cluster.rollout_threads",
+    "cluster.gpus_per_rollout_worker", "cluster.gpus_per_trainer",
+}  # fmt: skip
+"""Used where the run is put together, and tested with it."""
+
+
+def recipe(folder: Path, **overrides: Any) -> GrpoRecipe:
+    values: dict[str, Any] = {
+        "base": "b",
+        "run": {"dir": str(folder)},
+        "data": {"train": "t"},
+        "train": {"steps": 1},
+        "optimizer": {"lr": 1.0},
+    }
+    for key, value in overrides.items():
+        table, name = key.split(".")
+        values.setdefault(table, {})[name] = value
+    return config.build(values, GrpoRecipe, "test")
+
+
+def built(made: GrpoRecipe) -> tuple[Any, ...]:
+    return (
+        parts.step_settings(made),
+        parts.rollout_settings(made),
+        parts.pipeline_settings(made),
+        parts.optimizer_settings(made.optimizer),
+        parts.reward_settings(made),
+    )
+
+
+@pytest.mark.parametrize("key", OTHER)
+def test_a_key_moves_the_part_it_names(tmp_path: Path, key: str) -> None:
+    assert built(recipe(tmp_path, **{key: OTHER[key]})) != built(recipe(tmp_path))
+
+
+def test_no_key_is_without_a_test() -> None:
+    assert set(config.keys(GrpoRecipe)) == set(OTHER) | ELSEWHERE
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp8"])
+def test_the_precisions_reach_policy_and_publish(workspace: Workspace, precision: str) -> None:
+    overrides = [f"precision.train={precision}", f"precision.rollout={precision}"]
+    trainer = parts.make_trainer(config.read(workspace.recipe, GrpoRecipe, overrides))
+    fp8 = [layer.fp8 for layer in trainer.policy.model.modules() if hasattr(layer, "fp8")]
+    assert set(fp8) == {precision == "fp8"}
+    assert str(trainer.policy.model.dtype) == {"bf16": "torch.bfloat16"}.get(precision, "torch.float32")
+    assert trainer.policy.publish(trainer.rollout_precision).precision == precision
+
+
+def test_the_engine_takes_its_rows(workspace: Workspace) -> None:
+    assert parts.make_engine(workspace.base, max_rows=3, threads=1).max_rows == 3
+
+
+def test_evaluation_looks_at_so_many_problems(workspace: Workspace) -> None:
+    found = parts.load_problems(config.read(workspace.recipe, GrpoRecipe, ["evaluate.problems=2"]))
+    assert (len(found.train), len(found.held_out)) == (8, 2)
