@@ -130,8 +130,7 @@ def product(x: Tensor, w: Tensor, counts: list[int], quantized: bool) -> Tensor:
 
 def grouped_matmul(x: Tensor, w: Tensor, counts: list[int]) -> Tensor:
     """``x_e @ w_e^T`` for the rows of each expert, without gradient: x [M, K], w [E, N, K] -> [M, N]."""
-    small = len(x) <= SMALL_ROWS and not (w.shape[1] % 4 or w.shape[2] % 4)
-    if len(counts) > 1 and small and x.dtype == torch.float32:
+    if len(counts) > 1 and _one_call_pays(x, w):
         offsets = torch.tensor(counts, dtype=torch.int32, device=x.device).cumsum(0, dtype=torch.int32)
         return F.grouped_mm(x, w.mT, offs=offsets)
     out = x.new_empty(len(x), w.shape[1])
@@ -139,6 +138,14 @@ def grouped_matmul(x: Tensor, w: Tensor, counts: list[int]) -> Tensor:
         if len(x_e):
             torch.mm(x_e, w_e.T, out=out_e)
     return out
+
+
+def _one_call_pays(x: Tensor, w: Tensor) -> bool:
+    """Whether `F.grouped_mm` takes these operands (rows of whole 16 bytes; BF16 on a GPU) and beats the loop."""
+    aligned = w.shape[1] * x.element_size() % 16 == 0 and w.shape[2] * x.element_size() % 16 == 0
+    if x.is_cuda:
+        return aligned and x.dtype == torch.bfloat16
+    return aligned and x.dtype == torch.float32 and len(x) <= SMALL_ROWS
 
 
 def _rows(x: Tensor, counts: list[int]) -> tuple[Tensor, ...]:

@@ -23,7 +23,7 @@ def zeroth(*arguments: object) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
+def assert_refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
     assert done.returncode == 2, done.stderr
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
@@ -35,52 +35,52 @@ def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
 
 def test_a_wrong_key(workspace: Workspace) -> None:
     done = zeroth("grpo", workspace.recipe, "rollout.samples_per_grop=3")
-    refused(done, str(workspace.recipe), "rollout.samples_per_grop", "rollout.samples_per_group")
+    assert_refused(done, str(workspace.recipe), "rollout.samples_per_grop", "rollout.samples_per_group")
     assert not workspace.run.exists()
 
 
 def test_a_malformed_problem_line(workspace: Workspace) -> None:
     with workspace.problems.open("a") as file:
         file.write('{"id": "x"\n')
-    refused(zeroth("grpo", workspace.recipe), f"{workspace.problems}:9", "not JSON")
+    assert_refused(zeroth("grpo", workspace.recipe), f"{workspace.problems}:9", "not JSON")
     assert not workspace.run.exists()
 
 
 def test_a_problem_without_what_its_reward_needs(workspace: Workspace) -> None:
     workspace.write_problems([{"id": "p", "prompt": "1+1", "reward": "math"}])
-    refused(zeroth("grpo", workspace.recipe), "'p'", "answer")
+    assert_refused(zeroth("grpo", workspace.recipe), "'p'", "answer")
 
 
 def test_an_unknown_reward(workspace: Workspace) -> None:
     workspace.write_problems([{"id": "p", "prompt": "1+1", "reward": "maths", "answer": "2"}])
-    refused(zeroth("grpo", workspace.recipe), "'maths'", "math")
+    assert_refused(zeroth("grpo", workspace.recipe), "'maths'", "math")
 
 
 def test_a_missing_checkpoint(workspace: Workspace) -> None:
-    refused(zeroth("grpo", workspace.recipe, f"base={workspace.folder / 'nowhere'}"), "nowhere", "checkpoint")
+    assert_refused(zeroth("grpo", workspace.recipe, f"base={workspace.folder / 'nowhere'}"), "nowhere", "checkpoint")
 
 
 def test_a_prompt_that_fills_the_context(workspace: Workspace) -> None:
     workspace.write_problems([{"id": "long", "prompt": "1+" * 200, "reward": "math", "answer": "2"}])
-    refused(zeroth("grpo", workspace.recipe), "'long'", "context")
+    assert_refused(zeroth("grpo", workspace.recipe), "'long'", "context")
 
 
 def test_a_run_directory_in_use(workspace: Workspace) -> None:
     workspace.run.mkdir()
     (workspace.run / "metrics.jsonl").write_text("")
-    refused(zeroth("grpo", workspace.recipe), "--resume")
+    assert_refused(zeroth("grpo", workspace.recipe), "--resume")
 
 
 def test_a_template_without_a_prompt(workspace: Workspace) -> None:
-    refused(zeroth("grpo", workspace.recipe, "data.template=nothing"), "{prompt}")
+    assert_refused(zeroth("grpo", workspace.recipe, "data.template=nothing"), "{prompt}")
 
 
 def test_nothing_to_resume(workspace: Workspace) -> None:
-    refused(zeroth("grpo", workspace.recipe, "--resume"), "no run to resume")
+    assert_refused(zeroth("grpo", workspace.recipe, "--resume"), "no run to resume")
 
 
 def test_an_absent_recipe() -> None:
-    refused(zeroth("grpo", "nowhere.toml"), "nowhere.toml", "quickstart")
+    assert_refused(zeroth("grpo", "nowhere.toml"), "nowhere.toml", "quickstart")
 
 
 def test_a_dry_run_prints_the_resolved_recipe_and_writes_nothing(workspace: Workspace) -> None:
@@ -101,7 +101,7 @@ def test_eval_reports_by_reward(workspace: Workspace) -> None:
 
 
 def test_eval_of_nothing(workspace: Workspace) -> None:
-    refused(zeroth("eval", workspace.folder / "none", "--suite", workspace.problems), "no such checkpoint")
+    assert_refused(zeroth("eval", workspace.folder / "none", "--suite", workspace.problems), "no such checkpoint")
 
 
 def documents(folder: Path) -> Path:
@@ -162,11 +162,13 @@ def test_a_malformed_document(workspace: Workspace) -> None:
     path.write_text(path.read_text() + "{}\n")
     recipe = workspace.folder / "pretrain.toml"
     recipe.write_text("")
-    refused(zeroth("pretrain", recipe, f"run.dir={workspace.run}", f"data.documents={path}", *PRETRAIN), f"{path}:41")
+    assert_refused(
+        zeroth("pretrain", recipe, f"run.dir={workspace.run}", f"data.documents={path}", *PRETRAIN), f"{path}:41"
+    )
 
 
 def test_an_unknown_model_key(workspace: Workspace) -> None:
-    refused(pretrain(workspace, "model.hiden_size=3"), "hiden_size", "hidden_size")
+    assert_refused(pretrain(workspace, "model.hiden_size=3"), "hiden_size", "hidden_size")
 
 
 @pytest.mark.parametrize("command", ["quickstart", "pretrain", "grpo", "eval", "report"])
