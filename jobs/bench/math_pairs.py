@@ -568,6 +568,55 @@ p\to q <=> p\rightarrow q <#> q\to p
 \neg p\lor q <=> \lnot p \vee q <#> p\lor q
 \text{SSS} <=> SSS <#> SAS
 AB\parallel CD <=> AB \parallel CD <#> AB\perp CD
+4 <=> x=4 <=> \text{four} <=> 4\text{ solutions} <=> 4 <=> \boxed{4} <=> \left| -4 \right| <=> 2^2 <=> \sqrt{16} <=> 16^{1/2} <=> 16^{0.5} <=> \frac{8}{2} <=> 4:1 <=> 4.000 <#> \pm4 <#> \pm2 <#> -4 <#> 16
+\frac{11}{2} <=> 5\frac{1}{2} <=> 5.5 <=> 5 \frac{1}{2} <=> 5\ 1/2 <=> 5½ <=> 5+\frac12 <=> 550\% <=> 11/2 <=> \frac{11}{2}\text{ m} <#> 5/2 <#> 51/2
+1,000 <=> 1000 <=> 10^3 <=> 1\,000 <=> 1 000 <=> 1{,}000 <=> 1000.00 <=> 1\!,\!000 <=> one thousand <#> 1 <#> 1.000
+x=1+\sqrt{3} <=> 1+\sqrt3 <=> x=\sqrt{3}+1 <=> x \approx 2.7320508 <=> 2.7320508 <#> 1-\sqrt3 <#> 2.73
+\frac{\sqrt{10}}{5} <=> \sqrt{\frac{2}{5}} <=> \sqrt{0.4} <=> \frac{2}{\sqrt{10}} <=> \sqrt{10}/5 <=> \frac{1}{5}\sqrt{10} <#> \frac{\sqrt5}{10} <#> \sqrt2
+\frac{4\pi}{3} <=> \frac43\pi <=> 4\pi/3 <=> \pi\cdot\frac43 <=> 240^\circ <=> \frac{4}{3}\pi\text{ cubic units} <=> 4.18879 <#> \frac{3\pi}{4} <#> 4.19
+3x+2y-7=0 <=> 3x+2y=7 <=> y=\frac{7-3x}{2} <=> y=-\frac32x+\frac72 <=> 2y=7-3x <=> -3x-2y+7=0 <#> 3x-2y=7 <#> 2x+3y=7
+x^2-y^2=1 <=> x^2=1+y^2 <=> (x-y)(x+y)=1 <=> x^2-y^2-1=0 <#> y^2-x^2=1
+(5,-3) <=> \left(5,-3\right) <=> (5.0,-3.0) <=> x=5,\ y=-3 <=> (x,y)=(5,-3) <=> \text{center }(5,-3) <=> P(5,-3) <=> $(5,-3)$ <=> (5, − 3) <#> (-3,5) <#> (5,3)
+A(1,2) <=> (1,2) <=> A = (1,2) <#> (2,1)
+\left(0,\frac{1}{2}\right] <=> 0<x\le\frac12 <=> (0,0.5] <=> (0,1/2] <=> \{x:0<x\le 0.5\} <#> [0,\frac12] <#> (0,\frac12)
+\left(-\infty,-\frac{1}{2}\right)\cup\left(\frac{1}{2},\infty\right) <=> |x|>\frac12 <=> x<-\frac12\text{ or }x>\frac12 <=> (-∞,-1/2)∪(1/2,∞) <=> x<-0.5 \lor x>0.5 <#> |x|<\frac12
+\{\} <=> \emptyset <=> \varnothing <=> \text{empty set} <=> \text{No solution} <=> no real solutions <=> \text{no real solution} <#> 0
+6xy-3x <=> 3x(2y-1) <=> -3x+6xy <=> 3(2xy-x) <#> 6xy+3x
+\frac{1}{a}-\frac{1}{b} <=> \frac{b-a}{ab} <=> \frac{b-a}{ba} <=> a^{-1}-b^{-1} <#> \frac{a-b}{ab} <#> \frac1{a-b}
+\frac{a^2-b^2}{a-b} <=> a+b <=> b+a <#> a-b
+2^{x+1} <=> 2\cdot2^x <=> 2(2^x) <=> 2^{1+x} <#> 2^x+1 <#> 4^x
+(2n)! <=> (2n)! <#> 2n! <#> 2(n!)
+n(n-1)(n-2) <=> \frac{n!}{(n-3)!} <=> n^3-3n^2+2n <#> n^3
+\left\lfloor\frac{n}{2}\right\rfloor <=> \lfloor n/2\rfloor <=> ⌊n/2⌋ <=> floor(n/2) <#> \lceil n/2\rceil <#> \frac n2
+\binom{n}{2} <=> \frac{n(n-1)}{2} <=> \frac{n^2-n}{2} <=> n(n-1)/2 <#> \frac{n(n+1)}{2}
+F_{n+1} <=> F_{n+1} <#> F_n <#> F_{n-1}
+a_1 <=> a_{1} <=> a₁ <#> a_2 <#> a
+\log x^2 <=> \log(x^2) <=> 2\log x <#> (\log x)^2
+\frac{\log 12}{\log 3} <=> \log_3 12 <=> 1+\log_3 4 <=> \frac{\ln12}{\ln3} <#> \log 4
+\sec^2\theta-1 <=> \tan^2\theta <=> \tan^2(\theta) <=> (\tan\theta)^2 <#> \tan\theta
+\cos(\pi-x) <=> -\cos x <=> -\cos(x) <#> \cos x <#> \sin x
+\sin^{-1}\frac{1}{2} <=> \frac{\pi}{6} <=> \arcsin(0.5) <=> 30^\circ <=> \arcsin\frac12 <#> 2 <#> \frac{1}{\sin\frac12}
+|z|=5 <=> 5 <=> \lvert z\rvert=5 <#> z=5
+z=2+3i <=> 2+3i <=> z=3i+2 <#> 2-3i
+e^{\pi i}+1 <=> 0 <#> 2
+\omega=\frac{-1+i\sqrt3}{2} <=> \frac{-1+\sqrt3i}{2} <=> -\frac12+\frac{\sqrt3}{2}i <=> e^{2\pi i/3} <#> \frac{1+i\sqrt3}{2}
+\begin{pmatrix}2&0\\0&2\end{pmatrix} <=> 2\begin{pmatrix}1&0\\0&1\end{pmatrix} <=> \begin{bmatrix}2&0\\0&2\end{bmatrix} <#> \begin{pmatrix}0&2\\2&0\end{pmatrix}
+(1,0,0),(0,1,0),(0,0,1) <=> (0,0,1),(0,1,0),(1,0,0) <#> (1,0,0),(0,1,0)
+7.5\text{ cm} <=> 75\text{ mm} <=> 7.5 <=> 7\frac12\text{ cm} <=> 7.5 centimetres <=> 7.50 cm <#> 7.5\text{ mm} <#> 75
+120\text{ km} <=> 120 <=> 120 kilometres <=> 120\,\text{km} <=> 120km <=> 1.2\times10^5\text{ m} <#> 120\text{ m}
+30\text{ min} <=> \frac12\text{ hour} <=> 0.5\text{ h} <=> 30 minutes <=> half an hour <=> 1800\text{ s} <#> 30\text{ s}
+9:00\text{ AM} <=> 9:00 am <=> 9 AM <=> 9:00 <=> 9 a.m. <#> 9:00\text{ PM}
+50\text{ cents} <=> \$0.50 <=> 50¢ <=> 50 <=> 0.50 dollars <#> \$50
+£15 <=> 15 <=> 15 pounds <=> £15.00 <#> \$15 <#> 51
+40\% <=> 0.4 <=> \frac25 <=> 40 <=> 40 per cent <=> 40 % <=> 2/5 <=> forty percent <#> 4\% <#> 0.04
+25\%\text{ increase} <=> 25\% <=> 25 <#> 25\%\text{ decrease}
+2:1 <=> 2 <=> 2/1 <=> 4:2 <=> 2 : 1 <=> \frac{2}{1} <#> 1:2
+1:\sqrt2 <=> \frac{1}{\sqrt2} <=> \sqrt2:2 <=> 1 : \sqrt{2} <#> \sqrt2:1
+0.\overline{09} <=> \frac1{11} <=> 0.090909\ldots <=> 1/11 <=> 0.0909090909 <#> 0.09 <#> 0.\overline{9}
+1.\overline{6} <=> \frac53 <=> 5/3 <=> 1\frac23 <=> 1.666\ldots <=> 1.66666667 <#> 1.6 <#> 1.67
+5^{\circ} <=> 5^\circ <=> 5 <=> 5\text{ degrees} <#> 5^0 <#> 1
+\text{FF}_{16} <=> \mathrm{FF}_{16} <#> 255_{16}
+x\equiv 1\pmod 4 <=> x \equiv 1 \mod 4 <=> x\equiv5\pmod4 <=> 1\pmod 4 <#> x\equiv3\pmod4 <#> x\equiv1\pmod5
 """
 
 

@@ -249,9 +249,19 @@ def _same_row(golds: Sequence[Node], answers: Sequence[Node]) -> bool:
 
 
 def _same_tuple(gold: Node, answer: Node) -> bool:
+    gold, answer = _as_point(gold), _as_point(answer)
     if gold.kind != "tuple" or answer.kind != "tuple":
         return False
     return _same_row(gold.items, answer.items)
+
+
+def _as_point(node: Node) -> Node:
+    """A(1, 2) and "center (1, 2)" as (1, 2), where a point is looked for."""
+    if node.kind == "mul" and node.items[0].kind in ("var", "text") and node.items[-1].kind == "tuple":
+        return node.items[-1]
+    if node.kind == "call" and node.value in ("binom", "permutations"):
+        return Node("tuple", node.items)
+    return node
 
 
 def _same_rows(gold: Node, answer: Node) -> bool:

@@ -160,7 +160,9 @@ class Parser(Primaries):
                 return left
             if left.kind == "quantity" and token.kind == "num":
                 return left
-            if token.kind == "text":
+            if token.kind == "text" and left.kind == "quantity" and left.value == "percent":
+                left = Node("quantity", left.items, f"percent {self.next().text.lower()}")
+            elif token.kind == "text":
                 left = self.unit(left)
             elif self.take("*"):
                 left = Node("mul", (left, self.factor()))

@@ -50,13 +50,19 @@ def lift_unit(node: Node) -> Node:
 def same_quantity(gold: Node, answer: Node, same: Same) -> bool:  # noqa: PLR0911  a table of cases
     if gold.kind == answer.kind:
         if _is_clock(gold):
-            return gold.items == answer.items and gold.value.lower() == answer.value.lower()
+            return _full_hour(gold) == _full_hour(answer) and gold.value.lower() == answer.value.lower()
+        if (
+            "percent" in (gold.value, answer.value)
+            and gold.value.startswith("percent")
+            and answer.value.startswith("percent")
+        ):
+            return same(gold.items[0], answer.items[0])
         left, right = read_unit(gold.value), read_unit(answer.value)
         if (_is_no_unit(left) and _is_spatial(right)) or (_is_no_unit(right) and _is_spatial(left)):
             return same(gold.items[0], answer.items[0])
         return same_measure(gold.items[0], left, answer.items[0], right, same)
     quantity, bare = (gold, answer) if gold.kind == "quantity" else (answer, gold)
-    if _is_clock(quantity) and bare != quantity.items[0]:
+    if _is_clock(quantity) and _full_hour(quantity) != _full_hour(Node("quantity", (bare,))):
         return False
     unit = read_unit(quantity.value)
     if unit.label and _CLAIMS & set(unit.dimensions[0][0].split()):
@@ -70,7 +76,7 @@ def same_quantity(gold: Node, answer: Node, same: Same) -> bool:  # noqa: PLR091
         return True
     if unit.dimensions == (("percent", 1),):
         return same_expression(Node("div", (quantity.items[0], number(100))), bare)
-    if unit.dimensions == (("angle", 1),) and _PI in walk(bare):
+    if unit.dimensions == (("angle", 1),) and any(map(_speaks_of_radians, walk(bare))):
         return same_expression(_radians(quantity.items[0], unit), bare)
     return False
 
@@ -78,6 +84,17 @@ def same_quantity(gold: Node, answer: Node, same: Same) -> bool:  # noqa: PLR091
 def _is_clock(quantity: Node) -> bool:
     """A time of day, which is no ratio: 1:03 PM is no third."""
     return str(quantity.value).lower() in ("am", "pm")
+
+
+def _full_hour(quantity: Node) -> tuple[Node, ...]:
+    """A time's hours and minutes, without the minutes of a full hour."""
+    time = quantity.items[0]
+    items = time.items if time.kind == "ratio" else (time,)
+    return items[:1] if len(items) == 2 and exact(items[1]) == 0 else items
+
+
+def _speaks_of_radians(node: Node) -> bool:
+    return node == _PI or (node.kind == "call" and str(node.value).startswith("arc"))
 
 
 def same_measure(gold: Node, left: Unit, answer: Node, right: Unit, same: Same) -> bool:

@@ -116,7 +116,7 @@ def is_unit(word: str) -> bool:
 @lru_cache(maxsize=2048)
 def read_unit(text: str) -> Unit:
     """The unit that a text such as "cm^2", "square meters", "miles per hour" or "apples" stands for."""
-    plain = " ".join(text.lower().replace(".", " ").split())
+    plain = " ".join(text.lower().replace(".", " ").split()).replace("per cent", "percent")
     plain = re.sub(r"\s*\bper\b\s*", "/", plain).replace("*", " ").replace("\\", "")
     plain = plain.removesuffix(" old")  # years old
     plain = plain.removeprefix("degrees ") if plain.endswith(("celsius", "fahrenheit")) else plain
