@@ -605,6 +605,7 @@ e^{\pi i}+1 <=> 0 <#> 2
 7.5\text{ cm} <=> 75\text{ mm} <=> 7.5 <=> 7\frac12\text{ cm} <=> 7.5 centimetres <=> 7.50 cm <#> 7.5\text{ mm} <#> 75
 120\text{ km} <=> 120 <=> 120 kilometres <=> 120\,\text{km} <=> 120km <=> 1.2\times10^5\text{ m} <#> 120\text{ m}
 30\text{ min} <=> \frac12\text{ hour} <=> 0.5\text{ h} <=> 30 minutes <=> half an hour <=> 1800\text{ s} <#> 30\text{ s}
+9:00 <=> 9:00 <=> 9:00 am <#> 10:00 <#> 0:00 <#> -9:00
 9:00\text{ AM} <=> 9:00 am <=> 9 AM <=> 9:00 <=> 9 a.m. <#> 9:00\text{ PM}
 50\text{ cents} <=> \$0.50 <=> 50¢ <=> 50 <=> 0.50 dollars <#> \$50
 £15 <=> 15 <=> 15 pounds <=> £15.00 <#> \$15 <#> 51
@@ -617,6 +618,18 @@ e^{\pi i}+1 <=> 0 <#> 2
 5^{\circ} <=> 5^\circ <=> 5 <=> 5\text{ degrees} <#> 5^0 <#> 1
 \text{FF}_{16} <=> \mathrm{FF}_{16} <#> 255_{16}
 x\equiv 1\pmod 4 <=> x \equiv 1 \mod 4 <=> x\equiv5\pmod4 <=> 1\pmod 4 <#> x\equiv3\pmod4 <#> x\equiv1\pmod5
+\frac{1}{2} <=> \frac{1}{2} <=> \frac 1 2 <=> \frac1 2 <=> {1\over2} <=> 1/2. <=> 0.5\; <=> \left. \frac{1}{2} \right. <=> \displaystyle{\frac{1}{2}} <=> \text{$\frac{1}{2}$} <=> \mathrm{\frac{1}{2}} <=> \bf{\frac{1}{2}} <=> \color{red}{\frac{1}{2}} <=> \textcolor{blue}{\frac12} <=> \large \frac{1}{2} <=> \frac{\text{1}}{\text{2}} <=> \frac{1}{2}\ \ <=> \frac{1}{2}\quad <=> \frac{1}{2}\hspace{2mm} <=> \fbox{$\frac{1}{2}$} <=> \boxed{\mathbf{\frac{1}{2}}} <=> \boxed{\frac{1}{2}.} <=> \boxed{ \dfrac{1}{2} }  <=> \[ \boxed{\frac{1}{2}} \] <=> $$\boxed{\frac{1}{2}}$$ <=> \frac{{1}}{{2}} <=> \frac{(1)}{(2)} <=> +\frac{1}{2} <=> \frac{+1}{2} <=> \frac{1}{2}\cdot1 <=> \frac{1}{2}+0 <=> \frac{1}{2}i^4 <#> \frac{1}{2}i <#> \frac{2}{1} <#> \frac{1}{2}x
+3\frac{1}{4} <=> 3.25 <=> \frac{13}{4} <=> 3 + \frac{1}{4} <=> 3 \tfrac14 <=> 3\,\frac{1}{4} <=> 3~\frac14 <=> 3 \dfrac{1}{4} <=> 3\text{ }\frac{1}{4} <=> 3{\frac{1}{4}} <=> 3¼ <=> 3\!\frac14 <=> 13/4 <#> \frac34 <#> 3\cdot\frac14 <#> 31/4
+x^2+3x+2 <=> x^{2}+3x+2 <=> x²+3x+2 <=> x^2 + 3 x + 2 <=> x^2+3\cdot x+2 <=> 2+3x+x^2 <=> (x+1)(x+2) <=> (x+2)(x+1) <=> x(x+3)+2 <=> x**2+3*x+2 <=> x^2 + 3\,x + 2 <=> \left(x+1\right)\left(x+2\right) <=> x*x+3x+2 <=> x\cdot x+3x+2 <=> {x}^{2}+3{x}+2 <=> 1x^2+3x+2 <=> (x + 1.5)^2 - 0.25 <#> x^2+3x-2 <#> x^2-3x+2 <#> x^2+2x+3 <#> x2+3x+2
+\sqrt{13} <=> 13^{1/2} <=> \sqrt {13} <=> √13 <=> √(13) <=> sqrt(13) <=> sqrt{13} <=> \sqrt{13}\,\text{cm} <=> (13)^{0.5} <=> \sqrt{26/2} <=> \sqrt[2]{13} <=> \surd13 <=> 3.6055512755 <#> \sqrt13\cdot2 <#> \sqrt{31}
+x\in[-2,3] <=> -2\le x\le3 <=> [-2,3] <=> -2≤x≤3 <=> x ∈ [−2, 3] <=> \{x\in\mathbb{R}\mid-2\le x\le3\} <=> \{x\in\mathbb{R}:-2\leq x\leq3\} <=> 3\ge x\ge-2 <=> x\ge-2 \text{ and } x\le3 <=> [-2;3] <=> \left[ -2, 3 \right] <=> -2\leqslant x\leqslant 3 <=> -2 <= x <= 3 <#> (-2,3) <#> [-3,2] <#> -2<x\le3
+8\pi <=> 8\pi <=> 8π <=> 8 π <=> 8\,\pi <=> 8*π <=> 8 \times \pi <=> 8\cdot\pi <=> \pi8 <=> 8\pi\ \text{cm}^2 <=> 8\pi\text{ square inches} <=> 8Pi <=> 8pi <=> 25.1327412287 <#> 8 <#> 8\pi^2 <#> 8+\pi <#> 25.13
+1+2\sqrt{3} <=> 2\sqrt3+1 <=> 1+\sqrt{12} <=> 1 + 2√3 <=> 1+2*sqrt(3) <=> 1+2(3)^{1/2} <=> \frac{2+4\sqrt3}{2} <#> 3\sqrt3 <#> 1-2\sqrt3
+2i <=> 2i <=> 2\mathrm{i} <=> 0+2i <=> i2 <=> 2\cdot i <=> \sqrt{-4} <=> 2 i <=> i+i <#> -2i <#> 2 <#> 2+i
+\{-2,0,2\} <=> -2,0,2 <=> x=-2,0,2 <=> x=0,\pm2 <=> \{0,\pm2\} <=> 0,\pm 2 <=> x\in\{-2,0,2\} <=> x=0, x=2, x=-2 <=> -2, 0, \text{ and } 2 <=> x=-2\text{ or }x=0\text{ or }x=2 <=> x = -2, x = 0, \text{ or } x = 2 <=> \left\{-2,\ 0,\ 2\right\} <#> \{-2,2\} <#> \{0,2\} <#> 0,1,2
+y=\frac{1}{2}x-3 <=> y=0.5x-3 <=> y = \frac{x}{2} - 3 <=> 2y=x-6 <=> x-2y=6 <=> x-2y-6=0 <=> \frac12x-3 <=> y=\frac{x-6}{2} <=> f(x)=\frac12x-3 <#> y=\frac12x+3 <#> y=2x-3
+n=12 <=> 12 <=> n = 12 <=> n\!=\!12 <=> $n=12$ <=> n=12. <=> \boxed{n=12} <=> \text{n = 12} <=> n:=12 <=> n=\boxed{12} <#> n=21 <#> m=13
+150^\circ <=> 150 <=> 150° <=> 150\text{ degrees} <=> \frac{5\pi}{6} <=> 150^{\circ} <=> 150^\text{o} <=> 150^{\text{o}} <=> 150\,^\circ <=> 150\text{°} <=> 150 deg <=> 150^\circ. <#> 30^\circ <#> 150\%
 """
 
 

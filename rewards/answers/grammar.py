@@ -21,6 +21,7 @@ from rewards.answers.tree import Node, Unreadable, number
 from rewards.answers.words import SCALES
 
 _SETS = {"cup": "union", "cap": "intersect", "setminus": "minus"}
+_RAISED_O = Node("var", value="o")
 _NO_FACTOR = frozenset({"+", "-", "*", "/", ":", "^", "_", "!", "'", "%", "->", "&", "#", "|", "l|"}) | CLOSERS
 
 
@@ -211,7 +212,7 @@ class Parser(Primaries):
                 raise Unreadable("two numbers side by side")
             self.position += 3
             return mixed(left, Fraction(int(top.text), max(1, int(bottom.text)))) if all_digits(top, bottom) else left
-        if token is not None and token.kind == "num" and not self._number_leads_on():
+        if token is not None and token.kind == "num" and left.kind != "const" and not self._number_leads_on():
             raise Unreadable("a number after a factor")
         right = self.power()
         part = plain_fraction(right)
@@ -278,7 +279,7 @@ class Parser(Primaries):
         self.depth -= 1
         return base
 
-    def raised(self, base: Node) -> Node:
+    def raised(self, base: Node) -> Node:  # noqa: PLR0911  one return for each thing that stands above the line
         self.expect("^")
         if self.take("circ"):
             return self.degrees(base)
@@ -295,6 +296,8 @@ class Parser(Primaries):
             self.position += 1
             return Node("call", (base,), "transpose")
         exponent = self.group(whole_number=True)
+        if exponent == _RAISED_O and base.kind == "num":
+            return self.degrees(base)
         return Node("pow", (base, exponent))
 
     def degrees(self, base: Node, scale: str = "") -> Node:

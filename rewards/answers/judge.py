@@ -29,7 +29,7 @@ _EXCEPT = re.compile(
     r"\A\s*(?:\\text\{)?\s*all real numbers?,? (?:except|but|other than)\s*(?:for\s*)?\}?\s*(.{1,40})\Z", re.I
 )
 _MAPPING = re.compile(r"\A\s*[a-zA-Z]\s*:\s*[a-zA-Z]\s*(?:\\mapsto|↦|\\to)\s*")
-_LETTERS = re.compile(r"[a-zA-Z\s-]{3,200}")
+_LETTERS = re.compile(r"[a-zA-Z][a-zA-Z\s-]{2,199}")
 _CHOICE = re.compile(r"\W*(?:(?:option|choice|answer)\b\W*)?([A-Ja-j])(?:\W*|\s*[).:\]}]+\s*\S.*)", re.DOTALL | re.I)
 _GOLD_CHOICE = re.compile(r"\W*([A-J])\W*")
 _MARKUP = re.compile(r"\\(?:text|textbf|mathrm|mathbf|textit|bf|rm|mbox|quad|left|right)\b|[${}~]|\\[,;:! ]")

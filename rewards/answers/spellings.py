@@ -49,7 +49,7 @@ RELATIONS = {
 }
 COMMANDS = {
     "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "dbinom": "binom", "tbinom": "binom", "cdot": "*", "times": "*", "ast": "*",
-    "bullet": "*", "lnot": "neg", "div": "/", "lbrace": "\\{", "rbrace": "\\}", "{": "\\{", "}": "\\}", "lbrack": "[", "rbrack": "]",
+    "bullet": "*", "surd": "sqrt", "lnot": "neg", "div": "/", "lbrace": "\\{", "rbrace": "\\}", "{": "\\{", "}": "\\}", "lbrack": "[", "rbrack": "]",
     "varnothing": "emptyset", "dots": "ldots", "cdots": "ldots", "dotsc": "ldots", "dotsb": "ldots", "vdots": "ldots",
     "smallsetminus": "setminus", "backslash": "setminus", "vert": "|", "mid": "|", "degree": "circ", "degrees": "circ",
     "varphi": "phi", "varepsilon": "epsilon", "vartheta": "theta", "R": "reals", "Z": "integers", "N": "naturals", "land": "and", "wedge": "and", "lor": "or", "vee": "or", "lVert": "|", "rVert": "|", "|": "|", "Vert": "|",

@@ -49,11 +49,11 @@ _UNIT_LETTERS = frozenset("mshglLNJWVKCF")
 
 _TOKEN = re.compile(
     r"(?P<space>[\s~]+)|(?P<number>(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d{1,9}(?![\w.]))?)|\\(?P<command>[a-zA-Z]+|.)|"
-    r"(?P<letters>[^\W\d_]+)|(?P<dots>\.{2,})|(?P<relation><=|>=|=<|=>|==|!=|<>|[=<>])|(?P<symbol>\*\*|.)",
+    r"(?P<letters>[^\W\d_]+)|(?P<dots>\.{2,})|(?P<relation>:=|<=|>=|=<|=>|==|!=|<>|[=<>])|(?P<symbol>\*\*|.)",
     re.DOTALL,
 )
 _GROUPED = re.compile(
-    r"(?<![\d.,])\d{1,3}(?:(?:\{,\}|,\\!|\\,|,\s?\\!|\\ |')\d{3})+(?!\d)"
+    r"(?<![\d.,])\d{1,3}(?:(?:\{,\}|\\!,\\!|,\\!|\\,|,\s?\\!|\\ |')\d{3})+(?!\d)"
     r"|(?<![\d.,/)}\]^_])\d{1,3}(?: \d{3})+(?![\d/]| \d)"
 )
 _COMMAS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
@@ -168,13 +168,15 @@ class _Scanner:
         self.add("sym", "ldots")
 
     def relation(self, sign: str) -> None:
-        self.add("rel", {"=<": "<=", "=>": ">=", "<>": "!=", "==": "="}.get(sign, sign))
+        self.add("rel", {":=": "=", "=<": "<=", "=>": ">=", "<>": "!=", "==": "="}.get(sign, sign))
 
     def symbol(self, mark: str) -> None:
         if mark in ",;":
             self.add("sep", ",")
         elif mark == "." and self.words and self._after_words():
             self.spaced = True
+        elif mark == "\\":
+            self.spaced = True  # the rest of a control space at the end
         elif mark == "**":
             self.add("sym", "^")
         else:
