@@ -2,8 +2,8 @@
 and nsjail where they are installed; and a soak that mixes good, bad and hostile programs and looks for leaks.
 
 Systems take turns within each round, so that other work on the machine falls on all of them; the figure of a system is
-the median of its rounds. The rivals start `python -I` on a file: as in ours, a program can import what is installed
-for that interpreter. Ours also judges the output.
+the median of its rounds. The rivals start `python -I -S` on a file, their fastest way, without the installed
+packages that a program can import in ours. Ours also judges the output.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def rivals(program: Path) -> dict[str, Command]:
     """The command of each rival that is installed, running ``program`` as isolated as it can."""
     python = os.path.realpath(sys.executable)
     prefix = os.path.dirname(os.path.dirname(python))
-    run = [python, "-I"]
+    run = [python, "-I", "-S"]
     found: dict[str, Command] = {"subprocess": [*run, str(program)]}
     system = [path for path in ("/usr", "/lib", "/lib64", "/bin") if os.path.exists(path)]
     if bubblewrap := shutil.which("bwrap"):
