@@ -31,6 +31,7 @@ def command(
     from jobs import grpo, pretrain
 
     started = time.monotonic()
+    seconds: dict[str, float] = {}
     base_recipe, recipe = recipes(out, seed)
     base = base_recipe.run.dir / "checkpoints" / f"step-{base_recipe.train.steps}"
     if not (out / "problems" / "held_out.jsonl").exists():
@@ -39,11 +40,16 @@ def command(
         make_problems(out / "problems", documents, seed, recipe.data.template)
     if not base.exists():
         console.say("2/3  pretraining a base model on worked examples of mixed quality")
+        began = time.monotonic()
         pretrain.train(base_recipe, resume=base_recipe.run.dir.exists())
+        seconds["pretraining"] = time.monotonic() - began
     if not (out / "checkpoints" / f"step-{recipe.train.steps}").exists():
         console.say("3/3  reinforcement learning with verifiable rewards (GRPO)")
+        began = time.monotonic()
         grpo.train(recipe, resume=(out / "metrics.jsonl").exists())
-    show(out, time.monotonic() - started)
+        seconds["reinforcement learning"] = time.monotonic() - began
+    seconds["all"] = time.monotonic() - started
+    show(out, seed, seconds)
 
 
 def recipes(out: Path, seed: int) -> tuple[PretrainRecipe, GrpoRecipe]:
@@ -85,17 +91,20 @@ def _write(path: Path, lines: Iterable[dict[str, Any]]) -> None:
     draft.replace(path)
 
 
-def show(out: Path, seconds: float) -> None:
-    """The table that this was all for."""
+def show(out: Path, seed: int, seconds: dict[str, float]) -> None:
+    """The table that this was all for, and the same as quickstart.json. ``seconds`` of this call, by part."""
     from rich.table import Table
 
+    from jobs.bench import record
     from jobs.report import curves
     from rl.journal import read
 
     found = curves(list(read(out / "metrics.jsonl")), ("held_out/",))
-    table = Table("held-out problems", "before", "after", title=f"{seconds:.0f} seconds")
-    for name, (_, values) in found.items():
-        way, kind = name.split("/")[1:]
-        table.add_row(f"{kind}, {way}", f"{values[0]:.1%}", f"{values[-1]:.1%}")
+    accuracy = {name.removeprefix("held_out/"): [values[0], values[-1]] for name, (_, values) in found.items()}
+    results = record.stamped({"seed": seed, "seconds": seconds, "accuracy": accuracy})
+    (out / "quickstart.json").write_text(json.dumps(results, indent=2) + "\n")
+    table = Table("held-out problems", "before", "after", title=f"{seconds['all']:.0f} seconds")
+    for name, (before, after) in accuracy.items():
+        table.add_row(name, f"{before:.1%}", f"{after:.1%}")
     console.console.print(table)
     console.say(f"everything is in {out}; open {out / 'report.html'}")
