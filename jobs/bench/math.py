@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import statistics
 import time
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ import typer
 from jobs import console
 
 LIMIT_S = 10.0
+_PROSE = re.compile(r"(?<![\\a-zA-Z{])[A-Za-z]{3,} ")  # a word of its own, which is no command and not in \text{}
 
 
 def command(
@@ -99,11 +101,16 @@ def ours(gold: str, answer: str) -> bool:
 
 
 def theirs(gold: str, answer: str) -> bool:
-    """The worker's side of Math-Verify; its own time-outs are off, because the worker's limit takes their place."""
+    """The worker's side of Math-Verify; its own time-outs are off, because the worker's limit takes their place.
+
+    It looks for formulas in a text, so a bare formula is put in dollars, and a text with dollars, a box or prose is
+    left as it is.
+    """
     from math_verify import parse, verify
 
     def read(text: str) -> Any:
-        return parse(text if "$" in text or "\\boxed" in text else f"${text}$", parsing_timeout=None)
+        found = "$" in text or "\\boxed" in text or _PROSE.search(text)
+        return parse(text if found else f"${text}$", parsing_timeout=None)
 
     return bool(verify(read(gold), read(answer), timeout_seconds=None))
 
