@@ -22,7 +22,8 @@ def token_logprobs(
     the backward pass, so that no more than chunk x vocabulary of them exist at once."""
 
     def part(rows: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-        logp = (logits(rows) / temperature).log_softmax(-1)
+        scores = logits(rows) if temperature == 1 else logits(rows) / temperature
+        logp = scores.log_softmax(-1)
         entropy = -torch.linalg.vecdot(logp.detach().exp(), logp.detach())
         return logp.gather(-1, wanted.unsqueeze(-1)).squeeze(-1), entropy
 

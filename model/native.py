@@ -169,7 +169,7 @@ def draw(logits: Tensor, u: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]
     if sampling.temperature == 0:
         tokens = logits.argmax(-1)
         return tokens, logits.log_softmax(-1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
-    logp = (logits / sampling.temperature).log_softmax(-1)
+    logp = (logits if sampling.temperature == 1 else logits / sampling.temperature).log_softmax(-1)
     probs = logp.exp().double()
     if sampling.top_p < 1:
         ranked, order = probs.sort(-1, descending=True)
