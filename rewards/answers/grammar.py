@@ -223,7 +223,9 @@ class Parser(Primaries):
     def _number_leads_on(self) -> bool:
         """Whether the number at hand begins a factor of its own (k 2^n, k 2\\pi), and does not just trail behind."""
         after = self.peek(1)
-        return after is not None and (after.text in ("^", "!") or (after.kind != "num" and self.starts_factor(after)))
+        return after is not None and (
+            after.text in ("^", "!", "_") or (after.kind != "num" and self.starts_factor(after))
+        )
 
     def unit(self, left: Node) -> Node:
         """The words after a number: a scale such as "million", or a unit with its powers and divisions."""
