@@ -1,4 +1,3 @@
-
 """The sandbox's soak: good, bad and hostile programs, mixed, several at a time; every verdict right and nothing left.
 
 Looked for after the first tenth and at the end: processes, descriptors and mounts of every worker and zygote, their
