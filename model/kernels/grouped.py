@@ -6,7 +6,10 @@ block of 128 along the contraction is multiplied on its own and added in FP32 wi
 section 3.3.2). While one warp group does that addition, the other has the tensor cores; neither waits for the other,
 only for the ring.
 
-Scales are stored with the long dimension contiguous, so that a tile's scales are one bulk copy: see `model.kernels.quantize`.
+Scales are stored with the long dimension contiguous. In Wgrad they come with the tiles; in forward and Dgrad an expert
+may start at any row, a bulk copy of FP32 faults unless it starts at a multiple of 16 bytes, and so each warp group
+loads its scales into registers two blocks ahead.
+
 Rows of an expert need no alignment in forward and Dgrad. Wgrad contracts over tokens and takes operands whose experts
 start at multiples of 128, as the transposing quantisation writes them.
 """
@@ -63,12 +66,13 @@ def _produce(a, b, sa, sb, ends, buffers, experts, rows, cols, k_blocks, WGRAD: 
                 stage = step % STAGES
                 mbarrier.wait(empty.index(stage), ((step // STAGES) & 1) ^ 1)
                 ready = full.index(stage)
-                bytes: gl.constexpr = 2 * 128 * 128 + 4 * 128 + (4 * 128 if WGRAD else 0)
+                bytes: gl.constexpr = 2 * 128 * 128 + (2 * 4 * 128 if WGRAD else 0)
                 mbarrier.expect(ready, bytes)
                 for half in gl.static_range(2):
                     slot = 2 * stage + half
                     tma.async_copy_global_to_shared(a, [a_row + 64 * half, block * 128], ready, a_ring.index(slot))
-                    tma.async_copy_global_to_shared(sa, [block, a_row + 64 * half], ready, sa_ring.index(slot))
+                    if WGRAD:
+                        tma.async_copy_global_to_shared(sa, [block, a_row + 64 * half], ready, sa_ring.index(slot))
                 tma.async_copy_global_to_shared(b, [b_row, block * 128], ready, b_ring.index(stage))
                 if WGRAD:
                     tma.async_copy_global_to_shared(sb, [block, b_row], ready, sb_ring.index(stage))
@@ -79,7 +83,7 @@ def _produce(a, b, sa, sb, ends, buffers, experts, rows, cols, k_blocks, WGRAD: 
 
 @gluon.jit
 def _consume(
-    sb_pointer, ends, out, out_pointer, buffers, staging, experts, rows, cols, k_blocks,
+    sa_pointer, sa_stride, sb_pointer, ends, out, out_pointer, buffers, staging, experts, rows, cols, k_blocks,
     HALF: gl.constexpr, WGRAD: gl.constexpr, GROUP: gl.constexpr,
 ):  # fmt: skip
     a_ring, b_ring, sa_ring, sb_ring, full, empty = buffers
@@ -98,18 +102,25 @@ def _consume(
         while tile < base + m_tiles * n_tiles:
             m, n = _place(tile - base, m_tiles, n_tiles, GROUP)
             scales = sb_pointer + (e * n_tiles + n) * k_blocks
+            at = m * 128 + 64 * HALF + gl.arange(0, 64, row_layout) + (0 if WGRAD else start)
+            sa_rows, sa_mask = sa_pointer + at, at < (0 if WGRAD else end)
+            after = gl.load(sa_rows, mask=sa_mask, other=0.0)
+            later = gl.load(sa_rows + sa_stride, mask=sa_mask & (blocks > 1), other=0.0)
             total = gl.zeros([64, 128], gl.float32, mma)
             for block in range(blocks):
                 stage = step % STAGES
                 if not WGRAD:
                     scale_b = gl.load(scales + block)
+                    scale_a, after = after, later
+                    ahead = block + 2 < blocks
+                    later = gl.load(sa_rows + (block + 2) * sa_stride, mask=sa_mask & ahead, other=0.0)
                 mbarrier.wait(full.index(stage), (step // STAGES) & 1)
                 slot = 2 * stage + HALF
                 product = warpgroup_mma(
                     a_ring.index(slot), b_ring.index(stage).permute((1, 0)), zero, use_acc=False, is_async=True
                 )
-                scale_a = sa_ring.index(slot)._reinterpret(gl.float32, [64], flat).load(row_layout)
                 if WGRAD:
+                    scale_a = sa_ring.index(slot)._reinterpret(gl.float32, [64], flat).load(row_layout)
                     scale_col = sb_ring.index(stage)._reinterpret(gl.float32, [128], flat).load(col_layout)
                     product = warpgroup_mma_wait(0, [product])
                     mbarrier.arrive(empty.index(stage), count=1)
@@ -122,9 +133,9 @@ def _consume(
 
             row = m * 128 + 64 * HALF + (e * rows if WGRAD else start)
             row_end = (e + 1) * rows if WGRAD else end
-            if out.dtype == gl.bfloat16 and row + 64 <= row_end:
+            if row + 64 <= row_end:
                 tma.store_wait(0)
-                staging.store(total.to(gl.bfloat16))
+                staging.store(total.to(out.dtype))
                 fence_async_shared()
                 tma.async_copy_shared_to_global(out, [row, n * 128], staging)
             else:
@@ -140,27 +151,26 @@ def _consume(
 
 @gluon.jit
 def _grouped_kernel(
-    a, b, sa, sb, sb_pointer, ends, out, out_pointer, experts, rows, cols, k_blocks,
+    a, b, sa, sb, sa_pointer, sa_stride, sb_pointer, ends, out, out_pointer, experts, rows, cols, k_blocks,
     STAGES: gl.constexpr, WGRAD: gl.constexpr, GROUP: gl.constexpr,
 ):  # fmt: skip
     a_ring = gl.allocate_shared_memory(a.dtype, [2 * STAGES, 64, 128], a.layout)
     b_ring = gl.allocate_shared_memory(b.dtype, [STAGES, 128, 128], b.layout)
-    sa_ring = gl.allocate_shared_memory(gl.float32, [2 * STAGES, 1, 64], sa.layout)
+    sa_ring = gl.allocate_shared_memory(gl.float32, [2 * STAGES if WGRAD else 1, 1, 64], sa.layout)
     sb_ring = gl.allocate_shared_memory(gl.float32, [STAGES if WGRAD else 1, 1, 128], sb.layout)
-    staging = gl.allocate_shared_memory(out.dtype, [2 if out.dtype == gl.bfloat16 else 1, 64, 128], out.layout)
+    staging = gl.allocate_shared_memory(out.dtype, [2, 64, 128], out.layout)
     full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     for stage in gl.static_range(STAGES):
         mbarrier.init(full.index(stage), count=1)
         mbarrier.init(empty.index(stage), count=2)
     buffers = (a_ring, b_ring, sa_ring, sb_ring, full, empty)
-    second: gl.constexpr = 1 if out.dtype == gl.bfloat16 else 0
     gl.warp_specialize(
         [
-            (_consume, (sb_pointer, ends, out, out_pointer, buffers, staging.index(0), experts, rows, cols, k_blocks,
-                        gl.constexpr(0), WGRAD, GROUP)),
-            (_consume, (sb_pointer, ends, out, out_pointer, buffers, staging.index(second), experts, rows, cols,
-                        k_blocks, gl.constexpr(1), WGRAD, GROUP)),
+            (_consume, (sa_pointer, sa_stride, sb_pointer, ends, out, out_pointer, buffers, staging.index(0), experts,
+                        rows, cols, k_blocks, gl.constexpr(0), WGRAD, GROUP)),
+            (_consume, (sa_pointer, sa_stride, sb_pointer, ends, out, out_pointer, buffers, staging.index(1), experts,
+                        rows, cols, k_blocks, gl.constexpr(1), WGRAD, GROUP)),
             (_produce, (a, b, sa, sb, ends, buffers, experts, rows, cols, k_blocks, WGRAD, GROUP)),
         ],
         [4, 1],

@@ -1,8 +1,6 @@
-"""Block-FP8 products on Hopper: `model.fp8.Product` is the reference. One kernel, `model.kernels.grouped`, does forward,
-Dgrad and Wgrad, grouped by expert or dense (one expert).
-
-Where DeepGEMM can be imported, `grouped_matmul` takes it by ``backend="deep_gemm"``: it wants experts aligned to 128
-rows, so ours is the default.
+"""Block-FP8 products on Hopper: `model.fp8.Product` is the reference. One kernel, `model.kernels.grouped`, does
+forward, Dgrad and Wgrad, grouped by expert or dense (one expert). Results are within 2.5e-3 in norm of FP64 on the
+decoded operands in BF16, of which rounding the result is 1.7e-3, and within 1e-3 in FP32.
 """
 
 from __future__ import annotations
@@ -17,13 +15,15 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from model.fp8 import BLOCK, Quantized
 from model.kernels import grouped
 
-STAGES = 5
+STAGES, WGRAD_STAGES = 5, 4
+"""Depth of the ring of tiles: what fits in shared memory beside the result's staging, which is FP32 in Wgrad."""
 GROUP = 8
+"""Row tiles that are walked together, so that the tiles in flight share operands in the L2 cache."""
 
 
 def grouped_matmul(x: Quantized, w: Quantized, ends: Tensor, *, out: Tensor | None = None) -> Tensor:
-    """``x_e @ w_e^T`` for each expert e: x [M, K] in 1x128 tiles sorted by expert, w [E, N, K] in 128x128 blocks, ``ends``
-    int32 [E] -> BF16 [M, N]. With the transposed copy of w it is Dgrad. K must be a multiple of 16, N of 8."""
+    """``x_e @ w_e^T`` for each expert e: x [M, K] in 1x128 tiles sorted by expert, w [E, N, K] in 128x128 blocks,
+    ``ends`` int32 [E] -> BF16 [M, N]. With the transposed copy of w it is Dgrad. K must be a multiple of 16, N of 8."""
     (m, k), (experts, n, _) = x.data.shape, w.data.shape
     _check(x, w, ends)
     if out is None:
@@ -67,9 +67,9 @@ def _launch(a: Quantized, b: Quantized, ends: Tensor, out: Tensor, cols: int, *,
     sa = _descriptor(a.scale.T, [1, 64])
     sb = _descriptor(b.scale.T, [1, 128]) if wgrad else _descriptor(a.scale.T, [1, 128])
     grouped._grouped_kernel[(sms,)](
-        _descriptor(a.data, [64, BLOCK]), _descriptor(b.data, [BLOCK, BLOCK]), sa, sb, b.scale, ends,
+        _descriptor(a.data, [64, BLOCK]), _descriptor(b.data, [BLOCK, BLOCK]), sa, sb, a.scale, a.scale.stride(1), b.scale, ends,
         _descriptor(out, [64, BLOCK]), out, len(ends), rows, cols, k_blocks,
-        STAGES=STAGES, WGRAD=wgrad, GROUP=GROUP, num_warps=4,
+        STAGES=WGRAD_STAGES if wgrad else STAGES, WGRAD=wgrad, GROUP=GROUP, num_warps=4,
     )  # fmt: skip
 
 

