@@ -1,5 +1,5 @@
-"""`zeroth bench kernels`: each GPU kernel's TFLOP/s or GB/s with BF16 beside it in the same run, its rivals where they are
-installed, the machine's limit and the ratio to it.
+"""`zeroth bench kernels`: each GPU kernel's TFLOP/s or GB/s with BF16 beside it in the same run, its rivals where they
+are installed, the machine's limit and the ratio to it.
 
 Products count 2 M N K operations; kernels that move memory count each input and output byte once. Times are medians of
 device events with a cold L2 cache, on random data. The limit of products is the vendor's dense FP8 rate, that of the
@@ -87,8 +87,8 @@ def measure(milliseconds: int) -> dict[str, Any]:
 
 
 def _clock(milliseconds: int) -> Clock:
-    """Seconds of a call: the median of replays of its CUDA graph, so that no launch is timed, each after the L2 cache was
-    flushed. ``graph=False`` for calls that wait for the device."""
+    """Seconds of a call: the median of replays of its CUDA graph, so that no launch is timed, each after the L2 cache
+    was flushed. ``graph=False`` for calls that wait for the device."""
     import torch
 
     flush = torch.empty(2**28, dtype=torch.int8, device="cuda")
@@ -148,7 +148,8 @@ def _quantize(clock: Clock, copy: float) -> list[Row]:
         scales = ", powers of two" if powers else ""
         cases += [
             (f"quantize 1x128{scales}", f"{m}x{k}", 3 + 4 / 128, lambda p=powers: quantize_tiles(x, powers_of_two=p)),
-            (f"quantize 1x128 and 128x1{scales}", f"{m}x{k}", 4 + 8 / 128, lambda p=powers: quantize_both(x, powers_of_two=p)),
+            (f"quantize 1x128 and 128x1{scales}", f"{m}x{k}", 4 + 8 / 128,
+             lambda p=powers: quantize_both(x, powers_of_two=p)),
             (f"quantize 128x128{scales}", "8x4096x7168", 3, lambda p=powers: quantize_blocks(w, powers_of_two=p)),
         ]  # fmt: skip
     cases += [
@@ -175,7 +176,8 @@ def _rows(clock: Clock, copy: float) -> list[Row]:
     return [
         _row("permute", shape, "GB/s", moved / clock(lambda: permute(x, order, k)), copy,
              rivals={"torch": moved / clock(lambda: x.index_select(0, order // k))}),
-        _row("unpermute", shape, "GB/s", moved / clock(lambda: unpermute(y, place, gates)), copy, rivals={"torch": eager}),
+        _row("unpermute", shape, "GB/s", moved / clock(lambda: unpermute(y, place, gates)), copy,
+             rivals={"torch": eager}),
     ]  # fmt: skip
 
 
@@ -239,7 +241,6 @@ def _grouped_case(clock: Clock, experts: int, m: int, n: int, k: int, *, uneven:
         work / clock(lambda: F.grouped_mm(dy, w, offs=segments.ends)),
         work / clock(lambda: F.grouped_mm(dy.T, x, offs=segments.ends)),
     ]
-    del w, x, dy
     name = f"E={experts} M={m} {n}x{k}{' uneven' if uneven else ''}"
     forward = work / clock(lambda: grouped_matmul(x_rows, w_rows, segments.ends))
     dgrad = work / clock(lambda: grouped_matmul(dy_rows, w_turned, segments.ends))

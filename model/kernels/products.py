@@ -67,8 +67,8 @@ def _launch(a: Quantized, b: Quantized, ends: Tensor, out: Tensor, cols: int, *,
     sa = _descriptor(a.scale.T, [1, 64])
     sb = _descriptor(b.scale.T, [1, 128]) if wgrad else _descriptor(a.scale.T, [1, 128])
     grouped._grouped_kernel[(sms,)](
-        _descriptor(a.data, [64, BLOCK]), _descriptor(b.data, [BLOCK, BLOCK]), sa, sb, a.scale, a.scale.stride(1), b.scale, ends,
-        _descriptor(out, [64, BLOCK]), out, len(ends), rows, cols, k_blocks,
+        _descriptor(a.data, [64, BLOCK]), _descriptor(b.data, [BLOCK, BLOCK]), sa, sb,
+        a.scale, a.scale.stride(1), b.scale, ends, _descriptor(out, [64, BLOCK]), out, len(ends), rows, cols, k_blocks,
         STAGES=WGRAD_STAGES if wgrad else STAGES, WGRAD=wgrad, GROUP=GROUP, num_warps=4,
     )  # fmt: skip
 
