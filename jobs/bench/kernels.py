@@ -129,7 +129,7 @@ def _copy_bandwidth(clock: Clock) -> float:
 
     source = torch.randn(2**28, device="cuda", dtype=torch.bfloat16)
     target = torch.empty_like(source)
-    return 2 * source.nbytes / clock(lambda: target.copy_(source)) / 1e9
+    return 2 * source.nbytes / clock(lambda: target.copy_(source), graph=False) / 1e9
 
 
 def _random(*shape: int) -> Tensor:

@@ -6,9 +6,9 @@ block of 128 along the contraction is multiplied on its own and added in FP32 wi
 section 3.3.2). While one warp group does that addition, the other has the tensor cores; neither waits for the other,
 only for the ring.
 
-Scales are stored with the long dimension contiguous. In Wgrad they come with the tiles. In forward and Dgrad an expert
-may start at any row, and a bulk copy of FP32 faults unless it starts at a multiple of 16 bytes; there the 32 lanes of
-the fetching warp copy them asynchronously, each lane arriving at the ring's barrier when its part has landed.
+Scales are stored with the long dimension contiguous. In Wgrad and dense products they come with the tiles. Otherwise
+an expert may start at any row, and a bulk copy of FP32 faults unless it starts at a multiple of 16 bytes; there the 32
+lanes of the fetching warp copy them asynchronously, each arriving at the ring's barrier when its part has landed.
 
 Rows of an expert need no alignment in forward and Dgrad. Wgrad contracts over tokens and takes operands whose experts
 start at multiples of 128, as the transposing quantisation writes them.
@@ -52,11 +52,11 @@ def _expert(e, ends, rows, k_blocks, WGRAD: gl.constexpr):
 @gluon.jit
 def _produce(
     a, b, sa, sb, sa_pointer, sa_stride, ends, buffers, experts, rows, cols, k_blocks,
-    WGRAD: gl.constexpr, GROUP: gl.constexpr,
+    WGRAD: gl.constexpr, BULK: gl.constexpr, GROUP: gl.constexpr,
 ):  # fmt: skip
     a_ring, b_ring, sa_ring, sb_ring, full, empty = buffers
     STAGES: gl.constexpr = full.shape[0]
-    bytes: gl.constexpr = 2 * 128 * 128 + (2 * 4 * 128 if WGRAD else 0)
+    bytes: gl.constexpr = 2 * 128 * 128 + (4 * 128 if BULK else 0) + (4 * 128 if WGRAD else 0)
     lanes: gl.constexpr = gl.BlockedLayout([1], [32], [1], [0])
     flat: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
     n_tiles = (cols + 127) // 128
@@ -77,7 +77,7 @@ def _produce(
                 for half in gl.static_range(2):
                     slot = 2 * stage + half
                     tma.async_copy_global_to_shared(a, [a_row + 64 * half, block * 128], ready, a_ring.index(slot))
-                    if WGRAD:
+                    if BULK:
                         tma.async_copy_global_to_shared(sa, [block, a_row + 64 * half], ready, sa_ring.index(slot))
                     else:
                         at = a_row + 64 * half + gl.arange(0, 64, lanes)
@@ -88,7 +88,7 @@ def _produce(
                 tma.async_copy_global_to_shared(b, [b_row, block * 128], ready, b_ring.index(stage))
                 if WGRAD:
                     tma.async_copy_global_to_shared(sb, [block, b_row], ready, sb_ring.index(stage))
-                else:
+                if not BULK:
                     async_copy.mbarrier_arrive(ready, increment_count=False)
                 step += 1
             tile += gl.num_programs(0)
@@ -159,7 +159,7 @@ def _consume(
 @gluon.jit
 def _grouped_kernel(
     a, b, sa, sb, sa_pointer, sa_stride, sb_pointer, ends, out, out_pointer, experts, rows, cols, k_blocks,
-    STAGES: gl.constexpr, WGRAD: gl.constexpr, GROUP: gl.constexpr,
+    STAGES: gl.constexpr, WGRAD: gl.constexpr, BULK: gl.constexpr, GROUP: gl.constexpr,
 ):  # fmt: skip
     a_ring = gl.allocate_shared_memory(a.dtype, [2 * STAGES, 64, 128], a.layout)
     b_ring = gl.allocate_shared_memory(b.dtype, [STAGES, 128, 128], b.layout)
@@ -169,7 +169,7 @@ def _grouped_kernel(
     full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     for stage in gl.static_range(STAGES):
-        mbarrier.init(full.index(stage), count=1 if WGRAD else 1 + 32)
+        mbarrier.init(full.index(stage), count=1 if BULK else 1 + 32)
         mbarrier.init(empty.index(stage), count=2)
     buffers = (a_ring, b_ring, sa_ring, sb_ring, full, empty)
     gl.warp_specialize(
@@ -179,7 +179,7 @@ def _grouped_kernel(
             (_consume, (sb_pointer, ends, out, out_pointer, buffers, staging.index(1), experts, rows, cols, k_blocks,
                         gl.constexpr(1), WGRAD, GROUP)),
             (_produce, (a, b, sa, sb, sa_pointer, sa_stride, ends, buffers, experts, rows, cols, k_blocks, WGRAD,
-                        GROUP)),
+                        BULK, GROUP)),
         ],
         [4, 1],
         [240, 24],

@@ -69,7 +69,7 @@ def _launch(a: Quantized, b: Quantized, ends: Tensor, out: Tensor, cols: int, *,
     grouped._grouped_kernel[(sms,)](
         _descriptor(a.data, [64, BLOCK]), _descriptor(b.data, [BLOCK, BLOCK]), sa, sb,
         a.scale, a.scale.stride(1), b.scale, ends, _descriptor(out, [64, BLOCK]), out, len(ends), rows, cols, k_blocks,
-        STAGES=WGRAD_STAGES if wgrad else STAGES, WGRAD=wgrad, GROUP=GROUP, num_warps=4,
+        STAGES=WGRAD_STAGES if wgrad else STAGES, WGRAD=wgrad, BULK=wgrad or len(ends) == 1, GROUP=GROUP, num_warps=4,
     )  # fmt: skip
 
 
