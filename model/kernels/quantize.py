@@ -9,6 +9,9 @@ or zero; nothing outside such a tile changes.
 blocks' stride a multiple of 4, as bulk copies, cuBLASLt and DeepGEMM want it.
 """
 
+# Kernels are typed by Triton at each launch.
+# mypy: disable-error-code="untyped-decorator, no-untyped-def"
+
 from __future__ import annotations
 
 from typing import NamedTuple

@@ -1,6 +1,9 @@
 """The router of DeepSeek-V3 (report, section 2.1.2; 4 of 8 groups by the sum of their two best) in one pass over the
 logits; `model.moe.Router` is the reference. Among equal scores the lowest expert is taken."""
 
+# Kernels are typed by Triton at each launch.
+# mypy: disable-error-code="untyped-decorator, no-untyped-def"
+
 from __future__ import annotations
 
 import torch
