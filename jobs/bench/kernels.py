@@ -64,9 +64,9 @@ def command(
 
 
 def measure(milliseconds: int) -> dict[str, Any]:
-    from jobs.config import RecipeError
-
     import torch
+
+    from jobs.config import RecipeError
 
     if importlib.util.find_spec("triton") is None:
         raise RecipeError("zeroth bench kernels needs triton: pip install 'zeroth[gpu]'")
