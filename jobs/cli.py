@@ -38,10 +38,10 @@ def main(arguments: list[str] | None = None) -> None:
     An exception that carries an integer ``exit_status`` is a message for the user (2: the call or its input was bad,
     1: the run failed) and is printed without a traceback. Any other exception is a bug and keeps its traceback.
     """
-    # OpenMP's threads spin while they wait for each other, by default; on a machine that also does something else that
-    # made a training step on two cores four times as slow. Set before torch is imported, here and by inheritance in
-    # Ray's workers.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # OpenMP's threads spin for milliseconds while they wait for each other, by default: on a machine that also does
+    # something else, a training step on two cores then took four times as long. Never spinning is slow on an idle one.
+    # Set before torch is imported, here and by inheritance in Ray's workers.
+    os.environ.setdefault("GOMP_SPINCOUNT", "50000")
     # As `python -m` has it: a reward plugin may lie in the working directory.
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())

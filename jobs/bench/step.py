@@ -104,6 +104,8 @@ def digits(text: str) -> float:
 
 
 def ours(folder: Path, prompts: Sequence[str], steps: int, precision: Precision) -> dict[str, float]:
+    import torch
+
     from model import checkpoint
     from model.engine import Sampling
     from model.native import NativeEngine
@@ -129,10 +131,13 @@ def ours(folder: Path, prompts: Sequence[str], steps: int, precision: Precision)
 
     async def one(epoch: int) -> tuple[float, int]:
         started = time.perf_counter()
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # as a rollout worker has by default: decoding's small products gain nothing from two
         draws = [Draw(problem, epoch) for problem in problems]
         groups = await rollout(
             draws, lambda draw: tuple(tokenizer.encode(str(draw.problem.prompt))), engine, Digits(), sampling
         )
+        torch.set_num_threads(threads)
         step(policy, groups, settings)
         await engine.publish(policy.publish(precision))
         return time.perf_counter() - started, sum(len(c.token_ids) for g in groups for c in g.completions)
