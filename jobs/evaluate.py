@@ -15,6 +15,9 @@ from jobs import console
 from jobs.config import RecipeError
 from rl.problems import R1_ZERO
 
+CHUNK = 64
+"""Problems that are sampled and scored together, between two moves of the progress bar."""
+
 
 def command(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint folder.")],
@@ -97,11 +100,16 @@ def evaluate(
         try:
             sampling = Sampling(temperature, top_p, max_tokens)
             encode = parts.encoder(tokenizer, template)
-            return await parts.tallies(problems, encode, engine, judge, sampling, samples, seed)
+            return await parts.tallies(problems, encode, engine, judge, sampling, samples, seed, CHUNK, advance)
         finally:
             await judge.close()
 
-    with console.console.status(f"sampling {len(problems) * samples} completions"):
+    with console.progress() as bar:
+        task = bar.add_task("eval", total=len(problems), note=f"{samples} a problem")
+
+        def advance(done: int) -> None:
+            bar.advance(task, done)
+
         found = asyncio.run(run())
     return {
         "checkpoint": str(checkpoint),

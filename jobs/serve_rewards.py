@@ -17,26 +17,19 @@ import it; therefore this file has no postponed annotations.
 import asyncio
 import contextlib
 import os
-import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jobs import console
+from jobs.lifecycle import ServiceError, serve_until_signal
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
 RETRY_AFTER_S = 1
 KEEP_ALIVE_S = 120  # an idle connection is not closed under a client that is about to use it
-
-
-class ServiceError(RuntimeError):
-    """The service cannot start."""
-
-    exit_status = 2
 
 
 class Desk:
@@ -337,24 +330,4 @@ def rewards(
         access_log=False,
         timeout_keep_alive=KEEP_ALIVE_S,
     )
-    asyncio.run(_serve(uvicorn.Server(config), desk))
-
-
-async def _serve(server: Any, desk: Desk) -> None:
-    """Runs until a signal; says where it listens once it does, and drains when the signal comes."""
-    loop = asyncio.get_running_loop()
-
-    def stop() -> None:
-        desk.draining = True
-        server.should_exit = True
-
-    server.capture_signals = contextlib.nullcontext  # a drained service ends with status 0, not by the signal
-    for sign in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(sign, stop)
-    running = asyncio.create_task(server.serve())
-    while not server.started and not running.done():
-        await asyncio.sleep(0.02)
-    for listener in (listening for each in server.servers for listening in each.sockets) if server.started else ():
-        host, port = listener.getsockname()[:2]
-        console.say(f"rewards {', '.join(desk.rewards)} at http://{host}:{port} (docs at /docs)")
-    await running
+    asyncio.run(serve_until_signal(uvicorn.Server(config), desk, f"rewards {', '.join(desk.rewards)}"))

@@ -20,7 +20,6 @@ import it; therefore this file has no postponed annotations.
 import asyncio
 import contextlib
 import re
-import signal
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
@@ -28,7 +27,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jobs import console
+from jobs.lifecycle import ServiceError, serve_until_signal
 from jobs.serve_rewards import BodyLimit
 
 if TYPE_CHECKING:
@@ -40,12 +39,6 @@ RETRY_AFTER_SECONDS = 1
 _FENCED = re.compile(r"```[^\n`]*\n(.*?)```", re.DOTALL)
 _TIMED_OUT = ("time_limit",)
 _LANGUAGES = {"nodejs": "javascript", "python_gpu": "python", "pytest": "python"}
-
-
-class ServiceError(RuntimeError):
-    """The service cannot start."""
-
-    exit_status = 2
 
 
 class BadRequest(ValueError):
@@ -351,28 +344,6 @@ def sandbox(
             timeout_graceful_shutdown=drain_seconds,
             access_log=False,
         )
-        await _serve_until_signal(uvicorn.Server(config), desk)
+        await serve_until_signal(uvicorn.Server(config), desk, f"sandbox of {desk.pool.workers} workers")
 
     asyncio.run(serve())
-
-
-async def _serve_until_signal(server: Any, desk: Desk) -> None:
-    """Says where it listens once it does, and drains when a signal comes."""
-    loop = asyncio.get_running_loop()
-
-    def stop() -> None:
-        desk.draining = True
-        server.should_exit = True
-
-    server.capture_signals = contextlib.nullcontext  # a drained service ends with status 0, not by the signal
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
-    running = asyncio.create_task(server.serve())
-    while not server.started and not running.done():
-        await asyncio.sleep(0.02)
-    for listener in (listening for each in server.servers for listening in each.sockets) if server.started else ():
-        address, number = listener.getsockname()[:2]
-        console.say(f"sandbox of {desk.pool.workers} workers at http://{address}:{number} (docs at /docs)")
-    await running
-    if not server.started:
-        raise ServiceError("the service did not start; the reason is above")
