@@ -204,6 +204,14 @@ def write(recipe: Table, path: Path) -> None:
     path.write_text(tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True)))
 
 
+def check_run_dir(folder: Path, *, resume: bool) -> None:
+    """Raises RecipeError where a run would write over another, or has nothing to resume."""
+    if (folder / "metrics.jsonl").exists() and not resume:
+        raise RecipeError(f"{folder} holds a run already: continue it with --resume, or set another run.dir")
+    if resume and not folder.is_dir():
+        raise RecipeError(f"{folder}: there is no run to resume here")
+
+
 def shipped() -> list[str]:
     """The names of the recipes that come with the package."""
     return sorted(path.stem for path in (Path(__file__).parent / "recipes").glob("*.toml"))

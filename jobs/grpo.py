@@ -14,7 +14,7 @@ import typer
 from rich.progress import Progress as Bar
 
 from jobs import config, console
-from jobs.config import GrpoRecipe, RecipeError
+from jobs.config import GrpoRecipe
 
 RecipeArgument = Annotated[str, typer.Argument(help="A recipe: a TOML file, or the name of one that is shipped.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, as in optimizer.lr=1e-4")]
@@ -56,11 +56,7 @@ def checked(recipe: GrpoRecipe, *, resume: bool) -> Checked:
     from model import checkpoint
     from rl.judge import Judge
 
-    journal = recipe.run.dir / "metrics.jsonl"
-    if journal.exists() and not resume:
-        raise RecipeError(f"{recipe.run.dir} holds a run already: continue it with --resume, or set another run.dir")
-    if resume and not recipe.run.dir.is_dir():
-        raise RecipeError(f"{recipe.run.dir}: there is no run to resume here")
+    config.check_run_dir(recipe.run.dir, resume=resume)
     model, tokenizer = checkpoint.shape(recipe.base)
     problems = parts.load_problems(recipe)
     limit = model.max_position_embeddings

@@ -161,37 +161,24 @@ async def tallies(
     """Samples every problem and tallies its own reward (what a judge calls "accuracy"), by the reward's name;
     ``chunk`` problems at a time (0: all at once), each told to ``advance``."""
     found: dict[str, Tally] = {}
-    for start in range(0, len(problems), chunk or max(1, len(problems))):
-        part = problems[start : start + (chunk or len(problems))]
-        await _tally(found, part, encode, engine, reward, sampling, samples, seed)
+    size = chunk or max(1, len(problems))
+    for part in (problems[start : start + size] for start in range(0, len(problems), size)):
+        draws = [Draw(problem, -1) for problem in part]
+        requests = [
+            Request(encode(draw), tuple(sample_seed(seed, draw.sample_id(copy)) for copy in range(samples)))
+            for draw in draws
+        ]
+        completed = await engine.generate(requests, sampling)
+        flat = [Sample(p.fields, c.text) for p, group in zip(part, completed, strict=True) for c in group]
+        scores = iter(await reward(flat))
+        for problem in part:
+            tally = found.setdefault(problem.reward, Tally())
+            own = [next(scores) for _ in range(samples)]
+            known = [score.parts.get("accuracy", score.value) for score in own if score.value is not None]
+            tally.by_problem.append([value for value in known if value is not None])
+            tally.not_judged += samples - len(known)
         advance(len(part))
     return dict(sorted(found.items()))
-
-
-async def _tally(
-    found: dict[str, Tally],
-    problems: Sequence[Problem],
-    encode: Callable[[Draw], tuple[int, ...]],
-    engine: Engine,
-    reward: Reward,
-    sampling: Sampling,
-    samples: int,
-    seed: int,
-) -> None:
-    draws = [Draw(problem, -1) for problem in problems]
-    requests = [
-        Request(encode(draw), tuple(sample_seed(seed, draw.sample_id(copy)) for copy in range(samples)))
-        for draw in draws
-    ]
-    completed = await engine.generate(requests, sampling)
-    flat = [Sample(p.fields, c.text) for p, group in zip(problems, completed, strict=True) for c in group]
-    scores = iter(await reward(flat))
-    for problem in problems:
-        tally = found.setdefault(problem.reward, Tally())
-        own = [next(scores) for _ in range(samples)]
-        known = [score.parts.get("accuracy", score.value) for score in own if score.value is not None]
-        tally.by_problem.append([value for value in known if value is not None])
-        tally.not_judged += samples - len(known)
 
 
 async def evaluation(

@@ -40,10 +40,7 @@ def checked(recipe: PretrainRecipe, *, resume: bool) -> tuple[ModelConfig, list[
     """The model's shape and the documents, or an error for the first thing that cannot be used."""
     from model.config import from_recipe
 
-    if (recipe.run.dir / "metrics.jsonl").exists() and not resume:
-        raise RecipeError(f"{recipe.run.dir} holds a run already: continue it with --resume, or set another run.dir")
-    if resume and not recipe.run.dir.is_dir():
-        raise RecipeError(f"{recipe.run.dir}: there is no run to resume here")
+    config.check_run_dir(recipe.run.dir, resume=resume)
     shape = from_recipe({"vocab_size": recipe.data.vocab_size, **recipe.model}, "[model]")
     return shape, documents(recipe.data.documents)
 
