@@ -15,12 +15,14 @@ from model.linear import GroupedLinear, Linear
 
 class Routing(NamedTuple):
     """Where one layer sent T tokens. ``scores`` FP32 [T, E] before the bias, ``indices`` [T, K], ``gates`` FP32
-    [T, K], ``counts`` int64 [E] tokens an expert."""
+    [T, K], ``counts`` int64 [E] tokens an expert. ``own`` [T, K] is what the router itself would have chosen, where it
+    was told."""
 
     scores: Tensor
     indices: Tensor
     gates: Tensor
     counts: Tensor
+    own: Tensor
 
 
 class Router(nn.Module):
@@ -39,22 +41,28 @@ class Router(nn.Module):
     def reset_parameters(self) -> None:
         nn.init.normal_(self.weight, std=self.c.initializer_range)
 
-    def forward(self, x: Tensor) -> Routing:
-        """x [T, H]; logits are computed in FP32."""
+    def forward(self, x: Tensor, given: Tensor | None = None) -> Routing:
+        """x [T, H]; logits are computed in FP32. ``given`` [T, K] names the experts to use, so that a trainer can
+        replay a sampler's choice (arXiv:2510.11370); rows of -1 leave it to the router. Gates are always its own."""
         c = self.c
         scores = F.linear(x.float(), self.weight.float()).sigmoid()
-        choice = scores.detach() + self.e_score_correction_bias
+        own = self.choose(scores.detach() + self.e_score_correction_bias)
+        indices = own if given is None else torch.where(given < 0, own, given)
+        gates = scores.gather(-1, indices)
+        if c.norm_topk_prob:
+            gates = gates / (gates.sum(-1, keepdim=True) + 1e-20)
+        counts = torch.bincount(indices.flatten(), minlength=c.n_routed_experts)
+        return Routing(scores, indices, gates * c.routed_scaling_factor, counts, own)
+
+    def choose(self, choice: Tensor) -> Tensor:
+        """choice FP32 [T, E], scores and bias together -> the chosen experts [T, K]."""
+        c = self.c
         if c.n_group > 1:
             grouped = choice.unflatten(-1, (c.n_group, -1))
             best = grouped.topk(2, -1).values.sum(-1).topk(c.topk_group, -1).indices
             keep = torch.zeros_like(grouped[..., 0], dtype=torch.bool).scatter(-1, best, True)
             choice = grouped.masked_fill(~keep.unsqueeze(-1), float("-inf")).flatten(-2)
-        indices = choice.topk(c.num_experts_per_tok, -1).indices
-        gates = scores.gather(-1, indices)
-        if c.norm_topk_prob:
-            gates = gates / (gates.sum(-1, keepdim=True) + 1e-20)
-        counts = torch.bincount(indices.flatten(), minlength=c.n_routed_experts)
-        return Routing(scores, indices, gates * c.routed_scaling_factor, counts)
+        return choice.topk(c.num_experts_per_tok, -1).indices
 
 
 class MLP(nn.Module):
@@ -103,10 +111,10 @@ class MoE(nn.Module):
             self.shared_experts = MLP(c.hidden_size, c.n_shared_experts * c.moe_intermediate_size, c.initializer_range)
         self.shared = c.n_shared_experts > 0
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Routing]:
-        """x [..., H]."""
+    def forward(self, x: Tensor, given: Tensor | None = None) -> tuple[Tensor, Routing]:
+        """x [..., H]; ``given`` as for the router."""
         flat = x.reshape(-1, x.shape[-1])
-        routing = self.gate(flat)
+        routing = self.gate(flat, given)
         out = self.experts(flat, routing)
         if self.shared:
             out = out + self.shared_experts(flat)

@@ -77,10 +77,20 @@ class Policy:
         self.updates = 0
         self.counts = [torch.zeros_like(r.e_score_correction_bias) for r in self.model.routers()]
 
-    def forward(self, tokens: Tensor, segments: Segments, at: Tensor, targets: Tensor, temperature: float) -> Forward:
-        """tokens [N]; ``at`` [M] says which outputs predict ``targets`` [M]."""
+    def forward(
+        self,
+        tokens: Tensor,
+        segments: Segments,
+        at: Tensor,
+        targets: Tensor,
+        temperature: float,
+        routes: Tensor | None = None,
+    ) -> Forward:
+        """tokens [N]; ``at`` [M] says which outputs predict ``targets`` [M]; ``routes`` [N, MoE layers, K] are the
+        experts to use, -1 for the router's own choice."""
         device = self.model.device
-        out = self.wrapped(tokens.to(device), segments.to(device))
+        given = None if routes is None else routes.to(device, torch.int64)
+        out = self.wrapped(tokens.to(device), segments.to(device), given)
         logp, entropy = token_logprobs(self.model.logits, out.hidden[at.to(device)], targets.to(device), temperature)
         return Forward(logp, entropy, out.routing)
 

@@ -40,21 +40,26 @@ class Block(nn.Module):
         dense = layer < c.first_k_dense_replace
         self.mlp: MLP | MoE = MLP(c.hidden_size, c.intermediate_size, c.initializer_range) if dense else MoE(c)
 
-    def forward(self, x: Tensor, turns: Tensor, segments: Segments) -> tuple[Tensor, Tensor, Routing | None]:
-        """x [N, H] -> the next residual stream, the layer's cache entries, its routing."""
+    def forward(
+        self, x: Tensor, turns: Tensor, segments: Segments, given: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Routing | None]:
+        """x [N, H], ``given`` [N, K] experts to use -> the next residual stream, the layer's cache entries, its
+        routing."""
         attended, cached = self.self_attn(self.input_layernorm(x), turns, segments)
-        x, routing = self.feed_forward(x + attended)
+        x, routing = self.feed_forward(x + attended, given)
         return x, cached, routing
 
-    def decode(self, x: Tensor, turns: Tensor, cache: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
+    def decode(
+        self, x: Tensor, turns: Tensor, cache: Tensor, lengths: Tensor, mask: Tensor
+    ) -> tuple[Tensor, Routing | None]:
         x = x + self.self_attn.decode(self.input_layernorm(x), turns, cache, lengths, mask)
-        return self.feed_forward(x)[0]
+        return self.feed_forward(x)
 
-    def feed_forward(self, x: Tensor) -> tuple[Tensor, Routing | None]:
+    def feed_forward(self, x: Tensor, given: Tensor | None = None) -> tuple[Tensor, Routing | None]:
         normed = self.post_attention_layernorm(x)
         if isinstance(self.mlp, MLP):
             return x + self.mlp(normed), None
-        out, routing = self.mlp(normed)
+        out, routing = self.mlp(normed, given)
         return x + out, routing
 
 
@@ -105,15 +110,17 @@ class Transformer(nn.Module):
         self.recompute = recompute
         return self
 
-    def forward(self, tokens: Tensor, segments: Segments) -> Output:
-        """tokens [N] int64."""
+    def forward(self, tokens: Tensor, segments: Segments, routes: Tensor | None = None) -> Output:
+        """tokens [N] int64. ``routes`` int64 [N, MoE layers, K], where given, are the experts to use; -1 leaves a
+        token to the router."""
         out = Output(self.embed_tokens(tokens).to(self.dtype))
         turns = rope.rotations(segments.positions, self.freqs)
         for layer in self.blocks():
+            given = None if routes is None or isinstance(layer.mlp, MLP) else routes[:, len(out.routing)]
             if self.recompute and torch.is_grad_enabled():
-                x, cached, routing = checkpoint(layer, out.hidden, turns, segments, use_reentrant=False)
+                x, cached, routing = checkpoint(layer, out.hidden, turns, segments, given, use_reentrant=False)
             else:
-                x, cached, routing = layer(out.hidden, turns, segments)
+                x, cached, routing = layer(out.hidden, turns, segments, given)
             out.hidden = x
             out.cached.append(cached)
             if routing is not None:
@@ -121,17 +128,19 @@ class Transformer(nn.Module):
         out.hidden = self.norm(out.hidden)
         return out
 
-    def decode(self, tokens: Tensor, cache: list[Tensor], lengths: Tensor) -> Tensor:
+    def decode(self, tokens: Tensor, cache: list[Tensor], lengths: Tensor) -> tuple[Tensor, list[Routing]]:
         """One token a row: tokens [B], cache of [B, T, kv_lora_rank + rope] a layer, filled to ``lengths`` [B] and
-        written there. Returns hidden [B, H] after the final norm."""
+        written there. Returns hidden [B, H] after the final norm and each MoE layer's routing."""
         x = self.embed_tokens(tokens).to(self.dtype)
         turns = rope.rotations(lengths, self.freqs)
         keys = torch.arange(cache[0].shape[1], device=x.device)
         mask = torch.where(keys <= lengths.unsqueeze(-1), 0.0, float("-inf")).to(x.dtype).unsqueeze(1)
+        found: list[Routing] = []
         for layer, kept in zip(self.blocks(), cache, strict=True):
-            x = layer.decode(x, turns, kept, lengths, mask)
-        normed: Tensor = self.norm(x)
-        return normed
+            x, routing = layer.decode(x, turns, kept, lengths, mask)
+            if routing is not None:
+                found.append(routing)
+        return self.norm(x), found
 
     def mtp_hidden(self, out: Output, tokens: Tensor, segments: Segments) -> list[tuple[Tensor, Tensor]]:
         """The MTP modules' full causal chain. For each depth k = 1, 2, ...: hidden [N, H], which at token i predicts

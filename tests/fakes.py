@@ -70,6 +70,9 @@ class FakeEngine:
         await asyncio.sleep(max((self.delay(request) for request in requests), default=0.0))
         return [[self._completion(self.say(r, seed), version) for seed in r.seeds] for r in requests]
 
+    async def close(self) -> None:
+        return None
+
     def _completion(self, text: str, version: int) -> Completion:
         ids = (*self.tokenizer.encode(text), self.tokenizer.eos)
         return Completion(ids, (-1.0,) * len(ids), (version,) * len(ids), "stop", text)

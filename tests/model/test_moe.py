@@ -88,11 +88,25 @@ def test_the_balance_loss_reads_as_the_report() -> None:
     assert abs(float(balance_loss(routing, segments, 3)) - expected) < 1e-5
 
 
+def test_given_experts_are_used_with_the_router_s_own_gates() -> None:
+    router, x, own = routed()
+    given = torch.randint(0, CONFIG.n_routed_experts, own.indices.shape)
+    given[::2] = -1
+    replayed = router(x, given)
+    assert torch.equal(replayed.own, own.indices)
+    assert torch.equal(replayed.indices[::2], own.indices[::2])
+    assert torch.equal(replayed.indices[1::2], given[1::2])
+    expected = own.scores[1::2].gather(-1, given[1::2])
+    assert torch.allclose(replayed.gates[1::2], 2.5 * expected / expected.sum(-1, keepdim=True))
+    assert torch.equal(replayed.counts, torch.bincount(replayed.indices.flatten(), minlength=8))
+
+
 def test_balanced_routing_has_the_smallest_balance_loss() -> None:
     scores = torch.full((8, 4), 0.5)
-    even = Routing(scores, torch.arange(8).remainder(4).unsqueeze(-1), torch.ones(8, 1), torch.full((4,), 2))
+    spread, first = torch.arange(8).remainder(4).unsqueeze(-1), torch.zeros(8, 1, dtype=torch.int64)
+    even = Routing(scores, spread, torch.ones(8, 1), torch.full((4,), 2), spread)
     skewed_scores = scores + torch.tensor([0.4, 0.0, 0.0, 0.0])
-    skewed = Routing(skewed_scores, torch.zeros(8, 1, dtype=torch.int64), torch.ones(8, 1), torch.tensor([8, 0, 0, 0]))
+    skewed = Routing(skewed_scores, first, torch.ones(8, 1), torch.tensor([8, 0, 0, 0]), first)
     segments = torch.zeros(8, dtype=torch.int64)
     assert float(balance_loss(even, segments, 1)) < float(balance_loss(skewed, segments, 1))
 

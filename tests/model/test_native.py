@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -137,3 +138,46 @@ def test_every_token_carries_its_weight_version() -> None:
 def test_a_prompt_without_room_is_refused(length: int) -> None:
     with pytest.raises(EngineError, match=f"{length} tokens"):
         engine().sample([Request((5,) * length, (1,))], Sampling())
+
+
+@pytest.mark.parametrize("budget", [1, 7])
+def test_a_paused_completion_goes_on_as_if_it_had_never_been_paused(budget: int) -> None:
+    made, at_once = engine(record_routes=True), Sampling(max_tokens=30, stop=("7",))
+    whole = made.sample(requests(), at_once)
+    paused = replace(at_once, pause_after=budget)
+    done: list[list[Completion | None]] = [[None] * 3 for _ in PROMPTS]
+    while any(c is None or c.finish_reason == "paused" for group in done for c in group):
+        unfinished = [
+            (g, i)
+            for g, group in enumerate(done)
+            for i, c in enumerate(group)
+            if c is None or c.finish_reason == "paused"
+        ]
+        again = [Request(PROMPTS[g], (100 * g + i,), (done[g][i],)) for g, i in unfinished]
+        for (g, i), (completion,) in zip(unfinished, made.sample(again, paused), strict=True):
+            before = done[g][i]
+            assert len(completion.token_ids) - len(before.token_ids if before else ()) <= budget
+            done[g][i] = completion
+    for expected, found in zip(whole, done, strict=True):
+        for a, b in zip(expected, found, strict=True):
+            assert b is not None
+            assert (a.token_ids, a.finish_reason, a.versions, a.text) == (
+                b.token_ids,
+                b.finish_reason,
+                b.versions,
+                b.text,
+            )
+            assert a.logprobs == pytest.approx(b.logprobs, abs=1e-5)
+            assert a.routes is not None
+            assert np.array_equal(a.routes, b.routes)
+
+
+def test_recorded_routes_are_those_of_the_full_forward() -> None:
+    made = engine(record_routes=True)
+    for prompt, group in zip(PROMPTS, made.sample(requests(), Sampling(max_tokens=20)), strict=True):
+        for completion in group:
+            tokens = torch.tensor((*prompt, *completion.token_ids))[:-1]
+            with torch.no_grad():
+                routing = made.model(tokens, Segments.of([len(tokens)])).routing
+            assert completion.routes is not None
+            assert np.array_equal(completion.routes, torch.stack([r.indices for r in routing], 1).numpy())
