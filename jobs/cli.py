@@ -12,7 +12,7 @@ import sys
 
 import typer
 
-from jobs import bench, console, evaluate, grpo, pretrain, quickstart, report, sandbox, score, serve
+from jobs import bench, console, evaluate, grpo, pretrain, quickstart, report, sandbox, score, serve, sft
 
 app = typer.Typer(
     name="zeroth",
@@ -23,6 +23,7 @@ app = typer.Typer(
 )
 app.command("quickstart")(quickstart.command)
 app.command("pretrain")(pretrain.command)
+app.command("sft")(sft.command)
 app.command("grpo")(grpo.command)
 app.command("eval")(evaluate.command)
 app.command("report")(report.command)

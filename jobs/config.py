@@ -53,10 +53,15 @@ class OptimizerTable(Table):
     bias_speed: NonNegative = 1e-3
 
 
-class PrecisionTable(Table):
-    """``train``: of the policy. ``rollout``: of the weights that engines are given and sample from."""
+class TrainPrecisionTable(Table):
+    """``train``: of the policy."""
 
     train: Precision = "fp32"
+
+
+class PrecisionTable(TrainPrecisionTable):
+    """``rollout``: of the weights that engines are given and sample from."""
+
     rollout: Precision = "fp8"
 
 
@@ -171,7 +176,52 @@ class PretrainRecipe(Table):
     train: PretrainTrainTable
     optimizer: OptimizerTable
     model: dict[str, Any] = Field(default_factory=dict)
-    precision: PrecisionTable = PrecisionTable()
+    precision: TrainPrecisionTable = TrainPrecisionTable()
+
+
+class LayoutTable(Table):
+    """How a prompt and what answers it become text: ``template`` holds {prompt}, as in GRPO; where it is empty a chat
+    template in Jinja lays out the turns: the file ``chat_template``, or the checkpoint's own."""
+
+    template: str = ""
+    chat_template: Path | None = None
+
+
+class SftDataTable(LayoutTable):
+    """JSONL files of {"prompt", "response"} or {"messages"} objects."""
+
+    train: Path
+    held_out: Path | None = None
+
+
+class SftTrainTable(Table):
+    """Samples of more than ``sequence_tokens`` are left out; ``micro_batch_tokens`` bounds memory and changes nothing
+    else."""
+
+    steps: Count
+    batch_samples: Count = 32
+    sequence_tokens: Count = 8192
+    micro_batch_tokens: Count = 8192
+    threads: Count | None = None
+
+
+class ValidateTable(Table):
+    """Validation on held-out lines, at most ``lines`` of them, ``every`` so many steps, before and after."""
+
+    every: int = Field(0, ge=0)
+    lines: Count = 1000
+
+
+class SftRecipe(Table):
+    """``base``: the checkpoint folder that training starts from, ours or one of transformers'."""
+
+    base: Path
+    run: RunTable
+    data: SftDataTable
+    train: SftTrainTable
+    optimizer: OptimizerTable
+    precision: TrainPrecisionTable = TrainPrecisionTable()
+    evaluate: ValidateTable = ValidateTable()
 
 
 R = TypeVar("R", bound=Table)

@@ -3,6 +3,7 @@ test, and inside Ray's actors."""
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -11,8 +12,9 @@ from typing import Any
 
 import torch
 
-from jobs.config import GrpoRecipe, OptimizerTable, RecipeError
-from model import checkpoint
+from jobs.config import GrpoRecipe, LayoutTable, OptimizerTable, Precision, RecipeError
+from model import checkpoint, hf
+from model.chat import Layout
 from model.engine import Engine, Request, Sampling
 from model.native import NativeEngine
 from model.policy import OptimizerSettings, Policy
@@ -75,6 +77,42 @@ def make_trainer(recipe: GrpoRecipe) -> LocalTrainer:
     model, tokenizer = checkpoint.load(recipe.base)
     policy = Policy(model, tokenizer, optimizer_settings(recipe.optimizer), recipe.precision.train)
     return LocalTrainer(policy, step_settings(recipe), recipe.precision.rollout)
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether a folder holds a model of our architecture, rather than one of transformers'. Raises CheckpointError."""
+    path = folder / "config.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise checkpoint.CheckpointError(f"{folder}: no such checkpoint, there is no config.json in it") from None
+    except ValueError as error:
+        raise checkpoint.CheckpointError(f"{path}: not JSON: {error}") from None
+    return isinstance(values, dict) and values.get("model_type") == "deepseek_v3"
+
+
+def shape(folder: Path) -> tuple[int, Tokenizer]:
+    """The context, in tokens, and the tokenizer of a checkpoint of either kind."""
+    config, tokenizer = checkpoint.shape(folder) if is_ours(folder) else hf.shape(folder)
+    return config.max_position_embeddings, tokenizer
+
+
+def make_policy(folder: Path, optimizer: OptimizerTable, precision: Precision) -> Policy:
+    """A checkpoint of either kind, to be trained."""
+    if not is_ours(folder):
+        return hf.HFPolicy(folder, optimizer_settings(optimizer), precision)
+    model, tokenizer = checkpoint.load(folder)
+    return Policy(model, tokenizer, optimizer_settings(optimizer), precision)
+
+
+def layout(table: LayoutTable, tokenizer: Tokenizer) -> Layout:
+    """A chat template that the recipe names goes into the checkpoints."""
+    if table.chat_template is not None:
+        try:
+            tokenizer.chat_template = table.chat_template.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise RecipeError(f"data.chat_template: {table.chat_template}: no such file") from None
+    return Layout(tokenizer, table.template)
 
 
 def make_engine(folder: Path, max_rows: int, threads: int) -> NativeEngine:

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
-import json
-import random
-import signal
 import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs import config, console
+from jobs import config, supervised
 from jobs.config import PretrainRecipe, RecipeError
 from jobs.grpo import DryRun, Overrides, RecipeArgument, Resume, resolved_text
 
@@ -47,84 +42,23 @@ def checked(recipe: PretrainRecipe, *, resume: bool) -> tuple[ModelConfig, list[
 
 def documents(path: Path) -> list[str]:
     """The texts of a JSONL file. Raises RecipeError with file and line."""
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except FileNotFoundError:
-        raise RecipeError(f"{path}: no such file of documents") from None
     texts = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            text = json.loads(line)["text"]
-        except (ValueError, KeyError, TypeError):
-            text = None
+    for place, line in supervised.lines(path, "documents"):
+        text = line.get("text")
         if not isinstance(text, str):
-            raise RecipeError(f'{path}:{number}: a document is one JSON object a line, {{"text": "..."}}')
+            raise RecipeError(f'{place}: a document is one JSON object a line, {{"text": "..."}}')
         texts.append(text)
-    if not texts:
-        raise RecipeError(f"{path}: the file holds no document")
     return texts
-
-
-def batches(sizes: int, batch: int, seed: int) -> Iterator[list[int]]:
-    """Indices of documents, shuffled anew each epoch, ``batch`` at a time, without end."""
-    for epoch in itertools.count():
-        order = list(range(sizes))
-        random.Random(f"{seed}/{epoch}").shuffle(order)
-        for start in range(0, sizes - batch + 1, batch) if sizes >= batch else [0]:
-            yield order[start : start + batch]
 
 
 def train(recipe: PretrainRecipe, *, resume: bool) -> Path:
     """A whole run; returns the folder of the last checkpoint."""
-    import torch
-    from torch.utils.tensorboard import SummaryWriter
-
-    from rl.journal import Journal, Progress, write_checkpoint
-
     shape, texts = checked(recipe, resume=resume)
-    torch.set_num_threads(recipe.train.threads or torch.get_num_threads())
-    recipe.run.dir.mkdir(parents=True, exist_ok=True)
-    config.write(recipe, recipe.run.dir / "recipe.toml")
-    journal = Journal(recipe.run.dir, recipe.run.keep_checkpoints)
-    found = journal.resume()
+    supervised.begin(recipe, recipe.run, recipe.train.threads)
     policy = make_policy(recipe, shape, texts)
-    start = 0
-    if found:
-        policy.restore(found[0])
-        start = found[1].step
-    else:
-        journal.forget_after(-1)
     encoded = policy.tokenizer.encode_batch(texts)
-    stream = itertools.islice(
-        batches(len(texts), recipe.train.batch_documents, recipe.run.seed), start, recipe.train.steps
-    )
-    stopping: list[int] = []
-    signal.signal(signal.SIGINT, lambda number, frame: stopping.append(number))
-    signal.signal(signal.SIGTERM, lambda number, frame: stopping.append(number))
-    step = start
-    with console.progress() as bar, SummaryWriter(str(recipe.run.dir)) as board:
-        task = bar.add_task("pretrain", total=recipe.train.steps, completed=start, note="")
-        for step, chosen in enumerate(stream, start + 1):
-            metrics = update(policy, [encoded[i] for i in chosen], recipe)
-            journal.metrics(step, metrics)
-            for name, value in metrics.items():
-                board.add_scalar(name, value, step)
-            note = f"loss {metrics['loss']:.3f}"
-            bar.update(task, completed=step, note=note)
-            console.tell("pretrain", step, recipe.train.steps, note, every=100)
-            if recipe.run.checkpoint_every and step % recipe.run.checkpoint_every == 0:
-                write_checkpoint(journal, Progress(step, step), policy.save)
-            if stopping:
-                break
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    folder = write_checkpoint(journal, Progress(step, step), policy.save)
-    console.say(f"checkpoint {folder}")
-    if stopping and step < recipe.train.steps:
-        raise console.Interrupted(step, recipe.train.steps)
-    return folder
+    course = supervised.Course("pretrain", recipe.run, recipe.train.steps, len(texts), recipe.train.batch_documents)
+    return supervised.train(course, policy, lambda chosen: update(policy, [encoded[i] for i in chosen], recipe))
 
 
 def make_policy(recipe: PretrainRecipe, shape: ModelConfig, texts: Sequence[str]) -> Policy:
@@ -148,7 +82,6 @@ def update(policy: Policy, sequences: Sequence[list[int]], recipe: PretrainRecip
     from model.loss import pretrain_loss
     from model.segments import Segments
 
-    started = time.perf_counter()
     limit = min(recipe.train.sequence_tokens, policy.model.c.max_position_embeddings)
     cut = sorted(([*ids, policy.tokenizer.eos][:limit] for ids in sequences), key=len)
     segments = Segments.of([len(ids) for ids in cut], policy.model.device)
@@ -168,5 +101,4 @@ def update(policy: Policy, sequences: Sequence[list[int]], recipe: PretrainRecip
         **policy.apply(),
         **({"mtp_loss": float(loss.further.detach())} if loss.further is not None else {}),
         "tokens": float(len(tokens)),
-        "seconds": time.perf_counter() - started,
     }

@@ -140,7 +140,7 @@ class Policy:
 
     def save(self, folder: Path) -> None:
         """Writes the weights, and what resuming needs beside them, into an existing folder."""
-        checkpoint.save(self.model, self.tokenizer, folder)
+        self.save_weights(folder)
         state: dict[str, Any] = {
             "updates": self.updates,
             "optimizer": self.optimizer.state_dict(),
@@ -150,8 +150,7 @@ class Policy:
 
     def restore(self, folder: Path) -> None:
         """Takes weights, optimizer, reference and counters from a folder that `save` wrote."""
-        model, _ = checkpoint.load(folder)
-        self.model.load_state_dict(model.state_dict())
+        self.load_weights(folder)
         state = torch.load(folder / "trainer.pt", map_location=self.model.device, weights_only=True)
         self.optimizer.load_state_dict(state["optimizer"])
         self.updates = int(state["updates"])
@@ -159,3 +158,11 @@ class Policy:
             self.replace_reference()
             assert self.reference is not None
             self.reference.load_state_dict(state["reference"])
+
+    def save_weights(self, folder: Path) -> None:
+        """Writes the model and its tokenizer alone, as a checkpoint that others load."""
+        checkpoint.save(self.model, self.tokenizer, folder)
+
+    def load_weights(self, folder: Path) -> None:
+        model, _ = checkpoint.load(folder)
+        self.model.load_state_dict(model.state_dict())

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -91,7 +91,7 @@ def _minibatch(groups: Sequence[Group], max_tokens: int, by: Aggregation) -> lis
     ]
     # By length, so that the rows of one micro-batch are nearly even; stable, so that the order is always the same.
     bundles.sort(key=lambda bundle: -max(s.tokens for s in bundle.members) - len(bundle.prompt))
-    return [_micro_batch(part) for part in _fill(bundles, max_tokens)]
+    return [_micro_batch(part) for part in fill(bundles, max_tokens)]
 
 
 def _split(bundle: _Bundle, max_tokens: int) -> list[_Bundle]:
@@ -104,15 +104,24 @@ def _split(bundle: _Bundle, max_tokens: int) -> list[_Bundle]:
     return parts
 
 
-def _fill(bundles: Sequence[_Bundle], max_tokens: int) -> list[list[_Bundle]]:
-    bins: list[list[_Bundle]] = []
+class Sized(Protocol):
+    @property
+    def tokens(self) -> int: ...
+
+
+Item = TypeVar("Item", bound=Sized)
+
+
+def fill(items: Sequence[Item], max_tokens: int) -> list[list[Item]]:
+    """Runs of items, in order, of at most ``max_tokens`` tokens; one item may exceed it alone."""
+    bins: list[list[Item]] = []
     room = 0
-    for bundle in bundles:
-        if bundle.tokens > room:
+    for item in items:
+        if item.tokens > room:
             bins.append([])
             room = max_tokens
-        bins[-1].append(bundle)
-        room -= bundle.tokens
+        bins[-1].append(item)
+        room -= item.tokens
     return bins
 
 

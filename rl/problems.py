@@ -87,13 +87,9 @@ def load(path: Path) -> list[Problem]:
 
 def render(problem: Problem, template: str) -> str:
     """The text that a policy completes. Messages are laid out as "Role: content" lines and take the prompt's place."""
-    if isinstance(problem.prompt, str):
-        prompt = problem.prompt
-    else:
-        first, *rest = problem.prompt
-        lead = first["content"] if first["role"] == "user" else f"{first['role'].capitalize()}: {first['content']}"
-        prompt = "\n".join([lead, *(f"{m['role'].capitalize()}: {m['content']}" for m in rest)])
-    return template.replace("{prompt}", prompt)
+    from model.chat import fill
+
+    return fill(template, problem.prompt)
 
 
 @dataclass(frozen=True)

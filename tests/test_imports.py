@@ -23,6 +23,7 @@ HOMES = {
     "vllm": {"model/vllm.py"},
     "triton": {"model/kernels/"},
     "accelerate": {"model/policy.py"},
+    "transformers": {"model/hf.py", "jobs/bench/"},
     "sympy": {"rewards/"},
     "fastapi": {"jobs/"},
     "torch": {"model/", "rl/", "jobs/"},
