@@ -57,12 +57,18 @@ def command(
 
 
 def trained_with(checkpoint: Path) -> str:
-    """The template of the run that wrote this checkpoint (run/checkpoints/step-N), or R1-Zero's."""
+    """The template of the run that wrote this checkpoint, or R1-Zero's."""
+    template = recorded_template(checkpoint)
+    return R1_ZERO if template is None else template
+
+
+def recorded_template(checkpoint: Path) -> str | None:
+    """data.template of the run that wrote this checkpoint (run/checkpoints/step-N); None where there is none."""
     recipe = checkpoint.resolve().parent.parent / "recipe.toml"
     if not recipe.is_file():
-        return R1_ZERO
-    template = tomllib.loads(recipe.read_text()).get("data", {}).get("template", R1_ZERO)
-    return str(template)
+        return None
+    template = tomllib.loads(recipe.read_text()).get("data", {}).get("template")
+    return None if template is None else str(template)
 
 
 def evaluate(

@@ -15,6 +15,7 @@ import torch
 from jobs.config import GrpoRecipe, LayoutTable, OptimizerTable, Precision, RecipeError
 from model import checkpoint, hf
 from model.chat import Layout
+from model.config import SCORING
 from model.engine import Engine, Request, Sampling
 from model.native import NativeEngine
 from model.policy import OptimizerSettings, Policy
@@ -88,7 +89,7 @@ def is_ours(folder: Path) -> bool:
         raise checkpoint.CheckpointError(f"{folder}: no such checkpoint, there is no config.json in it") from None
     except ValueError as error:
         raise checkpoint.CheckpointError(f"{path}: not JSON: {error}") from None
-    return isinstance(values, dict) and values.get("model_type") == "deepseek_v3"
+    return isinstance(values, dict) and values.get("model_type") in SCORING
 
 
 def shape(folder: Path) -> tuple[int, Tokenizer]:

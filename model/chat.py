@@ -9,6 +9,7 @@ What people and models wrote stays text: a special token's name in a message is 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -60,6 +61,20 @@ def flat(prompt: Prompt) -> str:
 def fill(template: str, prompt: Prompt) -> str:
     """The text that is completed: the prompt in the place of ``{prompt}``."""
     return template.replace("{prompt}", flat(prompt))
+
+
+def as_chat(template: str) -> str:
+    """A chat template in Jinja whose text before an answer is that of `fill`."""
+    before, _, after = template.partition("{prompt}")
+    turn = "{% if not loop.first %}{{ '\\n' }}{% endif %}{{ message.role | capitalize }}: {{ message.content }}"
+    return (
+        f"{{{{ {json.dumps(before, ensure_ascii=False)} }}}}"
+        "{% for message in messages %}"
+        "{% if loop.first and message.role == 'user' %}{{ message.content }}{% else %}"
+        + turn
+        + "{% endif %}{% endfor %}"
+        f"{{% if add_generation_prompt %}}{{{{ {json.dumps(after, ensure_ascii=False)} }}}}{{% endif %}}"
+    )
 
 
 def messages_of(prompt: Prompt) -> list[Message]:
@@ -167,7 +182,6 @@ class Layout:
 def _environment() -> Any:
     """Jinja as transformers sets it up for chat templates. A template comes with a checkpoint, so it runs in Jinja's
     sandbox."""
-    import json
     from datetime import datetime
 
     from jinja2 import TemplateError

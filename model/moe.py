@@ -1,5 +1,5 @@
-"""The mixture of experts: sigmoid router with group limits and a routing-only bias, shared and fine-grained experts,
-and the losses and the bias update that balance them (DeepSeek-V3 report, section 2.1.2, equations 12 to 20)."""
+"""The mixture of experts: a router with group limits and a routing-only bias, shared and fine-grained experts, and
+the losses and the bias update that balance them (DeepSeek-V3 report, section 2.1.2, equations 12 to 20)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ class Routing(NamedTuple):
 
 class Router(nn.Module):
     """Chooses experts by score + bias and weights them by score alone. The bias gets no gradient: it is moved after
-    each optimizer step by `bias_step`."""
+    each optimizer step by `bias_step`. A softmax router's stays zero and out of checkpoints (DeepSeek-V2 report,
+    section 2.1.2)."""
 
     e_score_correction_bias: Tensor
 
@@ -35,7 +36,8 @@ class Router(nn.Module):
         super().__init__()
         self.c = c
         self.weight = nn.Parameter(torch.empty(c.n_routed_experts, c.hidden_size))
-        self.register_buffer("e_score_correction_bias", torch.zeros(c.n_routed_experts))
+        biased = c.scoring_func == "sigmoid"
+        self.register_buffer("e_score_correction_bias", torch.zeros(c.n_routed_experts), persistent=biased)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -45,7 +47,8 @@ class Router(nn.Module):
         """x [T, H]; logits are computed in FP32. ``given`` [T, K] names the experts to use, so that a trainer can
         replay a sampler's choice (arXiv:2510.11370); rows of -1 leave it to the router. Gates are always its own."""
         c = self.c
-        scores = F.linear(x.float(), self.weight.float()).sigmoid()
+        logits = F.linear(x.float(), self.weight.float())
+        scores = logits.sigmoid() if c.scoring_func == "sigmoid" else logits.softmax(-1)
         own = self.choose(scores.detach() + self.e_score_correction_bias)
         indices = own if given is None else torch.where(given < 0, own, given)
         gates = scores.gather(-1, indices)
@@ -59,7 +62,7 @@ class Router(nn.Module):
         c = self.c
         if c.n_group > 1:
             grouped = choice.unflatten(-1, (c.n_group, -1))
-            best = grouped.topk(2, -1).values.sum(-1).topk(c.topk_group, -1).indices
+            best = grouped.topk(c.group_best, -1).values.sum(-1).topk(c.topk_group, -1).indices
             keep = torch.zeros_like(grouped[..., 0], dtype=torch.bool).scatter(-1, best, True)
             choice = grouped.masked_fill(~keep.unsqueeze(-1), float("-inf")).flatten(-2)
         return choice.topk(c.num_experts_per_tok, -1).indices

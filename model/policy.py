@@ -121,8 +121,9 @@ class Policy:
         finite = math.isfinite(norm)
         if finite:
             self.optimizer.step()
+            speed = self.settings.bias_speed if self.model.c.scoring_func == "sigmoid" else 0.0
             for router, counts in zip(self.model.routers(), self.counts, strict=True):
-                moe.bias_step(router.e_score_correction_bias, counts, self.settings.bias_speed)
+                moe.bias_step(router.e_score_correction_bias, counts, speed)
         self.optimizer.zero_grad()
         layers = self.model.c.moe_layers()
         load = {f"max_violation/layer_{i}": moe.max_violation(c) for i, c in zip(layers, self.counts, strict=True)}

@@ -30,8 +30,8 @@ def frequencies(config: ModelConfig) -> Tensor:
 
 
 def softmax_scale(config: ModelConfig) -> float:
-    """1/sqrt(head dim), times the square of YaRN's attention temperature 0.1 ln s + 1."""
-    mscale = 0.1 * math.log(config.rope_factor) + 1.0 if config.rope_factor > 1 else 1.0
+    """1/sqrt(head dim), times the square of YaRN's attention temperature 0.1 m ln s + 1."""
+    mscale = 0.1 * config.rope_mscale * math.log(config.rope_factor) + 1.0 if config.rope_factor > 1 else 1.0
     return float(config.qk_head_dim**-0.5 * mscale**2)
 
 

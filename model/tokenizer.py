@@ -16,6 +16,7 @@ from model.config import ConfigError
 
 BEGIN, END = "<|begin|>", "<|end|>"
 CHAT_TEMPLATE = "chat_template.jinja"
+CONFIG = "tokenizer_config.json"
 
 
 class Tokenizer:
@@ -61,7 +62,16 @@ class Tokenizer:
         return str(self.backend.decode(list(ids), skip_special_tokens=True))
 
     def save(self, folder: Path) -> None:
+        """Writes what transformers' AutoTokenizer loads."""
         self.backend.save(str(folder / "tokenizer.json"))
+        values = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": self.name(self.bos) if self.bos != self.eos else None,
+            "eos_token": self.name(self.eos),
+            "pad_token": self.name(self.eos),
+            "clean_up_tokenization_spaces": False,
+        }
+        (folder / CONFIG).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         if self.chat_template is not None:
             (folder / CHAT_TEMPLATE).write_text(self.chat_template, encoding="utf-8")
 
@@ -87,11 +97,23 @@ def load(folder: Path) -> Tokenizer:
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise ConfigError(f"{folder}: not a checkpoint, there is no tokenizer.json in it")
-    settings = folder / "tokenizer_config.json"
-    described: dict[str, Any] = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
+    try:
+        backend = tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # noqa: BLE001 - the library raises bare Exceptions
+        raise ConfigError(f"{path}: not a tokenizer ({error})") from None
+    described = _described(folder / CONFIG)
     end = _content(described.get("eos_token")) or END
     begin = _content(described.get("bos_token")) or (end if described else BEGIN)
-    return Tokenizer(tokenizers.Tokenizer.from_file(str(path)), begin, end, _chat_template(folder, described))
+    return Tokenizer(backend, begin, end, _chat_template(folder, described))
+
+
+def _described(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{path}: not a tokenizer's configuration ({error})") from None
 
 
 def _content(token: Any) -> str | None:

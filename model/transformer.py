@@ -177,3 +177,14 @@ def build(config: ModelConfig, seed: int) -> Transformer:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Transformer(config)
+
+
+def allocate(config: ModelConfig) -> Transformer:
+    """A model whose weights have their place in memory and no value yet."""
+    with torch.device("meta"):
+        model = Transformer(config)
+    model.to_empty(device="cpu")
+    model.freqs = rope.frequencies(config)
+    for router in model.routers():
+        router.e_score_correction_bias.zero_()
+    return model

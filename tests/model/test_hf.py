@@ -10,7 +10,7 @@ import torch
 
 from model import checkpoint
 from model.segments import Segments
-from model.transformer import build
+from model.transformer import Transformer, build
 from tests.fakes import TINY, tiny_tokenizer
 
 CASES = {
@@ -20,18 +20,44 @@ CASES = {
     "groups": {"n_routed_experts": 8, "n_group": 4, "topk_group": 2, "routed_scaling_factor": 2.5},
     "no dense layer": {"first_k_dense_replace": 0, "n_shared_experts": 2},
     "gates not normalised": {"norm_topk_prob": False},
-}
+    "V2": {"scoring_func": "softmax", "norm_topk_prob": False, "routed_scaling_factor": 1.5, "n_shared_experts": 2},
+    "V2, groups and YaRN": {
+        "scoring_func": "softmax", "norm_topk_prob": False, "n_routed_experts": 8, "n_group": 4, "topk_group": 2,
+        "rope_factor": 8.0, "rope_original_max_position_embeddings": 16, "rope_beta_fast": 4.0, "rope_mscale": 0.707,
+    },
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_forward_equals_hf(name: str, tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers")
-    torch.manual_seed(1)
-    model = build(replace(TINY, **CASES[name]), seed=0)
-    for router in model.routers():
-        router.e_score_correction_bias.normal_(std=0.2)
+    model = varied(build(replace(TINY, **CASES[name]), seed=0))
     checkpoint.save(model, tiny_tokenizer(), tmp_path)
-    theirs = transformers.DeepseekV3ForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    assert_equal_to_hf(model, tmp_path)
+
+
+def test_a_bf16_folder_of_several_files_with_mtp_loads_in_hf(tmp_path: Path) -> None:
+    c = replace(TINY, kv_lora_rank=512, qk_rope_head_dim=64, qk_nope_head_dim=128, v_head_dim=128, q_lora_rank=128)
+    model = varied(build(replace(c, num_nextn_predict_layers=1), seed=0))
+    checkpoint.save(model, tiny_tokenizer(), tmp_path, "bf16", shard_bytes=200_000)
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 2
+    assert_equal_to_hf(checkpoint.load(tmp_path)[0], tmp_path)
+
+
+def varied(model: Transformer) -> Transformer:
+    """Routing biases and norms that are not what they start as."""
+    torch.manual_seed(1)
+    for router in model.routers():
+        if model.c.scoring_func == "sigmoid":
+            router.e_score_correction_bias.normal_(std=0.2)
+    for name, parameter in model.named_parameters():
+        if "norm" in name:
+            torch.nn.init.uniform_(parameter, 0.5, 1.5)
+    return model
+
+
+def assert_equal_to_hf(model: Transformer, folder: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tokens = torch.randint(0, TINY.vocab_size, (3, 40))
     with torch.no_grad():
         expected = theirs(tokens).logits.log_softmax(-1)
