@@ -1,0 +1,92 @@
+"""What every native engine needs to sample: where a row begins, its random numbers, how a token is drawn, its result.
+
+Token i is found by inverting the distribution function at the i-th number of the seed's own random stream, so that what
+a row samples depends on the weights, its prompt and its seed alone, and a paused completion goes on as if it had never
+been paused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.engine import Completion, Request, Routes, Sampling
+from model.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a row begins: the tokens before the first one to sample, its seed, what it has sampled before, and how
+    many more tokens it may sample."""
+
+    ids: tuple[int, ...]
+    seed: int
+    begun: Completion | None
+    room: int
+
+    @staticmethod
+    def of(request: Request, seed: int, begun: Completion | None, sampling: Sampling, limit: int) -> Start:
+        done = begun.token_ids if begun else ()
+        ids = request.prompt_ids + done
+        room = min(sampling.max_tokens - len(done), limit - len(ids))
+        return Start(ids, seed, begun, min(room, sampling.pause_after or room))
+
+    @property
+    def done(self) -> int:
+        return len(self.begun.token_ids) if self.begun else 0
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """What one row sampled in a call, and whether it stopped by itself. ``routes`` are those of every token before the
+    last one, the prompt's included, where they are recorded."""
+
+    tokens: list[int]
+    logprobs: list[float]
+    stopped: bool
+    routes: Routes | None = None
+
+
+@dataclass(frozen=True)
+class Stops:
+    """Finds where a stop string is complete."""
+
+    tokenizer: Tokenizer
+    strings: tuple[str, ...]
+
+    def first(self, start: Start, tokens: list[int], seen: int) -> int | None:
+        """The least number above ``seen`` of a row's ``tokens`` whose text contains a stop string; only the tail that
+        could hold a new one is decoded."""
+        tail = max(len(s.encode()) for s in self.strings) + 1
+        before = start.begun.token_ids[-tail:] if start.begun else ()
+        for n in range(seen + 1, len(tokens) + 1):
+            text = self.tokenizer.decode([*before, *tokens[max(0, n - tail) : n]][-tail:])
+            if any(s in text for s in self.strings):
+                return n
+        return None
+
+
+def uniforms(seed: int, count: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """The first ``count`` numbers in [0, 1) of the stream that a seed names (Philox, a counter-based generator)."""
+    return np.random.Generator(np.random.Philox(key=seed)).random(count)
+
+
+def draw(logits: Tensor, u: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+    """Samples by inverting the distribution function. logits FP32 [R, V], u FP64 [R] in [0, 1) -> tokens [R] and
+    their log-probabilities [R] under the distribution before top-p."""
+    if sampling.temperature == 0:
+        tokens = logits.argmax(-1)
+        return tokens, logits.log_softmax(-1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+    logp = (logits if sampling.temperature == 1 else logits / sampling.temperature).log_softmax(-1)
+    probs = logp.exp().double()
+    if sampling.top_p < 1:
+        ranked, order = probs.sort(-1, descending=True)
+        ranked = ranked.masked_fill(ranked.cumsum(-1) - ranked >= sampling.top_p, 0.0)
+        probs = torch.zeros_like(probs).scatter(-1, order, ranked)
+    cdf = probs.cumsum(-1)
+    # u < 1 in FP64 keeps u * total below the total, so the first sum above it ends with a token that is possible.
+    tokens = torch.searchsorted(cdf, (u * cdf[:, -1]).unsqueeze(-1), right=True).squeeze(-1)
+    return tokens, logp.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
