@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -162,31 +162,7 @@ def check_lengths(problems: Sequence[Problem], tokenizer: Tokenizer, template: s
             )
 
 
-@dataclass
-class Tally:
-    """The scores of one kind of problem: for each problem those that could be judged, and how many could not."""
-
-    by_problem: list[list[float]] = field(default_factory=list)
-    not_judged: int = 0
-
-    @property
-    def mean(self) -> float:
-        """The mean over problems of each problem's mean score."""
-        means = [statistics.fmean(scores) for scores in self.by_problem if scores]
-        return statistics.fmean(means) if means else 0.0
-
-    def summary(self) -> dict[str, float | int]:
-        means = [statistics.fmean(scores) for scores in self.by_problem if scores]
-        error = statistics.stdev(means) / len(means) ** 0.5 if len(means) > 1 else 0.0
-        return {
-            "problems": len(self.by_problem),
-            "mean": self.mean,
-            "standard_error": error,
-            "not_judged": self.not_judged,
-        }
-
-
-async def tallies(
+async def accuracies(
     problems: Sequence[Problem],
     encode: Callable[[Draw], tuple[int, ...]],
     engine: Engine,
@@ -194,30 +170,24 @@ async def tallies(
     sampling: Sampling,
     samples: int,
     seed: int = 0,
-    chunk: int = 0,
-    advance: Callable[[int], None] = lambda problems: None,
-) -> dict[str, Tally]:
-    """Samples every problem and tallies its own reward (what a judge calls "accuracy"), by the reward's name;
-    ``chunk`` problems at a time (0: all at once), each told to ``advance``."""
-    found: dict[str, Tally] = {}
-    size = chunk or max(1, len(problems))
-    for part in (problems[start : start + size] for start in range(0, len(problems), size)):
-        draws = [Draw(problem, -1) for problem in part]
-        requests = [
-            Request(encode(draw), tuple(sample_seed(seed, draw.sample_id(copy)) for copy in range(samples)))
-            for draw in draws
-        ]
-        completed = await engine.generate(requests, sampling)
-        flat = [Sample(p.fields, c.text) for p, group in zip(part, completed, strict=True) for c in group]
-        scores = iter(await reward(flat))
-        for problem in part:
-            tally = found.setdefault(problem.reward, Tally())
-            own = [next(scores) for _ in range(samples)]
-            known = [score.parts.get("accuracy", score.value) for score in own if score.value is not None]
-            tally.by_problem.append([value for value in known if value is not None])
-            tally.not_judged += samples - len(known)
-        advance(len(part))
-    return dict(sorted(found.items()))
+) -> dict[str, float]:
+    """Samples every problem; by the reward's name, the mean over problems of each problem's mean score by its own
+    reward (what a judge calls "accuracy"). What could not be judged is left out."""
+    draws = [Draw(problem, -1) for problem in problems]
+    requests = [
+        Request(encode(draw), tuple(sample_seed(seed, draw.sample_id(copy)) for copy in range(samples)))
+        for draw in draws
+    ]
+    completed = await engine.generate(requests, sampling)
+    flat = [Sample(p.fields, c.text) for p, group in zip(problems, completed, strict=True) for c in group]
+    scores = iter(await reward(flat))
+    means: dict[str, list[float]] = {}
+    for problem in problems:
+        own = [next(scores) for _ in range(samples)]
+        known = [score.parts.get("accuracy", score.value) for score in own if score.value is not None]
+        found = means.setdefault(problem.reward, [])
+        found += [statistics.fmean(known)] if known else []
+    return {name: statistics.fmean(found) if found else 0.0 for name, found in sorted(means.items())}
 
 
 async def evaluation(
@@ -233,6 +203,6 @@ async def evaluation(
     sampled = Sampling(table.temperature, table.top_p, table.max_tokens, table.stop)
     metrics: Metrics = {}
     for way, sampling, samples in (("greedy", greedy, 1), ("sampled", sampled, recipe.evaluate.samples)):
-        for name, tally in (await tallies(problems, encode, engine, reward, sampling, samples)).items():
-            metrics[f"held_out/{way}/{name}"] = tally.mean
+        for name, accuracy in (await accuracies(problems, encode, engine, reward, sampling, samples)).items():
+            metrics[f"held_out/{way}/{name}"] = accuracy
     return metrics

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from rewards.errors import BadProblem, BadSetting
 from rewards.protocol import Sample, Score
+
+_FUTURE = re.compile(r"^from __future__ import .*\n", re.MULTILINE)
 
 
 class CodeReward:
@@ -15,8 +18,10 @@ class CodeReward:
 
     The program is the last complete fenced block of the response, or all of the response where there is none. The
     problem gives ``tests`` (pairs of stdin and stdout, function calls with expected values, or assert-style Python)
-    and may give ``language``. A failure of the sandbox itself is an error without a value, never 0. ``workers`` is
-    the number of sandboxes at work at once; ``limits`` sets fields of ``sandbox.Limits`` (``{"wall_seconds": 5}``).
+    and may give ``language``, and a ``prefix`` that stands before the program (HumanEval's: imports, helpers and the
+    head of the function, whose body or whole text follows). A failure of the sandbox itself is an error without a
+    value, never 0. ``workers`` is the number of sandboxes at work at once; ``limits`` sets fields of
+    ``sandbox.Limits`` (``{"wall_seconds": 5}``).
     """
 
     def __init__(
@@ -75,7 +80,7 @@ class CodeReward:
             return Score(None, "error", detail=str(error))
         language = str(sample.problem.get("language", "python"))
         try:
-            verdict = await pool.run(extract_program(sample.response), sample.problem["tests"], language=language)
+            verdict = await pool.run(program_of(sample), sample.problem["tests"], language=language)
         except Exception as error:  # noqa: BLE001  the sandbox broke, not the candidate: reported, never scored
             return Score(None, "error", detail=f"sandbox: {type(error).__name__}: {error}")
         return score_of(verdict, self.credit)
@@ -91,6 +96,15 @@ def score_of(verdict: Any, credit: str = "all") -> Score:
     if credit == "share" and verdict.total:
         return Score(verdict.passed / verdict.total, detail=detail)
     return Score(1.0 if verdict.status == "passed" else 0.0, detail=detail)
+
+
+def program_of(sample: Sample) -> str:
+    """The response's program behind the problem's ``prefix``; future imports, which must come first, are moved up."""
+    program, prefix = extract_program(sample.response), str(sample.problem.get("prefix", ""))
+    if not prefix:
+        return program
+    futures = "".join(_FUTURE.findall(program))
+    return f"{futures}{prefix}\n{_FUTURE.sub('', program)}"
 
 
 def extract_program(response: str) -> str:

@@ -25,6 +25,7 @@ TABLE: Mapping[str, str] = {
     "code": "rewards.program:CodeReward",
     "format": "rewards.format:FormatReward",
     "boxed": "rewards.format:BoxedReward",
+    "literal": "rewards.literal:LiteralReward",
     "language": "rewards.language:LanguageReward",
     "overlong": "rewards.shaping:OverlongReward",
     "length": "rewards.shaping:LengthReward",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import random
 from collections.abc import Mapping, Sequence
@@ -44,6 +45,11 @@ def parse(line: str, place: str) -> Problem:
         raise ProblemError(f"{place}: not JSON ({error}); a problem is one JSON object a line") from None
     if not isinstance(fields, dict):
         raise ProblemError(f"{place}: a problem is a JSON object, not {type(fields).__name__}")
+    return from_fields(fields, place)
+
+
+def from_fields(fields: Mapping[str, Any], place: str) -> Problem:
+    """A problem from its fields; ``place`` names it in errors. Raises ProblemError."""
     for key in ("id", "prompt", "reward"):
         if key not in fields:
             raise ProblemError(f'{place}: the problem has no "{key}"')
@@ -62,12 +68,15 @@ def parse(line: str, place: str) -> Problem:
 
 
 def load(path: Path) -> list[Problem]:
-    """Every problem of a JSONL file; blank lines are skipped. Raises ProblemError for the first line that is
-    malformed or repeats an id, and for a file that is absent or holds no problem."""
+    """Every problem of a JSONL file (packed where it ends in .gz); blank lines are skipped. Raises ProblemError for
+    the first line that is malformed or repeats an id, and for a file that is absent or holds no problem."""
     try:
-        text = path.read_text(encoding="utf-8")
+        packed = path.read_bytes()
+        text = (gzip.decompress(packed) if path.suffix == ".gz" else packed).decode("utf-8")
     except FileNotFoundError:
         raise ProblemError(f"{path}: no such problem file") from None
+    except (gzip.BadGzipFile, EOFError) as error:
+        raise ProblemError(f"{path}: damaged ({error})") from None
     except UnicodeDecodeError as error:
         raise ProblemError(f"{path}: not UTF-8 text ({error})") from None
     seen: dict[str, int] = {}

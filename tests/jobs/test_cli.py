@@ -95,9 +95,29 @@ def test_eval_reports_by_reward(workspace: Workspace) -> None:
     options = ("--samples", 2, "--max-tokens", 4, "--template", "{prompt}=", "--json")
     done = zeroth("eval", workspace.base, "--suite", workspace.problems, *options)
     assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
-    assert result["rewards"]["math"]["problems"] == 8
-    assert result["rewards"]["math"]["mean"] == 0.0
+    row = json.loads(done.stdout)["suites"][str(workspace.problems)]["math"]
+    assert (row["problems"], row["samples"], row["mean"]["value"]) == (8, 2, 0.0)
+
+
+def test_eval_scores_given_responses(workspace: Workspace) -> None:
+    path = workspace.folder / "responses.jsonl"
+    path.write_text("".join(json.dumps({"id": i, "response": f"\\boxed{{{i + i % 2}}}"}) + "\n" for i in range(8)))
+    done = zeroth("eval", "--responses", path, "--suite", workspace.problems, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["suites"][str(workspace.problems)]["math"]["pass@k"]["1"]["value"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ([], "one of CHECKPOINT"),
+        (["--reference", "--endpoint", "http://x"], "given: --endpoint, --reference"),
+        (["--endpoint", "http://x"], "--model"),
+        (["--reference"], "no reference response"),
+    ],
+)
+def test_eval_that_is_not_told_what_to_do(workspace: Workspace, arguments: list[str], word: str) -> None:
+    assert_refused(zeroth("eval", *arguments, "--suite", workspace.problems), word)
 
 
 def test_eval_of_nothing(workspace: Workspace) -> None:

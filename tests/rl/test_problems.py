@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -21,6 +22,15 @@ def written(folder: Path, *lines: str) -> Path:
 def test_a_file_is_read_with_its_extra_fields(tmp_path: Path) -> None:
     (problem,) = load(written(tmp_path, json.dumps(GOOD), "", "  "))
     assert (problem.id, problem.reward, problem.fields["answer"]) == ("a", "math", "2")
+
+
+def test_a_packed_file_is_read_and_a_damaged_one_named(tmp_path: Path) -> None:
+    path = tmp_path / "problems.jsonl.gz"
+    path.write_bytes(gzip.compress(json.dumps(GOOD).encode()))
+    assert load(path)[0].id == "a"
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ProblemError, match="problems.jsonl.gz: damaged"):
+        load(path)
 
 
 @pytest.mark.parametrize(
