@@ -12,7 +12,7 @@ import sys
 
 import typer
 
-from jobs import bench, console, evaluate, export, grpo, pretrain, quickstart, report, sandbox, score, serve, sft
+from jobs import bench, console, evaluate, export, grpo, plan, pretrain, quickstart, report, sandbox, score, serve, sft
 
 app = typer.Typer(
     name="zeroth",
@@ -27,6 +27,7 @@ app.command("sft")(sft.command)
 app.command("grpo")(grpo.command)
 app.command("eval")(evaluate.command)
 app.command("export")(export.command)
+app.command("plan")(plan.command)
 app.command("report")(report.command)
 app.command("score")(score.score)
 app.add_typer(sandbox.app, name="sandbox")

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from jobs.config import GrpoRecipe
 from model.engine import Completion, Request, Sampling
+from model.moe import ExpertLoad
 from model.publish import Published
 from rewards import Sample, Score
 from rl.rollout import Group
@@ -41,6 +42,9 @@ class TrainerActor:
 
     def update(self, groups: Sequence[Group]) -> Metrics:
         return self.trainer.update_now(groups)
+
+    def expert_load(self) -> ExpertLoad:
+        return self.trainer.policy.take_load()
 
     def publish(self) -> list[Any]:
         import ray
@@ -86,6 +90,10 @@ class RemoteTrainer:
     async def update(self, groups: Sequence[Group]) -> Metrics:
         metrics: Metrics = await call(self.actor.update.remote(groups), "the trainer")
         return metrics
+
+    async def expert_load(self) -> ExpertLoad:
+        load: ExpertLoad = await call(self.actor.expert_load.remote(), "the trainer")
+        return load
 
     async def publish(self) -> Any:
         return (await call(self.actor.publish.remote(), "the trainer"))[0]

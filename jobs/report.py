@@ -17,6 +17,8 @@ from jobs import console
 from jobs.config import RecipeError
 
 Metrics = Sequence[Mapping[str, float]]
+Load = Sequence[tuple[int, Mapping[int, Sequence[int]]]]
+"""Steps, each with the tokens of every expert by layer."""
 
 PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("held-out accuracy", ("held_out/",)),
@@ -32,6 +34,8 @@ PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
 """Each plot's title and the metrics in it: a name, or a prefix that ends in a slash."""
 
 GROUPS_SHOWN = 12
+LAYERS_SHOWN = 6
+STEPS_SHOWN = 200
 
 
 def command(
@@ -50,23 +54,25 @@ def command(
 
 def write(run_dir: Path) -> Path:
     """Writes ``report.html`` into the run directory and returns its path."""
-    from rl.journal import read
+    from rl.journal import read, read_load
 
     metrics = list(read(run_dir / "metrics.jsonl"))
     samples = list(read(run_dir / "samples.jsonl")) if (run_dir / "samples.jsonl").exists() else []
     path = run_dir / "report.html"
     draft = path.with_name(f".report.{os.getpid()}.tmp")
-    draft.write_text(render(run_dir, metrics, samples), encoding="utf-8")
+    draft.write_text(render(run_dir, metrics, samples, read_load(run_dir)), encoding="utf-8")
     draft.replace(path)
     return path
 
 
-def render(run_dir: Path, metrics: Metrics, samples: Sequence[Mapping[str, Any]]) -> str:
+def render(run_dir: Path, metrics: Metrics, samples: Sequence[Mapping[str, Any]], load: Load = ()) -> str:
     plots = "".join(
         f"<figure><figcaption>{html.escape(title)}</figcaption>{svg}</figure>"
         for title, names in PANELS
         if (svg := plot(metrics, names))
     )
+    if load:
+        plots += f"<figure><figcaption>expert load over the mean, by layer</figcaption>{load_map(load)}</figure>"
     return PAGE.format(
         title=html.escape(run_dir.name),
         summary=summary(metrics, samples),
@@ -97,9 +103,33 @@ def plot(metrics: Metrics, names: Sequence[str]) -> str:
 
     figure = Figure(figsize=(4.6, 2.7), layout="constrained")
     draw(figure.add_subplot(), lines)
+    return svg_of(figure)
+
+
+def svg_of(figure: Any) -> str:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg")
     return buffer.getvalue()[buffer.getvalue().index("<svg") :]
+
+
+def load_map(load: Load) -> str:
+    """An inline SVG of some layers, a row an expert and a column a step, coloured by tokens over the layer's mean."""
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    shown = [load[i] for i in sorted({round(i) for i in np.linspace(0, len(load) - 1, STEPS_SHOWN)})]
+    layers = sorted(shown[0][1])
+    layers = [layers[i] for i in sorted({round(i) for i in np.linspace(0, len(layers) - 1, LAYERS_SHOWN)})]
+    figure = Figure(figsize=(4.6, 1 + 0.7 * len(layers)), layout="constrained")
+    axes = figure.subplots(len(layers), 1, sharex=True, squeeze=False)[:, 0]
+    for each, layer in zip(axes, layers, strict=True):
+        tokens = np.array([counts[layer] for _, counts in shown if layer in counts], dtype=float).T
+        image = each.imshow(tokens / tokens.mean(0), aspect="auto", vmin=0, vmax=2, cmap="RdBu_r", interpolation="none")
+        each.set_ylabel(f"layer {layer}", fontsize=7)
+        each.set_yticks([])
+        each.set_xticks([0, len(shown) - 1], [str(shown[0][0]), str(shown[-1][0])])
+    figure.colorbar(image, ax=list(axes), label="1: balanced")
+    return svg_of(figure)
 
 
 def draw(axes: Any, lines: Mapping[str, tuple[list[float], list[float]]]) -> None:

@@ -99,6 +99,7 @@ def train(
             metrics = update(chosen)
             metrics["seconds"] = time.perf_counter() - started
             done += 1
+            journal.expert_load(done, policy.take_load())
             report(done, {**metrics, **evaluate()} if course.evaluates(done) else metrics)
             if course.run.checkpoint_every and done % course.run.checkpoint_every == 0:
                 write_checkpoint(journal, Progress(done, done), policy.save)

@@ -12,6 +12,9 @@ from torch.nn import functional as F
 from model.config import ModelConfig
 from model.linear import GroupedLinear, Linear
 
+ExpertLoad = dict[int, list[int]]
+"""Tokens sent to each expert, by the index of the MoE layer."""
+
 
 class Routing(NamedTuple):
     """Where one layer sent T tokens. ``scores`` FP32 [T, E] before the bias, ``indices`` [T, K], ``gates`` FP32

@@ -76,6 +76,7 @@ class Policy:
         self.reference: Transformer | None = None
         self.updates = 0
         self.counts = [torch.zeros_like(r.e_score_correction_bias) for r in self.model.routers()]
+        self.load = [torch.zeros_like(counts, dtype=torch.int64) for counts in self.counts]
 
     def forward(
         self,
@@ -127,10 +128,18 @@ class Policy:
         self.optimizer.zero_grad()
         layers = self.model.c.moe_layers()
         load = {f"max_violation/layer_{i}": moe.max_violation(c) for i, c in zip(layers, self.counts, strict=True)}
-        for counts in self.counts:
+        for total, counts in zip(self.load, self.counts, strict=True):
+            total.add_(counts.to(torch.int64))
             counts.zero_()
         self.updates += 1
         return {"lr": lr, "grad_norm": norm, "skipped_updates": float(not finite), **load}
+
+    def take_load(self) -> moe.ExpertLoad:
+        """What the updates since the last call trained on, by expert; layers that trained on nothing are left out."""
+        taken = {i: load.tolist() for i, load in zip(self.model.c.moe_layers(), self.load, strict=True) if load.any()}
+        for load in self.load:
+            load.zero_()
+        return taken
 
     def replace_reference(self) -> None:
         """Makes the current weights the reference that the KL term is measured from."""

@@ -1,4 +1,4 @@
-"""The run's memory on disk: metrics.jsonl, samples.jsonl and the checkpoints.
+"""The run's memory on disk: metrics.jsonl, samples.jsonl, expert_load.jsonl and the checkpoints.
 
 Lines are appended step by step. A run that is killed leaves lines of steps after its last checkpoint, and perhaps half
 a line: resuming drops them, since those steps are made again.
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from model.checkpoint import written_whole
+from model.moe import ExpertLoad
 from rl.rollout import Group
 from rl.step import Metrics
 
@@ -46,11 +47,19 @@ class Journal:
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder, self.keep = folder, keep
         self.metrics_path, self.samples_path = folder / "metrics.jsonl", folder / "samples.jsonl"
+        self.load_path = folder / "expert_load.jsonl"
+        self.paths = (self.metrics_path, self.samples_path, self.load_path)
         self.checkpoints = folder / "checkpoints"
         self.checkpoints.mkdir(parents=True, exist_ok=True)
 
     def metrics(self, step: int, metrics: Metrics) -> None:
         _append(self.metrics_path, [{"step": step, **metrics}])
+
+    def expert_load(self, step: int, load: ExpertLoad) -> None:
+        """The tokens that each expert of each MoE layer was trained on. In a file of its own, since there are as many
+        numbers a step as experts in the model."""
+        if load:
+            _append(self.load_path, [{"step": step, "layers": load}])
 
     def samples(self, step: int, groups: Sequence[Group], *, trained: bool) -> None:
         """Every sample of these groups; ``trained`` is false for groups that were dropped for lack of signal."""
@@ -60,7 +69,7 @@ class Journal:
     def checkpoint(self, progress: Progress) -> Iterator[Path]:
         """A folder to write a checkpoint into; it takes its name, and old ones go, when the block ends well. Raises
         JournalError where the disk is full; the checkpoint before stays."""
-        for path in (self.metrics_path, self.samples_path):
+        for path in self.paths:
             if path.exists():
                 with path.open("rb") as file:
                     os.fsync(file.fileno())
@@ -94,7 +103,7 @@ class Journal:
         return folder, progress
 
     def forget_after(self, step: int) -> None:
-        for path in (self.metrics_path, self.samples_path):
+        for path in self.paths:
             if path.exists():
                 draft = path.with_suffix(".tmp")
                 with draft.open("w") as file:
@@ -128,6 +137,13 @@ def sample_lines(step: int, group: Group, trained: bool) -> Iterator[dict[str, A
             "advantage": advantage,
             "trained": trained and advantage is not None,
         }
+
+
+def read_load(folder: Path) -> list[tuple[int, ExpertLoad]]:
+    """A run's expert load, step by step; empty where the run recorded none."""
+    path = folder / "expert_load.jsonl"
+    lines = read(path) if path.is_file() else ()
+    return [(line["step"], {int(layer): counts for layer, counts in line["layers"].items()}) for line in lines]
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:

@@ -104,6 +104,7 @@ class Pipeline:
         groups, dropped = await self._next_groups()
         sampled = time.perf_counter()
         metrics = await self.trainer.update(groups)
+        load = await self.trainer.expert_load()
         trained = time.perf_counter()
         self._hand_over(await self.trainer.publish())
         self.step += 1
@@ -116,6 +117,7 @@ class Pipeline:
         if self._due(self.settings.evaluate_every):
             await self._evaluate(metrics)
         metrics["seconds"] = time.perf_counter() - started
+        self.journal.expert_load(self.step, load)
         self.journal.metrics(self.step, metrics)
         self.report(self.step, metrics)
         if self.settings.checkpoint_every and self.step % self.settings.checkpoint_every == 0:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from model.config import Precision
+from model.moe import ExpertLoad
 from model.policy import Policy
 from rl.rollout import Group
 from rl.step import Metrics, StepSettings, step
@@ -16,6 +17,9 @@ class Trainer(Protocol):
     """May be in another process. What `publish` returns is given to the engine as it is: weights, or a handle."""
 
     async def update(self, groups: Sequence[Group]) -> Metrics: ...
+
+    async def expert_load(self) -> ExpertLoad:
+        """That of the last update."""
 
     async def publish(self) -> Any: ...
 
@@ -34,6 +38,9 @@ class LocalTrainer:
 
     async def update(self, groups: Sequence[Group]) -> Metrics:
         return self.update_now(groups)
+
+    async def expert_load(self) -> ExpertLoad:
+        return self.policy.take_load()
 
     async def publish(self) -> Any:
         return self.policy.publish(self.rollout_precision)

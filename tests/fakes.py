@@ -9,6 +9,7 @@ from typing import Any
 
 from model.config import ModelConfig
 from model.engine import Completion, Request, Sampling
+from model.moe import ExpertLoad
 from model.policy import OptimizerSettings, Policy
 from model.tokenizer import Tokenizer, train
 from model.transformer import build
@@ -105,6 +106,9 @@ class FakeTrainer:
         self.version += 1
         self.trained.append(list(groups))
         return {"loss": 0.0}
+
+    async def expert_load(self) -> ExpertLoad:
+        return {1: [self.version, 0]}
 
     async def publish(self) -> int:
         return self.version

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from rl.journal import read_load
 from tests.jobs.conftest import Workspace
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -157,6 +158,11 @@ def test_pretrain_trains_multi_token_prediction(workspace: Workspace) -> None:
     done = pretrain(workspace, "model.num_nextn_predict_layers=1", "train.mtp_weight=0.3")
     assert done.returncode == 0, done.stderr
     assert "mtp_loss" in (workspace.run / "metrics.jsonl").read_text()
+    load = read_load(workspace.run)
+    assert [step for step, _ in load] == [1, 2, 3, 4, 5, 6]
+    assert list(load[0][1]) == [1, 2], "the MTP module's experts are counted too"
+    assert zeroth("report", workspace.run).returncode == 0
+    assert "expert load over the mean" in (workspace.run / "report.html").read_text()
 
 
 def test_a_full_disk_ends_in_one_message_and_nothing_half_written(workspace: Workspace) -> None:

@@ -64,6 +64,16 @@ def test_the_routing_bias_moves_after_the_step_by_its_speed() -> None:
     assert torch.allclose(moved, torch.tensor(1e-3))
 
 
+def test_the_load_is_what_was_trained_on_since_it_was_last_taken() -> None:
+    policy = tiny_policy(num_nextn_predict_layers=1)
+    one_update(policy)
+    one_update(policy)
+    load = policy.take_load()
+    assert list(load) == [1], "the MTP layer saw no token"
+    assert sum(load[1]) == 2 * len(TOKENS) * policy.model.c.num_experts_per_tok
+    assert policy.take_load() == {}
+
+
 def test_the_reference_stays_while_the_policy_moves() -> None:
     policy = tiny_policy()
     policy.replace_reference()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rl.journal import Journal, JournalError, Progress, read, write_checkpoint
+from rl.journal import Journal, JournalError, Progress, read, read_load, write_checkpoint
 
 
 def saved(folder: Path) -> None:
@@ -21,6 +21,16 @@ def test_a_line_cut_off_by_a_kill_is_dropped(tmp_path: Path) -> None:
         file.write('{"step": 3, "lo')
     assert journal.resume() == (tmp_path / "checkpoints" / "step-1", Progress(1, 3))
     assert journal.metrics_path.read_text() == json.dumps({"step": 1, "loss": 1.0}) + "\n"
+
+
+def test_expert_load_is_read_back_and_forgotten_with_its_step(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, keep=1)
+    assert read_load(tmp_path) == []
+    journal.expert_load(1, {3: [5, 7]})
+    journal.expert_load(2, {3: [6, 6]})
+    assert read_load(tmp_path) == [(1, {3: [5, 7]}), (2, {3: [6, 6]})]
+    journal.forget_after(1)
+    assert read_load(tmp_path) == [(1, {3: [5, 7]})]
 
 
 def test_only_the_newest_checkpoints_stay(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from model.engine import Request, Sampling
 from model.publish import PublishError
-from rl.journal import Journal, Progress, read
+from rl.journal import Journal, Progress, read, read_load
 from rl.pipeline import NoSignalError, Pipeline, PipelineSettings, rollout_metrics
 from rl.problems import Problem, Stream
 from rl.rollout import Group, RolloutSettings, rollout
@@ -72,6 +72,11 @@ class Run:
             for c in g.completions
             for version in c.versions
         ]
+
+
+def test_every_step_keeps_the_load_of_its_experts(tmp_path: Path) -> None:
+    Run(tmp_path, steps=3).go()
+    assert read_load(tmp_path) == [(step, {1: [step, 0]}) for step in (1, 2, 3)]
 
 
 def in_stream_order(count: int) -> list[str]:
