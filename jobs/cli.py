@@ -13,6 +13,7 @@ import sys
 import typer
 
 from jobs import bench, console, evaluate, export, grpo, plan, pretrain, quickstart, report, sandbox, score, serve, sft
+from jobs.view import command as view
 
 app = typer.Typer(
     name="zeroth",
@@ -29,6 +30,7 @@ app.command("eval")(evaluate.command)
 app.command("export")(export.command)
 app.command("plan")(plan.command)
 app.command("report")(report.command)
+app.command("view")(view.command)
 app.command("score")(score.score)
 app.add_typer(sandbox.app, name="sandbox")
 app.add_typer(serve.app, name="serve")

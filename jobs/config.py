@@ -7,13 +7,14 @@ overrides one key: ``zeroth grpo recipe.toml optimizer.lr=1e-4 rollout.lag=0``.
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from rl.problems import R1_ZERO
 
@@ -21,6 +22,10 @@ Precision = Literal["fp32", "bf16", "fp8"]
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
+
+
+JOB_COPIES = "working_dir_files"
+"""The folder under which Ray unpacks the working directories of jobs."""
 
 
 class RecipeError(ValueError):
@@ -34,12 +39,21 @@ class Table(BaseModel):
 
 
 class RunTable(Table):
-    """``dir``: the run directory. ``checkpoint_every`` steps; ``keep_checkpoints`` newest ones stay."""
+    """``dir``: the run directory. ``checkpoint_every`` steps; ``keep_checkpoints`` newest ones stay. ``trackers`` are
+    told the metrics beside metrics.jsonl."""
 
     dir: Path
     seed: int = 0
     checkpoint_every: int = Field(50, ge=0)
     keep_checkpoints: Count = 2
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
+
+    @field_validator("trackers")
+    @classmethod
+    def _installed(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if "wandb" in names and importlib.util.find_spec("wandb") is None:
+            raise ValueError("wandb is not installed (pip install wandb)")
+        return names
 
 
 class OptimizerTable(Table):
@@ -255,7 +269,12 @@ def write(recipe: Table, path: Path) -> None:
 
 
 def check_run_dir(folder: Path, *, resume: bool) -> None:
-    """Raises RecipeError where a run would write over another, or has nothing to resume."""
+    """Raises RecipeError where a run would write over another, has nothing to resume, or would be lost."""
+    if JOB_COPIES in folder.resolve().parts:
+        raise RecipeError(
+            f"{folder} lies in the copy of the working directory that Ray makes for a job and deletes after it: set "
+            "run.dir to an absolute path on storage that stays (and that every node sees, if there are several)"
+        )
     if (folder / "metrics.jsonl").exists() and not resume:
         raise RecipeError(f"{folder} holds a run already: continue it with --resume, or set another run.dir")
     if resume and not folder.is_dir():

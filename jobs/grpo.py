@@ -93,9 +93,7 @@ def train(recipe: GrpoRecipe, *, resume: bool) -> None:
 
 async def drive(recipe: GrpoRecipe, ready: Checked, trainer: Any, engine: Any, reward: Any, bar: Bar) -> int:
     """Builds the pipeline around the parts, wherever they run, and runs it; returns the steps done."""
-    from torch.utils.tensorboard import SummaryWriter
-
-    from jobs import parts
+    from jobs import parts, trackers
     from rl.journal import Journal, Progress
     from rl.pipeline import Pipeline
     from rl.problems import Stream
@@ -109,37 +107,36 @@ async def drive(recipe: GrpoRecipe, ready: Checked, trainer: Any, engine: Any, r
     if folder is not None:
         await trainer.restore(folder)
     settings = parts.rollout_settings(recipe)
-    board = SummaryWriter(str(recipe.run.dir), purge_step=progress.step + 1 if folder else None)
     task = bar.add_task("grpo", total=recipe.train.steps, completed=progress.step, note="")
 
     evaluated: dict[str, float] = {}
 
     def report(step: int, metrics: dict[str, float]) -> None:
-        for name, value in metrics.items():
-            board.add_scalar(name, value, step)
+        for tracker in tracking:
+            tracker.log(step, metrics)
         evaluated.update({name: value for name, value in metrics.items() if name.startswith("held_out/")})
         bar.update(task, completed=step, note=note({**evaluated, **metrics}))
         console.tell("grpo", step, recipe.train.steps, note({**evaluated, **metrics}), every=10)
 
-    pipeline = Pipeline(
-        Stream(ready.problems.train, recipe.run.seed),
-        lambda draws: rollout(draws, ready.encode, engine, reward, settings),
-        trainer,
-        engine.publish,
-        journal,
-        parts.pipeline_settings(recipe),
-        evaluate=partial(parts.evaluation, recipe, ready.problems.held_out, ready.encode, engine, reward)
-        if recipe.evaluate.every
-        else None,
-        report=report,
-        progress=progress,
-    )
-    stop_on_signals(pipeline.stop)
-    try:
-        done = await pipeline.run()
-    finally:
-        board.close()
-        await reward.close()
+    with trackers.opened(recipe.run.trackers, recipe.run.dir, progress.step) as tracking:
+        pipeline = Pipeline(
+            Stream(ready.problems.train, recipe.run.seed),
+            lambda draws: rollout(draws, ready.encode, engine, reward, settings),
+            trainer,
+            engine.publish,
+            journal,
+            parts.pipeline_settings(recipe),
+            evaluate=partial(parts.evaluation, recipe, ready.problems.held_out, ready.encode, engine, reward)
+            if recipe.evaluate.every
+            else None,
+            report=report,
+            progress=progress,
+        )
+        stop_on_signals(pipeline.stop)
+        try:
+            done = await pipeline.run()
+        finally:
+            await reward.close()
     return done.step
 
 

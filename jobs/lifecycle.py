@@ -22,10 +22,10 @@ class Desk(Protocol):
     draining: bool
 
 
-async def serve_until_signal(server: Any, desk: Desk, what: str) -> None:
+async def serve_until_signal(server: Any, desk: Desk, what: str, hint: str = " (docs at /docs)") -> None:
     """Runs a uvicorn server; on SIGTERM or SIGINT its desk takes nothing new, and it finishes what it has and returns,
-    so that the process ends with status 0. ``what`` says what is served. Raises ServiceError where it could not
-    start."""
+    so that the process ends with status 0. ``what`` says what is served, ``hint`` where to look next. Raises
+    ServiceError where it could not start."""
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
@@ -40,7 +40,7 @@ async def serve_until_signal(server: Any, desk: Desk, what: str) -> None:
         await asyncio.sleep(0.02)
     for listener in (listening for each in server.servers for listening in each.sockets) if server.started else ():
         host, port = listener.getsockname()[:2]
-        console.say(f"{what} at http://{host}:{port} (docs at /docs)")
+        console.say(f"{what} at http://{host}:{port}{hint}")
     await running
     if not server.started:
         raise ServiceError("the service did not start; the reason is above")

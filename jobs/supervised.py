@@ -69,8 +69,7 @@ def train(
     evaluate: Callable[[], Metrics] = lambda: {},
 ) -> Path:
     """A whole run; returns the folder of the last checkpoint. Raises Interrupted where the user ended it."""
-    from torch.utils.tensorboard import SummaryWriter
-
+    from jobs import trackers
     from rl.journal import Journal, Progress, write_checkpoint
 
     journal = Journal(course.run.dir, course.run.keep_checkpoints)
@@ -78,15 +77,15 @@ def train(
     with (
         _stopping() as stopping,
         console.progress() as bar,
-        SummaryWriter(str(course.run.dir), purge_step=done + 1 if done else None) as board,
+        trackers.opened(course.run.trackers, course.run.dir, done) as tracking,
     ):
         task = bar.add_task(course.title, total=course.steps, completed=done, note="")
         validated: Metrics = {}
 
         def report(step: int, metrics: Metrics) -> None:
             journal.metrics(step, metrics)
-            for name, value in metrics.items():
-                board.add_scalar(name, value, step)
+            for tracker in tracking:
+                tracker.log(step, metrics)
             validated.update({name: value for name, value in metrics.items() if name.startswith("validation/")})
             note = "  ".join(f"{n.removeprefix('validation/')} {v:.3f}" for n, v in _shown(metrics, validated))
             bar.update(task, completed=step, note=note)

@@ -44,7 +44,7 @@ class Mix:
             if score.value is not None:
                 parts[name] = score.value
             parts.update({f"{name}/{part}": value for part, value in score.parts.items()})
-        detail = "; ".join(f"{name}: {score.detail}" for name, score in scores.items() if score.detail)
+        detail = "\n".join(f"{name}: {score.detail}" for name, score in scores.items() if score.detail)
         failed: Status | None = next((score.status for score in scores.values() if score.status != "ok"), None)
         if failed is not None:
             return Score(None, failed, parts, detail)

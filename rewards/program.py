@@ -12,6 +12,9 @@ from rewards.protocol import Sample, Score
 
 _FUTURE = re.compile(r"^from __future__ import .*\n", re.MULTILINE)
 
+TESTS_SHOWN = 20
+"""How many tests a failed program's detail names, a line each."""
+
 
 class CodeReward:
     """1.0 where the program passes every test, else 0.0; with ``credit="share"`` the share of tests that it passes.
@@ -93,6 +96,8 @@ def score_of(verdict: Any, credit: str = "all") -> Score:
     detail = f"{verdict.status}: {verdict.passed} of {verdict.total} tests passed"
     if verdict.detail:
         detail += f"; {verdict.detail}"
+    if verdict.status != "passed":
+        detail += "".join(f"\ntest {i}: {said(test)}" for i, test in enumerate(verdict.tests[:TESTS_SHOWN], 1))
     if credit == "share" and verdict.total:
         return Score(verdict.passed / verdict.total, detail=detail)
     return Score(1.0 if verdict.status == "passed" else 0.0, detail=detail)
@@ -105,6 +110,11 @@ def program_of(sample: Sample) -> str:
         return program
     futures = "".join(_FUTURE.findall(program))
     return f"{futures}{prefix}\n{_FUTURE.sub('', program)}"
+
+
+def said(test: Any) -> str:
+    """One test's result in one line."""
+    return f"{test.status}: {' '.join(test.detail.split())[:200]}" if test.detail else str(test.status)
 
 
 def extract_program(response: str) -> str:

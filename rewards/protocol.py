@@ -19,7 +19,8 @@ class Score:
 
     ``value`` is None exactly when ``status`` is not "ok": the checker could not judge, and the sample is left out
     of its group's advantage. A wrong or hostile response is "ok" with a low value. ``parts`` holds the components
-    that a mix was made of, each logged under its name. ``detail`` is one line for a person.
+    that a mix was made of, each logged under its name. ``detail`` is for a person: a line, and further ones where there
+    is more to say (a program's tests).
     """
 
     value: float | None

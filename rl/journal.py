@@ -128,6 +128,8 @@ def sample_lines(step: int, group: Group, trained: bool) -> Iterator[dict[str, A
             "prompt": group.draw.problem.fields["prompt"],
             "text": completion.text,
             "tokens": len(completion.token_ids),
+            "token_ids": list(completion.token_ids),
+            "logprobs": [round(p, 4) for p in completion.logprobs],
             "finish_reason": completion.finish_reason,
             "versions": [[v, len(list(run))] for v, run in itertools.groupby(completion.versions)],
             "score": score.value,

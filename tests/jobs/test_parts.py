@@ -48,8 +48,9 @@ OTHER: dict[str, Any] = {
     "evaluate.every": 3,
 }
 ELSEWHERE = {
-    "base", "run.dir", "run.keep_checkpoints", "data.train", "data.held_out", "reward.added", "evaluate.problems",
-    "evaluate.samples", "precision.train", "precision.rollout", "rollout.max_rows", "cluster.address",
+    "base", "run.dir", "run.keep_checkpoints", "run.trackers", "data.train", "data.held_out", "reward.added",
+    "evaluate.problems", "evaluate.samples", "precision.train", "precision.rollout", "rollout.max_rows",
+    "cluster.address",
     "cluster.rollout_workers", "cluster.reward_workers", "cluster.trainer_threads", "cluster.rollout_threads",
     "cluster.gpus_per_rollout_worker", "cluster.gpus_per_trainer",
 }  # fmt: skip

@@ -1,0 +1,37 @@
+"""The command `zeroth view`."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jobs.config import RecipeError
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def command(
+    run_dir: Annotated[Path, typer.Argument(help="A run directory, of a run that is finished or under way.")],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8200,
+) -> None:
+    """Follow a run in the browser: its curves, and every rollout with its scores."""
+    if not (run_dir / "metrics.jsonl").is_file():
+        raise RecipeError(f"{run_dir}: not a run directory, there is no metrics.jsonl in it")
+    import uvicorn
+
+    from jobs.lifecycle import serve_until_signal
+    from jobs.view.server import Run, create_app
+
+    app = create_app(Run(run_dir), LOOPBACK if host in LOOPBACK else ("*",))
+    config = uvicorn.Config(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=2)
+    asyncio.run(serve_until_signal(uvicorn.Server(config), Reader(), f"run {run_dir}", "  (Ctrl-C ends it)"))
+
+
+class Reader:
+    """Has nothing to drain: requests only read."""
+
+    draining = False
