@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -12,7 +13,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -41,12 +43,19 @@ def steps(workspace: Workspace) -> list[int]:
     return [json.loads(line)["step"] for line in lines if line.endswith("\n")]
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+def wait_until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 180
     while not condition():
-        assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    def reached() -> bool:
+        assert process.poll() is None, process.communicate()[1]
+        return condition()
+
+    wait_until(reached)
 
 
 def samples(workspace: Workspace) -> list[str]:
@@ -130,21 +139,27 @@ def job_server() -> Iterator[dict[str, str]]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def submit(server: dict[str, str], workspace: Workspace, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Submits and waits for the end; Ray's job agent takes a while to come up, and says so until then."""
+def submit(
+    server: dict[str, str], workspace: Workspace, *arguments: str, options: Sequence[str] = ()
+) -> subprocess.CompletedProcess[str]:
+    """Submits and, without --no-wait, waits for the end; Ray's job agent takes a while to come up, and says so until
+    then."""
     deadline = time.monotonic() + 120
     while True:
-        done = submit_once(server, workspace, *arguments)
+        done = submit_once(server, workspace, *arguments, options=options)
         starting = "No available agent" in done.stderr or "Failed to connect" in done.stderr
         if not starting or time.monotonic() > deadline:
             return done
         time.sleep(2)
 
 
-def submit_once(server: dict[str, str], workspace: Workspace, *arguments: str) -> subprocess.CompletedProcess[str]:
+def submit_once(
+    server: dict[str, str], workspace: Workspace, *arguments: str, options: Sequence[str] = ()
+) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "jobs", "grpo", str(workspace.recipe), *arguments]
     return subprocess.run(
         [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", server["JOBS"], "--working-dir",
-         str(workspace.folder), "--", sys.executable, "-m", "jobs", "grpo", str(workspace.recipe), *arguments],
+         str(workspace.folder), *options, "--", *command],
         env=server, capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
 
@@ -160,3 +175,55 @@ def test_a_job_without_the_token_is_refused(workspace: Workspace, job_server: di
     done = submit({**job_server, "RAY_AUTH_TOKEN": secrets.token_hex(32)}, workspace)
     assert done.returncode != 0
     assert not workspace.run.exists()
+
+
+PATIENT = {"RAY_JOB_STOP_WAIT_TIME_S": "120"}
+"""Ray kills a stopped job after 3 seconds unless its environment says otherwise."""
+
+
+def held_out(workspace: Workspace) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in (workspace.run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: v for name, v in line.items() if name.startswith("held_out/")} for line in lines]
+
+
+def driver_of(workspace: Workspace) -> int:
+    """The process that Ray started for this workspace's recipe."""
+    wanted = [b"-m", b"jobs", b"grpo", os.fsencode(workspace.recipe)]
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (folder / "cmdline").read_bytes().split(b"\0")[1:5] == wanted:
+                found.append(int(folder.name))
+    (pid,) = found
+    return pid
+
+
+def test_a_job_that_was_ended_goes_on_to_where_an_untouched_run_ends(
+    workspace: Workspace, job_server: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray.job_submission import JobStatus, JobSubmissionClient
+
+    arguments = ("train.steps=24", "rollout.lag=0", "evaluate.every=8")
+    finished(grpo(workspace, *arguments))
+    untouched = held_out(workspace)
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+        monkeypatch.setenv(name, job_server[name])
+    client = JobSubmissionClient(job_server["JOBS"])
+    for ending in ("stop", "kill -9"):
+        shutil.rmtree(workspace.run)
+        options = ["--no-wait", "--submission-id", ending, "--runtime-env-json", json.dumps({"env_vars": PATIENT})]
+        started = submit(job_server, workspace, *arguments, options=options)
+        assert started.returncode == 0, started.stdout + started.stderr
+        wait_until(lambda: 3 in steps(workspace))
+        if ending == "stop":
+            client.stop_job(ending)
+        else:
+            os.kill(driver_of(workspace), signal.SIGKILL)
+        wait_until(lambda job=ending: client.get_job_status(job) in (JobStatus.STOPPED, JobStatus.FAILED))
+        reached = steps(workspace)[-1]
+        assert reached < 24
+        if ending == "stop":
+            assert (workspace.run / "checkpoints" / f"step-{reached}").is_dir()
+        finished(grpo(workspace, *arguments, "--resume"))
+        assert held_out(workspace) == untouched
+        assert len(samples(workspace)) == len(set(samples(workspace))) == 24 * 3 * 2

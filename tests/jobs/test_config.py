@@ -91,3 +91,12 @@ def test_every_shipped_recipe_is_valid(name: str) -> None:
     values = tomllib.loads(config.find(name).read_text())
     kind: type[Table] = GrpoRecipe if "rollout" in values else PretrainRecipe
     assert config.read(config.find(name), kind)
+
+
+def test_a_job_does_not_write_its_run_into_rays_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = tmp_path / "runtime_resources" / "working_dir_files" / "_ray_pkg_1"
+    copy.mkdir(parents=True)
+    monkeypatch.chdir(copy)
+    with pytest.raises(RecipeError, match=r"set run\.dir to an absolute path"):
+        config.check_run_dir(Path("runs/r"), resume=False)
+    config.check_run_dir(tmp_path / "r", resume=False)
