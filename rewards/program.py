@@ -96,7 +96,7 @@ def score_of(verdict: Any, credit: str = "all") -> Score:
     detail = f"{verdict.status}: {verdict.passed} of {verdict.total} tests passed"
     if verdict.detail:
         detail += f"; {verdict.detail}"
-    if verdict.status != "passed":
+    if verdict.status not in ("passed", "compile_error"):
         detail += "".join(f"\ntest {i}: {said(test)}" for i, test in enumerate(verdict.tests[:TESTS_SHOWN], 1))
     if credit == "share" and verdict.total:
         return Score(verdict.passed / verdict.total, detail=detail)

@@ -72,7 +72,7 @@ function chart(panel) {
     const path = points.map(([step, value], j) => `${j ? "L" : "M"}${x(step).toFixed(1)} ${y(value).toFixed(1)}`).join("");
     svg.append(make("path", { class: "curve", d: path, stroke: COLORS[i % COLORS.length] }));
   });
-  const cursor = make("line", { class: "grid", y1: top, y2: height - bottom, x1: -9, x2: -9 });
+  const cursor = make("line", { class: "grid", y1: top, y2: height - bottom, visibility: "hidden" });
   svg.append(cursor);
   const legend = make("div", { class: "legend" });
   const say = (step) => legend.replaceChildren(
@@ -85,10 +85,11 @@ function chart(panel) {
   svg.addEventListener("mousemove", (event) => {
     const box = svg.getBoundingClientRect();
     const step = Math.round(x0 + (((event.clientX - box.left) / box.width) * width - left) / (width - left - 4) * (x1 - x0));
-    cursor.setAttribute("x1", x(step)); cursor.setAttribute("x2", x(step));
+    for (const end of ["x1", "x2"]) cursor.setAttribute(end, x(step));
+    cursor.setAttribute("visibility", "visible");
     say(Math.max(x0, Math.min(x1, step)));
   });
-  svg.addEventListener("mouseleave", () => { cursor.setAttribute("x1", -9); cursor.setAttribute("x2", -9); say(null); });
+  svg.addEventListener("mouseleave", () => { cursor.setAttribute("visibility", "hidden"); say(null); });
   say(null);
   return make("figure", {}, make("figcaption", {}, panel.title), svg, legend);
 }
