@@ -12,7 +12,22 @@ import sys
 
 import typer
 
-from jobs import bench, console, evaluate, export, grpo, plan, pretrain, quickstart, report, sandbox, score, serve, sft
+from jobs import (
+    bench,
+    console,
+    evaluate,
+    export,
+    grpo,
+    plan,
+    pretrain,
+    quickstart,
+    report,
+    reward_model,
+    sandbox,
+    score,
+    serve,
+    sft,
+)
 from jobs.view import command as view
 
 app = typer.Typer(
@@ -25,6 +40,7 @@ app = typer.Typer(
 app.command("quickstart")(quickstart.command)
 app.command("pretrain")(pretrain.command)
 app.command("sft")(sft.command)
+app.command("reward-model")(reward_model.command)
 app.command("grpo")(grpo.command)
 app.command("eval")(evaluate.command)
 app.command("export")(export.command)

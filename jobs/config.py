@@ -238,6 +238,29 @@ class SftRecipe(Table):
     evaluate: ValidateTable = ValidateTable()
 
 
+class PreferenceDataTable(LayoutTable):
+    """JSONL files of {"prompt", "chosen", "rejected"} or {"prompt", "response", "label"} objects."""
+
+    train: Path
+    held_out: Path
+
+
+class RewardEvaluateTable(ValidateTable):
+    every: Count = 100
+
+
+class RewardModelRecipe(Table):
+    """``base``: an SFT checkpoint, ours or one of transformers'."""
+
+    base: Path
+    run: RunTable
+    data: PreferenceDataTable
+    train: SftTrainTable
+    optimizer: OptimizerTable
+    precision: TrainPrecisionTable = TrainPrecisionTable()
+    evaluate: RewardEvaluateTable = RewardEvaluateTable()
+
+
 R = TypeVar("R", bound=Table)
 
 

@@ -3,7 +3,6 @@ test, and inside Ray's actors."""
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ import torch
 from jobs.config import GrpoRecipe, LayoutTable, OptimizerTable, Precision, RecipeError
 from model import checkpoint, hf
 from model.chat import Layout
-from model.config import SCORING
 from model.engine import Engine, Request, Sampling
 from model.native import NativeEngine
 from model.policy import OptimizerSettings, Policy
@@ -68,9 +66,14 @@ def pipeline_settings(recipe: GrpoRecipe) -> PipelineSettings:
 
 
 def reward_settings(recipe: GrpoRecipe) -> dict[str, dict[str, Any]]:
-    """The recipe's settings by reward; the format reward is told whether the template opens the reasoning."""
+    """The recipe's settings by reward; the format reward is told whether the template opens the reasoning. A reward
+    model's folder is made absolute, since reward workers run in another working directory."""
     opened = recipe.data.template.rstrip().endswith("<think>")
-    return {"format": {"opening": "prompt" if opened else "response"}, **recipe.reward.settings}
+    settings = {"format": {"opening": "prompt" if opened else "response"}, **recipe.reward.settings}
+    learned = settings.get("learned", {})
+    if isinstance(learned.get("model"), str):
+        settings["learned"] = {**learned, "model": str(Path(learned["model"]).resolve())}
+    return settings
 
 
 def make_trainer(recipe: GrpoRecipe) -> LocalTrainer:
@@ -80,27 +83,15 @@ def make_trainer(recipe: GrpoRecipe) -> LocalTrainer:
     return LocalTrainer(policy, step_settings(recipe), recipe.precision.rollout)
 
 
-def is_ours(folder: Path) -> bool:
-    """Whether a folder holds a model of our architecture, rather than one of transformers'. Raises CheckpointError."""
-    path = folder / "config.json"
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise checkpoint.CheckpointError(f"{folder}: no such checkpoint, there is no config.json in it") from None
-    except ValueError as error:
-        raise checkpoint.CheckpointError(f"{path}: not JSON: {error}") from None
-    return isinstance(values, dict) and values.get("model_type") in SCORING
-
-
 def shape(folder: Path) -> tuple[int, Tokenizer]:
     """The context, in tokens, and the tokenizer of a checkpoint of either kind."""
-    config, tokenizer = checkpoint.shape(folder) if is_ours(folder) else hf.shape(folder)
+    config, tokenizer = checkpoint.shape(folder) if hf.is_ours(folder) else hf.shape(folder)
     return config.max_position_embeddings, tokenizer
 
 
 def make_policy(folder: Path, optimizer: OptimizerTable, precision: Precision) -> Policy:
     """A checkpoint of either kind, to be trained."""
-    if not is_ours(folder):
+    if not hf.is_ours(folder):
         return hf.HFPolicy(folder, optimizer_settings(optimizer), precision)
     model, tokenizer = checkpoint.load(folder)
     return Policy(model, tokenizer, optimizer_settings(optimizer), precision)

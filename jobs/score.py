@@ -32,22 +32,23 @@ def score(
 ) -> None:
     """Score responses: a problem and its "response" a line on standard input, a score a line on standard output."""
     count = workers or os.cpu_count() or 1
-    scorer = _find(reward, count, settings)
+    scorer = find_with_workers(reward, count, settings_of(settings))
     tally = Tally()
     asyncio.run(_run(scorer, count, tally))
     console.say(tally.summary())
 
 
-def _find(name: str, workers: int, settings: str) -> Any:
+def settings_of(text: str) -> dict[str, Any]:
+    """The option --settings. Raises BadSetting."""
     from rewards import BadSetting
 
     try:
-        chosen = json.loads(settings)
+        chosen = json.loads(text)
     except ValueError as error:
         raise BadSetting(f"--settings is no JSON: {error}") from error
     if not isinstance(chosen, dict):
         raise BadSetting("--settings is a JSON object")
-    return find_with_workers(name, workers, chosen)
+    return chosen
 
 
 def find_with_workers(name: str, workers: int, settings: Mapping[str, Any]) -> Any:

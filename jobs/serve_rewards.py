@@ -310,16 +310,24 @@ def rewards(
     unjudged: Annotated[
         float | None, typer.Option(help="OpenRLHF only: the reward of what could not be judged.")
     ] = None,
+    settings: Annotated[
+        str, typer.Option(help='Settings by reward, as JSON: {"learned": {"model": "FOLDER"}}.')
+    ] = "{}",
 ) -> None:
     """Serve rewards over HTTP."""
     try:
         import uvicorn
     except ImportError as error:
         raise ServiceError("zeroth serve rewards needs the extra: pip install 'zeroth[serve]'") from error
-    from jobs.score import find_with_workers
+    from jobs.score import find_with_workers, settings_of
 
+    chosen = settings_of(settings)
+    if not (chosen.keys() <= set(reward) and all(isinstance(each, dict) for each in chosen.values())):
+        raise ServiceError(
+            f"--settings is an object of objects, under names of the rewards served: {', '.join(reward)}"
+        )
     count = workers or os.cpu_count() or 1
-    desk = Desk({name: find_with_workers(name, count, {}) for name in reward}, queue)
+    desk = Desk({name: find_with_workers(name, count, chosen.get(name, {})) for name in reward}, queue)
     app = create_app(desk, max_body_mb, unjudged)
     config = uvicorn.Config(
         app,

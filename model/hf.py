@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model import tokenizer as tokenizers
-from model.config import ConfigError, Precision
+from model.config import SCORING, ConfigError, Precision
 from model.moe import Router
 from model.policy import OptimizerSettings, Policy
 from model.segments import Segments
@@ -35,6 +35,7 @@ class Shape:
     """What trainers ask of a model's configuration."""
 
     vocab_size: int
+    hidden_size: int
     max_position_embeddings: int
     eos_token_id: int
 
@@ -47,19 +48,20 @@ def shape(folder: Path) -> tuple[Shape, Tokenizer]:
     path = folder / "config.json"
     values = json.loads(path.read_text(encoding="utf-8"))
     if values.get("model_type") not in FAMILIES:
-        known = ", ".join(("deepseek_v3", *FAMILIES))
+        known = ", ".join((*SCORING, *FAMILIES))
         raise ConfigError(f"{path}: model_type is {values.get('model_type')!r}; what can be trained is {known}")
     tokenizer = tokenizers.load(folder)
-    return Shape(values["vocab_size"], values["max_position_embeddings"], tokenizer.eos), tokenizer
+    sizes = {name: values[name] for name in ("vocab_size", "hidden_size", "max_position_embeddings")}
+    return Shape(**sizes, eos_token_id=tokenizer.eos), tokenizer
 
 
 class Dense(nn.Module):
     """A transformers model with the surface of `model.transformer.Transformer`: tokens and segments in, hidden states
-    out. ``head`` makes the logits, or a reward model's score."""
+    out. ``source`` is the folder whose tokenizer's files go into every checkpoint."""
 
-    def __init__(self, inner: Any, c: Shape) -> None:
+    def __init__(self, inner: Any, c: Shape, source: Path) -> None:
         super().__init__()
-        self.inner, self.c = inner, c
+        self.inner, self.c, self.source = inner, c, source
         self.bf16 = False
 
     def use(self, precision: Precision) -> Dense:
@@ -79,12 +81,7 @@ class Dense(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden [..., H] -> FP32 logits [..., V]."""
-        return F.linear(hidden, self.head.weight.to(hidden.dtype)).float()
-
-    @property
-    def head(self) -> nn.Linear:
-        found: nn.Linear = self.inner.score if hasattr(self.inner, "score") else self.inner.get_output_embeddings()
-        return found
+        return F.linear(hidden, self.inner.get_output_embeddings().weight.to(hidden.dtype)).float()
 
     def routers(self) -> list[Router]:
         return []
@@ -94,22 +91,31 @@ class Dense(nn.Module):
         return cast(torch.device, self.inner.device)
 
 
+def load(folder: Path) -> tuple[Dense, Tokenizer]:
+    """The model, in FP32, and tokenizer of a folder. Raises ConfigError."""
+    c, tokenizer = shape(folder)
+    return Dense(_loaded(folder), c, folder), tokenizer
+
+
+def save(model: Dense, tokenizer: Tokenizer, folder: Path) -> None:
+    """Writes into an existing folder what transformers loads."""
+    model.inner.save_pretrained(folder)
+    tokenizer.save(folder)
+    for name in COPIED:
+        if (model.source / name).is_file():
+            shutil.copyfile(model.source / name, folder / name)
+
+
 class HFPolicy(Policy):
-    """A policy over a transformers model, saved as a folder that transformers loads. ``source`` is the folder whose
-    tokenizer files go into every checkpoint."""
+    """A policy over a transformers model, saved as a folder that transformers loads."""
 
     def __init__(self, source: Path, settings: OptimizerSettings, precision: Precision = "fp32") -> None:
-        c, tokenizer = shape(source)
-        self.source = source
+        dense, tokenizer = load(source)
         # Policy uses of a model what Dense has; our Transformer is the type it is written against.
-        super().__init__(cast(Transformer, Dense(_loaded(source), c)), tokenizer, settings, precision)
+        super().__init__(cast(Transformer, dense), tokenizer, settings, precision)
 
     def save_weights(self, folder: Path) -> None:
-        cast(Dense, self.model).inner.save_pretrained(folder)
-        self.tokenizer.save(folder)
-        for name in COPIED:
-            if (self.source / name).is_file():
-                shutil.copyfile(self.source / name, folder / name)
+        save(cast(Dense, self.model), self.tokenizer, folder)
 
     def load_weights(self, folder: Path) -> None:
         cast(Dense, self.model).inner.load_state_dict(_loaded(folder).state_dict())
@@ -121,3 +127,15 @@ def _loaded(folder: Path) -> Any:
     except ImportError as error:
         raise ConfigError(f"{folder}: models of this kind need the extra: pip install 'zeroth[hf]'") from error
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether a folder holds a model of our architecture, rather than one of transformers'. Raises ConfigError."""
+    path = folder / "config.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{folder}: no such checkpoint, there is no config.json in it") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: not JSON: {error}") from None
+    return isinstance(values, dict) and values.get("model_type") in SCORING

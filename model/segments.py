@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -77,6 +78,27 @@ class Segments:
     def to(self, device: torch.device | str) -> Segments:
         tensors = (self.ids, self.positions, self.source, self.home, self.copies, self.copied)
         return Segments(self.lengths, self.longest, *(tensor.to(device) for tensor in tensors))
+
+
+class Sized(Protocol):
+    @property
+    def tokens(self) -> int: ...
+
+
+Item = TypeVar("Item", bound=Sized)
+
+
+def fill(items: Sequence[Item], max_tokens: int) -> list[list[Item]]:
+    """Runs of items, in order, of at most ``max_tokens`` tokens; one item may exceed it alone."""
+    bins: list[list[Item]] = []
+    room = 0
+    for item in items:
+        if item.tokens > room:
+            bins.append([])
+            room = max_tokens
+        bins[-1].append(item)
+        room -= item.tokens
+    return bins
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float) -> Tensor:

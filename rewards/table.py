@@ -30,6 +30,7 @@ TABLE: Mapping[str, str] = {
     "overlong": "rewards.shaping:OverlongReward",
     "length": "rewards.shaping:LengthReward",
     "repetition": "rewards.shaping:RepetitionReward",
+    "learned": "rewards.learned:LearnedReward",
 }
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeVar
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from model.engine import Completion
-from model.segments import Segments
+from model.segments import Segments, fill
 from rl.rollout import Group
 
 Aggregation = Literal["token", "sequence"]
@@ -102,27 +102,6 @@ def _split(bundle: _Bundle, max_tokens: int) -> list[_Bundle]:
             parts.append(_Bundle(bundle.prompt, []))
         parts[-1].members.append(sequence)
     return parts
-
-
-class Sized(Protocol):
-    @property
-    def tokens(self) -> int: ...
-
-
-Item = TypeVar("Item", bound=Sized)
-
-
-def fill(items: Sequence[Item], max_tokens: int) -> list[list[Item]]:
-    """Runs of items, in order, of at most ``max_tokens`` tokens; one item may exceed it alone."""
-    bins: list[list[Item]] = []
-    room = 0
-    for item in items:
-        if item.tokens > room:
-            bins.append([])
-            room = max_tokens
-        bins[-1].append(item)
-        room -= item.tokens
-    return bins
 
 
 def _micro_batch(bundles: Sequence[_Bundle]) -> MicroBatch:

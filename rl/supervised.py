@@ -15,8 +15,7 @@ from torch import Tensor
 
 from model.chat import Dialogue
 from model.policy import Forward, Policy
-from model.segments import Segments
-from rl.batch import fill
+from model.segments import Segments, fill
 from rl.step import Metrics
 
 

@@ -18,6 +18,8 @@ ALLOWED = {
     "sandbox": {"sandbox"},
     "model": {"model"},
 }
+EXCEPTIONS = {"rewards/learned.py": {"model"}}
+"""The learned reward is a model, which it imports when it is built."""
 HOMES = {
     "ray": {"jobs/cluster.py"},
     "vllm": {"model/vllm.py"},
@@ -43,7 +45,7 @@ def imported(path: str) -> set[str]:
 
 @pytest.mark.parametrize("path", FILES)
 def test_a_folder_imports_only_what_it_may(path: str) -> None:
-    assert imported(path) & OURS <= ALLOWED[path.split("/", maxsplit=1)[0]]
+    assert imported(path) & OURS <= ALLOWED[path.split("/", maxsplit=1)[0]] | EXCEPTIONS.get(path, set())
 
 
 @pytest.mark.parametrize("path", FILES)
