@@ -72,8 +72,8 @@ class Dense(nn.Module):
         self.bf16 = precision == "bf16"
         return self
 
-    def forward(self, tokens: Tensor, segments: Segments) -> Output:
-        """tokens [N] int64."""
+    def forward(self, tokens: Tensor, segments: Segments, routes: Tensor | None = None) -> Output:
+        """tokens [N] int64. There are no experts that ``routes`` could name."""
         rows = tokens[segments.source].view(len(segments.lengths), segments.longest)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             hidden = self.inner.base_model(input_ids=rows, use_cache=False).last_hidden_state
