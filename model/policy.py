@@ -122,8 +122,8 @@ class Policy:
         finite = math.isfinite(norm)
         if finite:
             self.optimizer.step()
-            speed = self.settings.bias_speed if self.model.c.scoring_func == "sigmoid" else 0.0
             for router, counts in zip(self.model.routers(), self.counts, strict=True):
+                speed = self.settings.bias_speed if router.c.scoring_func == "sigmoid" else 0.0
                 moe.bias_step(router.e_score_correction_bias, counts, speed)
         self.optimizer.zero_grad()
         layers = self.model.c.moe_layers()
