@@ -1,8 +1,8 @@
 """`zeroth bench reward`: what a small reward model learns from real pairs, on problems that it has not seen.
 
 A tokenizer, a base model, an SFT checkpoint and a reward model are made from the training side alone, by the commands'
-own code. Problems are split by a hash of their prompt into folds; each is held out once, by a model of its own. The rival
-is the better of two rules of thumb, "the longer" and "the shorter".
+own code. Problems are split by a hash of their prompt into folds; each is held out once, by a model of its own. The
+rival is the better of two rules of thumb, "the longer" and "the shorter".
 """
 
 from __future__ import annotations
@@ -128,7 +128,8 @@ def scored(folder: Path, lines: Sequence[Line]) -> list[tuple[Line, float, float
 
 
 def figures(judged: Sequence[tuple[Line, float, float]]) -> dict[str, Any]:
-    """Accuracy with Wilson's interval, and with one that resamples whole problems, since a problem's pairs are alike."""
+    """Accuracy with Wilson's interval, and with one that resamples whole problems, since a problem's pairs are
+    alike."""
     from rl.preferences import wilson
 
     by_problem: dict[str, list[float]] = {}
