@@ -27,7 +27,6 @@ from jobs import (
     score,
     serve,
     sft,
-    why,
 )
 from jobs.view import command as view
 
@@ -48,7 +47,6 @@ app.command("export")(export.command)
 app.command("plan")(plan.command)
 app.command("report")(report.command)
 app.command("view")(view.command)
-app.command("why")(why.command)
 app.command("score")(score.score)
 app.add_typer(sandbox.app, name="sandbox")
 app.add_typer(serve.app, name="serve")

@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import json
 import os
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -43,7 +42,7 @@ def command(
     stop: Annotated[list[str] | None, typer.Option(help="A text that ends a completion; may be repeated.")] = None,
     seed: Annotated[int, typer.Option()] = 0,
     template: Annotated[
-        str | None, typer.Option(help="Holds {prompt}. By default that of the checkpoint's run; chat for endpoints.")
+        str | None, typer.Option(help="Holds {prompt}; by default that of the checkpoint's run, or its chat template.")
     ] = None,
     precision: Annotated[str, typer.Option(help="fp32, bf16 or fp8.")] = "fp32",
     rows: Annotated[int, typer.Option(min=1, help="Completions that an engine samples together.")] = 256,
@@ -56,7 +55,7 @@ def command(
     timeout_s: Annotated[float, typer.Option(min=0.1, help="Seconds for one request.")] = 600.0,
     responses: Annotated[Path | None, typer.Option(help="Score these responses (JSONL) and sample nothing.")] = None,
     reference: Annotated[bool, typer.Option("--reference", help="Score the suites' own reference answers.")] = False,
-    reward_settings: Annotated[str, typer.Option(help='JSON by reward: {"code": {"limits": {...}}}.')] = "{}",
+    settings: Annotated[str, typer.Option(help='By reward, as JSON: {"code": {"limits": {...}}}.')] = "{}",
     out: Annotated[Path | None, typer.Option(help="Keep samples there; the same command goes on from them.")] = None,
     compare: Annotated[tuple[Path, Path] | None, typer.Option(help="Compare two --out folders instead.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")] = False,
@@ -64,6 +63,7 @@ def command(
     """Sample each problem of some suites and report pass@1, pass@k and cons@k with their 95 % intervals."""
     from jobs.evaluation import suites, summary
     from jobs.evaluation.sources import read_key
+    from jobs.score import settings_of
     from model.engine import Sampling
 
     if compare is not None:
@@ -79,15 +79,14 @@ def command(
     problems = dict(suites.find(name, data) for name in suite)
     sampling = Sampling(temperature, top_p, max_tokens, tuple(stop or ()))
     if checkpoint is not None:
-        text = template or trained_with(checkpoint)
-        evaluation = of_checkpoint(checkpoint, problems, samples, sampling, seed, text, precision, rows)
+        evaluation = of_checkpoint(checkpoint, problems, samples, sampling, seed, template, precision, rows)
     elif endpoint is not None:
         key = read_key(api_key_env, api_key_file)
         limits = {"concurrency": concurrency, "retries": retries, "timeout_s": timeout_s}
         evaluation = of_endpoint(endpoint, model, problems, samples, sampling, seed, template, key, limits)
     else:
         evaluation = of_responses(problems, responses)
-    result = evaluate(evaluation, _object(reward_settings), out)
+    result = evaluate(evaluation, settings_of(settings), out)
     console.console.print(summary.table(result["suites"]))
     if as_json:
         typer.echo(json.dumps(result, indent=2))
@@ -104,21 +103,6 @@ class Evaluation:
     settings: Mapping[str, Any]
 
 
-def trained_with(checkpoint: Path) -> str:
-    """The template of the run that wrote this checkpoint, or R1-Zero's."""
-    template = recorded_template(checkpoint)
-    return R1_ZERO if template is None else template
-
-
-def recorded_template(checkpoint: Path) -> str | None:
-    """data.template of the run that wrote this checkpoint (run/checkpoints/step-N); None where there is none."""
-    recipe = checkpoint.resolve().parent.parent / "recipe.toml"
-    if not recipe.is_file():
-        return None
-    template = tomllib.loads(recipe.read_text()).get("data", {}).get("template")
-    return None if template is None else str(template)
-
-
 def identity(checkpoint: Path) -> list[Any]:
     """What tells this checkpoint from another one that is later written to the same place."""
     files = sorted(checkpoint.glob("*.safetensors"))
@@ -131,28 +115,22 @@ def of_checkpoint(
     samples: int,
     sampling: Sampling,
     seed: int,
-    template: str,
+    template: str | None,
     precision: str,
     rows: int,
 ) -> Evaluation:
     """Sampling from the native engine with the checkpoint's weights. Raises for a precision, a checkpoint or a prompt
     that it cannot take."""
-    if precision not in ("fp32", "bf16", "fp8"):
-        raise RecipeError(f"--precision {precision!r}: it is fp32, bf16 or fp8")
-    import torch
-
-    from jobs import parts
+    from jobs import loaded, parts
     from jobs.evaluation.sources import EngineSource
-    from model import checkpoint as checkpoints
-    from model import publish
 
-    model, tokenizer = checkpoints.load(checkpoint)
+    engine = loaded.loaded_engine(checkpoint, precision, rows)
+    layout = loaded.layout_of(checkpoint, engine.tokenizer, template, R1_ZERO)
+    encode = parts.encoder(layout)
     for name, problems in suites.items():
-        parts.check_lengths(problems, tokenizer, template, model.c.max_position_embeddings, name)
-    engine = parts.make_engine(checkpoint, rows, torch.get_num_threads())
-    asyncio.run(engine.publish(publish.publish(model, 0, precision)))  # type: ignore[arg-type]
-    source = EngineSource(engine, parts.encoder(tokenizer, template), sampling, seed, rows)
-    what = {"checkpoint": identity(checkpoint), "template": template, "precision": precision}
+        parts.check_lengths(problems, encode, engine.config.max_position_embeddings, name)
+    source = EngineSource(engine, encode, sampling, seed, rows)
+    what = {"checkpoint": identity(checkpoint), "template": layout.template or layout.chat, "precision": precision}
     return Evaluation(suites, _each(suites, samples), source, {**what, "seed": seed, "sampling": asdict(sampling)})
 
 
@@ -234,16 +212,6 @@ async def answer(wanted: Sequence[Any], source: Source, judge: Any, record: Any)
                 bar.advance(task, len(batch))
         finally:
             await judge.close()
-
-
-def _object(text: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except ValueError as error:
-        raise RecipeError(f"--reward-settings is no JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise RecipeError("--reward-settings is a JSON object of settings by reward")
-    return found
 
 
 def _digest(value: Any) -> str:

@@ -32,7 +32,7 @@ def command(
 
 def chat_template(checkpoint: Path) -> str | None:
     """What lays out a conversation as the run that wrote this checkpoint did; None where nothing is known of one."""
-    from jobs.evaluate import recorded_template
+    from jobs.loaded import recorded_template
     from model.chat import DEFAULT_CHAT, as_chat
 
     template = recorded_template(checkpoint)

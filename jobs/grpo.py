@@ -54,20 +54,21 @@ def checked(recipe: GrpoRecipe, *, resume: bool) -> Checked:
     """Reads everything that a run needs and raises for the first thing that it cannot use."""
     from jobs import parts
     from model import checkpoint
+    from model.chat import Layout
     from rl.judge import Judge
 
     config.check_run_dir(recipe.run.dir, resume=resume)
     model, tokenizer = checkpoint.shape(recipe.base)
     problems = parts.load_problems(recipe)
-    limit = model.max_position_embeddings
+    limit, encode = model.max_position_embeddings, parts.encoder(Layout(tokenizer, recipe.data.template))
     for part, source in ((problems.train, recipe.data.train), (problems.held_out, recipe.data.held_out)):
-        parts.check_lengths(part, tokenizer, recipe.data.template, limit, str(source))
+        parts.check_lengths(part, encode, limit, str(source))
     make_judge = partial(Judge, problems.rewards, recipe.reward.added, parts.reward_settings(recipe))
     judge = make_judge()
     judge.check(problems.train, str(recipe.data.train))
     judge.check(problems.held_out, str(recipe.data.held_out))
     asyncio.run(judge.close())
-    return Checked(problems, make_judge, parts.encoder(tokenizer, recipe.data.template))
+    return Checked(problems, make_judge, encode)
 
 
 def train(recipe: GrpoRecipe, *, resume: bool) -> None:

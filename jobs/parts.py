@@ -21,7 +21,7 @@ from model.tokenizer import Tokenizer
 from rewards import Reward, Sample
 from rl.loss import LossSettings
 from rl.pipeline import PipelineSettings
-from rl.problems import Draw, Problem, load, render
+from rl.problems import Draw, Problem, load
 from rl.rollout import RolloutSettings, sample_seed
 from rl.step import Metrics, StepSettings
 from rl.trainer import LocalTrainer
@@ -137,15 +137,18 @@ def load_problems(recipe: GrpoRecipe) -> Problems:
     return Problems(train, held_out[: recipe.evaluate.problems])
 
 
-def encoder(tokenizer: Tokenizer, template: str) -> Callable[[Draw], tuple[int, ...]]:
+Encode = Callable[[Draw], tuple[int, ...]]
+
+
+def encoder(layout: Layout) -> Encode:
     """A draw's prompt tokens."""
-    return lambda draw: tuple(tokenizer.encode(render(draw.problem, template)))
+    return lambda draw: layout.prompt(draw.problem.prompt)
 
 
-def check_lengths(problems: Sequence[Problem], tokenizer: Tokenizer, template: str, limit: int, source: str) -> None:
+def check_lengths(problems: Sequence[Problem], encode: Encode, limit: int, source: str) -> None:
     """Raises RecipeError, naming a problem, where a prompt leaves no room for an answer."""
     for problem in problems:
-        tokens = len(tokenizer.encode(render(problem, template)))
+        tokens = len(encode(Draw(problem, -1)))
         if tokens >= limit:
             raise RecipeError(
                 f"{source}: problem {problem.id!r} is {tokens} tokens long with its template, and the model's context "
@@ -155,7 +158,7 @@ def check_lengths(problems: Sequence[Problem], tokenizer: Tokenizer, template: s
 
 async def accuracies(
     problems: Sequence[Problem],
-    encode: Callable[[Draw], tuple[int, ...]],
+    encode: Encode,
     engine: Engine,
     reward: Reward,
     sampling: Sampling,
@@ -184,7 +187,7 @@ async def accuracies(
 async def evaluation(
     recipe: GrpoRecipe,
     problems: Sequence[Problem],
-    encode: Callable[[Draw], tuple[int, ...]],
+    encode: Encode,
     engine: Engine,
     reward: Reward,
 ) -> Metrics:

@@ -18,18 +18,15 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jobs.lifecycle import ServiceError, serve_until_signal
+from jobs.lifecycle import ServiceError, needs, new_app, refused, serve
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
-
-RETRY_AFTER_S = 1
-KEEP_ALIVE_S = 120  # an idle connection is not closed under a client that is about to use it
 
 
 class Desk:
@@ -40,10 +37,6 @@ class Desk:
         self.queue = queue
         self.in_flight = 0
         self.draining = False
-
-    def room_for(self, count: int) -> bool:
-        """Whether so many more samples may be taken now; a lone request larger than the queue never may."""
-        return self.in_flight + count <= self.queue
 
     async def score(self, name: str, samples: Sequence[Any]) -> list[Any]:
         """The samples' scores, an error for a problem that lacks what the reward needs; the caller asked for room."""
@@ -73,68 +66,23 @@ def _fault(reward: Any, problem: Mapping[str, Any]) -> str:
     return ""
 
 
-class BodyLimit:
-    """ASGI middleware: a body of more than ``limit`` bytes is answered with 413 and read no further."""
-
-    def __init__(self, app: Any, limit: int) -> None:
-        self.app = app
-        self.limit = limit
-
-    async def __call__(
-        self, scope: Any, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]
-    ) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        body = bytearray()
-        more = True
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
-            if len(body) > self.limit:
-                await self._refuse(send)
-                return
-        given = False
-
-        async def replay() -> Any:
-            nonlocal given
-            if given:
-                return await receive()
-            given = True
-            return {"type": "http.request", "body": bytes(body), "more_body": False}
-
-        await self.app(scope, replay, send)
-
-    async def _refuse(self, send: Callable[[Any], Awaitable[None]]) -> None:
-        text = f'{{"detail": "a body may have {self.limit} bytes"}}'.encode()
-        headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
-        await send({"type": "http.response.start", "status": 413, "headers": headers})
-        await send({"type": "http.response.body", "body": text})
-
-
 def create_app(desk: Desk, max_body_mb: float = 8.0, unjudged: float | None = None) -> Any:
     """The ASGI application over these rewards.
 
     ``unjudged`` is what OpenRLHF's protocol, which has no word for "could not tell", is given for a sample without a
     value; without it such a request fails with 502, because an error must not become a reward.
     """
-    from fastapi import FastAPI
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Any) -> AsyncIterator[None]:
         yield
         await desk.close()
 
-    app = FastAPI(title="Zeroth rewards", version="1", lifespan=lifespan)
-    app.add_middleware(BodyLimit, limit=int(max_body_mb * 1024 * 1024))
     meters = Meters(desk)
+    app = new_app("Zeroth rewards", lifespan, meters.registry, max_body_mb)
     _add_score(app, desk, meters)
     _add_get_reward(app, desk, meters, unjudged)
     _add_health(app, desk)
-    _add_metrics(app, meters)
     return app
 
 
@@ -157,12 +105,9 @@ async def _judge(desk: Desk, meters: Meters, name: str, samples: list[Any]) -> l
     """The scores, or a refusal where there is no room or no more work is taken."""
     from fastapi import HTTPException
 
-    if desk.draining:
-        raise HTTPException(503, "draining")
-    if not desk.room_for(len(samples)):
+    if refusal := refused(desk, len(samples), "samples"):
         meters.refused.inc()
-        detail = f"{desk.in_flight} samples in flight of {desk.queue}"
-        raise HTTPException(429, detail, {"Retry-After": str(RETRY_AFTER_S)})
+        raise HTTPException(**refusal)
     started = time.perf_counter()
     scores = await desk.score(name, samples)
     meters.took.labels(name).observe(time.perf_counter() - started)
@@ -283,18 +228,6 @@ def _add_health(app: "FastAPI", desk: Desk) -> None:
         return Health(status=status, rewards=list(desk.rewards), in_flight=desk.in_flight, queue=desk.queue)
 
 
-def _add_metrics(app: "FastAPI", meters: Meters) -> None:
-    from fastapi import Response
-    from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-
-    text: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
-
-    @app.get("/metrics", response_class=Response, responses=text)
-    async def metrics() -> Response:
-        """Prometheus metrics."""
-        return Response(generate_latest(meters.registry), media_type=CONTENT_TYPE_LATEST)
-
-
 def _at(values: Sequence[Any] | None, index: int, missing: Any) -> Any:
     return values[index] if values is not None and index < len(values) else missing
 
@@ -315,10 +248,7 @@ def rewards(
     ] = "{}",
 ) -> None:
     """Serve rewards over HTTP."""
-    try:
-        import uvicorn
-    except ImportError as error:
-        raise ServiceError("zeroth serve rewards needs the extra: pip install 'zeroth[serve]'") from error
+    needs("rewards")
     from jobs.score import find_with_workers, settings_of
 
     chosen = settings_of(settings)
@@ -329,13 +259,4 @@ def rewards(
     count = workers or os.cpu_count() or 1
     desk = Desk({name: find_with_workers(name, count, chosen.get(name, {})) for name in reward}, queue)
     app = create_app(desk, max_body_mb, unjudged)
-    config = uvicorn.Config(
-        app,
-        host=host,
-        port=port,
-        log_level="warning",
-        timeout_graceful_shutdown=drain_seconds,
-        access_log=False,
-        timeout_keep_alive=KEEP_ALIVE_S,
-    )
-    asyncio.run(serve_until_signal(uvicorn.Server(config), desk, f"rewards {', '.join(desk.rewards)}"))
+    serve(app, desk, f"rewards {', '.join(desk.rewards)}", host, port, drain_seconds)

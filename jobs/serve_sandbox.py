@@ -17,7 +17,6 @@ FastAPI reads the annotations of its endpoints, which are made inside a function
 import it; therefore this file has no postponed annotations.
 """
 
-import asyncio
 import contextlib
 import re
 import time
@@ -27,15 +26,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jobs.lifecycle import ServiceError, serve_until_signal
-from jobs.serve_rewards import BodyLimit
+from jobs.lifecycle import needs, new_app, refused, serve
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from sandbox import Limits, Verdict
 
-RETRY_AFTER_SECONDS = 1
 _FENCED = re.compile(r"```[^\n`]*\n(.*?)```", re.DOTALL)
 _TIMED_OUT = ("time_limit",)
 _LANGUAGES = {"nodejs": "javascript", "python_gpu": "python", "pytest": "python"}
@@ -55,9 +52,6 @@ class Desk:
     most_seconds: float
     in_flight: int = 0
     draining: bool = False
-
-    def room(self) -> bool:
-        return self.in_flight < self.queue
 
     async def judge(self, code: str, tests: Any, language: str, limits: "Limits") -> "Verdict":
         self.in_flight += 1
@@ -169,12 +163,9 @@ async def _judge(desk: Desk, meters: Meters, code: str, tests: Any, language: st
 
     from sandbox import InvalidTests
 
-    if desk.draining:
-        raise HTTPException(503, "draining")
-    if not desk.room():
+    if refusal := refused(desk, 1, "submissions"):
         meters.refused.inc()
-        detail = f"{desk.in_flight} submissions in flight of {desk.queue}"
-        raise HTTPException(429, detail, {"Retry-After": str(RETRY_AFTER_SECONDS)})
+        raise HTTPException(**refusal)
     started = time.perf_counter()
     try:
         verdict = await desk.judge(code, tests, language, limits)
@@ -193,7 +184,6 @@ def _known_language(name: str) -> str:
 
 def create_app(desk: Desk, max_body_mb: float = 32.0) -> Any:
     """The ASGI application over this desk."""
-    from fastapi import FastAPI
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Any) -> AsyncIterator[None]:
@@ -201,13 +191,11 @@ def create_app(desk: Desk, max_body_mb: float = 32.0) -> Any:
             yield
             desk.draining = True
 
-    app = FastAPI(title="Zeroth sandbox", version="1", lifespan=lifespan)
-    app.add_middleware(BodyLimit, limit=int(max_body_mb * 1024 * 1024))
     meters = Meters(desk)
+    app = new_app("Zeroth sandbox", lifespan, meters.registry, max_body_mb)
     _add_run_code(app, desk, meters)
     _add_submit(app, desk, meters)
     _add_health(app, desk)
-    _add_metrics(app, meters)
     return app
 
 
@@ -303,16 +291,6 @@ def _add_health(app: "FastAPI", desk: Desk) -> None:
         return "pong"
 
 
-def _add_metrics(app: "FastAPI", meters: Meters) -> None:
-    from fastapi import Response
-    from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-
-    @app.get("/metrics", response_class=Response)
-    async def metrics() -> Response:
-        """Prometheus metrics."""
-        return Response(generate_latest(meters.registry), media_type=CONTENT_TYPE_LATEST)
-
-
 def sandbox(
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The port; 0 takes a free one.")] = 8080,
@@ -326,24 +304,9 @@ def sandbox(
     drain_seconds: Annotated[int, typer.Option(help="How long a shutdown waits for requests in flight.")] = 30,
 ) -> None:
     """Serve the sandbox over HTTP, in SandboxFusion's shapes."""
-    try:
-        import uvicorn
-    except ImportError as error:
-        raise ServiceError("zeroth serve sandbox needs the extra: pip install 'zeroth[serve]'") from error
+    needs("sandbox")
     from sandbox import Limits, Pool
 
     limits = Limits(wall_seconds=run_seconds, cpu_seconds=run_seconds, memory_mb=memory_mb, output_kb=output_kb)
-
-    async def serve() -> None:
-        desk = Desk(Pool(workers or None, limits=limits), limits, queue, most_seconds)
-        config = uvicorn.Config(
-            create_app(desk, max_body_mb),
-            host=host,
-            port=port,
-            log_level="warning",
-            timeout_graceful_shutdown=drain_seconds,
-            access_log=False,
-        )
-        await serve_until_signal(uvicorn.Server(config), desk, f"sandbox of {desk.pool.workers} workers")
-
-    asyncio.run(serve())
+    desk = Desk(Pool(workers or None, limits=limits), limits, queue, most_seconds)
+    serve(create_app(desk, max_body_mb), desk, f"sandbox of {desk.pool.workers} workers", host, port, drain_seconds)

@@ -101,7 +101,7 @@ def test_the_chat_template_goes_with_the_checkpoint(workspace: Workspace) -> Non
 @pytest.mark.parametrize(
     ("override", "changed"),
     [("data.template={prompt}=", True), ("train.batch_samples=2", True), ("train.micro_batch_tokens=10", False),
-     ("train.sequence_tokens=13", True), ("run.seed=3", True), ("optimizer.weight_decay=0.5", True),
+     ("train.sequence_tokens=14", True), ("run.seed=3", True), ("optimizer.weight_decay=0.5", True),
      ("precision.train=bf16", True), ("evaluate.lines=3", False)],
 )  # fmt: skip
 def test_a_key_moves_the_first_step(workspace: Workspace, override: str, changed: bool) -> None:

@@ -1,4 +1,4 @@
-"""A real reward service for a test: a process of its own on a free port."""
+"""A real service for a test: a process of its own on a free port."""
 
 import contextlib
 import os
@@ -13,8 +13,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Service:
-    def __init__(self, *arguments: str) -> None:
-        command = [sys.executable, "-m", "jobs", "serve", "rewards", "--port", "0", *arguments]
+    def __init__(self, *arguments: str, kind: str = "rewards") -> None:
+        command = [sys.executable, "-m", "jobs", "serve", kind, "--port", "0", *arguments]
         environment = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1"}
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment)
         self.log: list[str] = []
@@ -37,8 +37,8 @@ class Service:
 
 
 @contextlib.contextmanager
-def service(*arguments: str):
-    running = Service(*arguments)
+def service(*arguments: str, kind: str = "rewards"):
+    running = Service(*arguments, kind=kind)
     try:
         yield running
     finally:
