@@ -42,12 +42,13 @@ class Attention(nn.Module):
 
     def latents(self, x: Tensor, turns: Tensor) -> tuple[Tensor, Tensor]:
         """x [N, H] -> the latent [N, kv_lora_rank] and the rotated shared key [N, rope]."""
-        latent, key = self.kv_a_proj_with_mqa(x).split([self.c.kv_lora_rank, self.c.qk_rope_head_dim], -1)
-        return self.kv_a_layernorm(latent), rope.rotate(key, turns)
+        both = rope.rotate_tail(self.kv_a_proj_with_mqa(x), turns, self.c.kv_lora_rank)
+        latent, key = both.split([self.c.kv_lora_rank, self.c.qk_rope_head_dim], -1)
+        return self.kv_a_layernorm(latent), key
 
-    def forward(self, x: Tensor, turns: Tensor, segments: Segments) -> tuple[Tensor, Tensor]:
-        """Attention within each segment. x [N, H] -> the output [N, H] and what a cache keeps of each token,
-        [N, kv_lora_rank + rope]."""
+    def forward(self, x: Tensor, turns: Tensor, segments: Segments) -> tuple[Tensor, Tensor | None]:
+        """Attention within each segment. x [N, H] -> the output [N, H] and, without gradient, what a cache keeps of
+        each token, [N, kv_lora_rank + rope]."""
         c = self.c
         q = self.rotated_queries(x, turns)
         latent, k_rope = self.latents(x, turns)
@@ -55,7 +56,7 @@ class Attention(nn.Module):
         k_nope, v = expanded.split([c.qk_nope_head_dim, c.v_head_dim], -1)
         k = torch.cat([k_nope, k_rope.unsqueeze(-2).expand(-1, c.num_attention_heads, -1)], -1)
         out = attention(q, k, v, segments, self.scale)
-        cached = torch.cat([self.as_cached(latent.detach()), k_rope.detach()], -1)
+        cached = None if torch.is_grad_enabled() else torch.cat([self.as_cached(latent), k_rope], -1)
         return self.o_proj(out.flatten(-2)), cached
 
     def decode(self, x: Tensor, turns: Tensor, cache: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:

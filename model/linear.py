@@ -89,11 +89,10 @@ class _Norm(torch.autograd.Function):
     @staticmethod
     def backward(ctx, dy: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[no-untyped-def]
         x, weight, inverse = ctx.saved_tensors
-        normed = x * inverse
-        dw = (dy * normed).flatten(0, -2).sum(0)
-        g = dy * weight
-        along = torch.linalg.vecdot(g, normed).unsqueeze(-1) / -x.shape[-1]
-        return g.addcmul_(normed, along).mul_(inverse), dw, None
+        both = (dy * x).flatten(0, -2)
+        dw = torch.mv(both.T, inverse.flatten())
+        along = torch.mv(both, weight).view_as(inverse).mul_(inverse.square()).div_(-x.shape[-1])
+        return (dy * weight).addcmul_(x, along).mul_(inverse), dw, None
 
 
 def set_precision(module: nn.Module, precision: Precision) -> None:

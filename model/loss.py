@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from model.moe import Routing, balance_loss
+from model.sampling import distribution
 from model.segments import Segments
 from model.transformer import Output, Transformer
 
@@ -23,9 +24,8 @@ def token_logprobs(
 
     def part(rows: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
         scores = logits(rows) if temperature == 1 else logits(rows) / temperature
-        logp = scores.log_softmax(-1)
-        entropy = -torch.linalg.vecdot(logp.detach().exp(), logp.detach())
-        return logp.gather(-1, wanted.unsqueeze(-1)).squeeze(-1), entropy
+        chosen: tuple[Tensor, Tensor] = _Chosen.apply(scores, wanted)
+        return chosen
 
     pieces = (
         [(hidden, targets)] if len(hidden) <= chunk else zip(hidden.split(chunk), targets.split(chunk), strict=True)
@@ -33,6 +33,25 @@ def token_logprobs(
     several = len(hidden) > chunk and torch.is_grad_enabled()
     done = [checkpoint(part, h, t, use_reentrant=False) if several else part(h, t) for h, t in pieces]
     return torch.cat([d[0] for d in done]), torch.cat([d[1] for d in done])
+
+
+class _Chosen(torch.autograd.Function):
+    """Log-probabilities of ``targets`` [N] under the softmax of ``scores`` [N, V], and entropies, in one exponential of
+    each score; the gradient needs no other."""
+
+    @staticmethod
+    def forward(ctx, scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]
+        probs, total = distribution(scores)
+        ctx.save_for_backward(probs, targets)
+        entropy = total - torch.linalg.vecdot(probs, scores)
+        ctx.mark_non_differentiable(entropy)
+        return scores.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - total, entropy
+
+    @staticmethod
+    def backward(ctx, d_logp: Tensor, _: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
+        probs, targets = ctx.saved_tensors
+        d_logp = d_logp.unsqueeze(-1)
+        return (probs * -d_logp).scatter_add_(-1, targets.unsqueeze(-1), d_logp), None
 
 
 class PretrainLoss(NamedTuple):

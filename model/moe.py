@@ -57,7 +57,8 @@ class Router(nn.Module):
         gates = scores.gather(-1, indices)
         if c.norm_topk_prob:
             gates = gates / (gates.sum(-1, keepdim=True) + 1e-20)
-        counts = torch.bincount(indices.flatten(), minlength=c.n_routed_experts)
+        chosen = indices.flatten()
+        counts = chosen.new_zeros(c.n_routed_experts).scatter_add_(0, chosen, torch.ones_like(chosen))
         return Routing(scores, indices, gates * c.routed_scaling_factor, counts, own)
 
     def choose(self, choice: Tensor) -> Tensor:
@@ -96,16 +97,13 @@ class Experts(nn.Module):
 
     def forward(self, x: Tensor, routing: Routing) -> Tensor:
         """x [T, H] -> [T, H]: the gated sum of each token's experts. No token is dropped."""
-        tokens, k = routing.indices.shape
+        k = routing.indices.shape[-1]
         order = routing.indices.flatten().argsort(stable=True)
         counts: list[int] = routing.counts.tolist()
-        rows = _Dispatch.apply(x, order, k)
-        gate, up = self.gate_up_proj(rows, counts).chunk(2, -1)
+        gate, up = self.gate_up_proj(to_experts(x, order, k), counts).chunk(2, -1)
         # Gating the narrow side of down_proj gives the same sum as gating its output, on fewer numbers.
         weights = routing.gates.to(x.dtype).view(-1, 1).index_select(0, order)
-        out = _Permute.apply(self.down_proj(F.silu(gate) * up * weights, counts), _inverse(order))
-        combined: Tensor = out.view(tokens, k, -1).sum(1)
-        return combined
+        return to_tokens(self.down_proj(F.silu(gate) * up * weights, counts), order, k)
 
 
 class MoE(nn.Module):
@@ -127,38 +125,57 @@ class MoE(nn.Module):
         return out.view_as(x), routing
 
 
-class _Dispatch(torch.autograd.Function):
-    """Each token's row to its k experts: row order[i] // k to place i. The gradient of plain indexing is a scatter
-    with collisions; this one reads the k gradients of a token and adds them, the same at every run."""
+def to_experts(x: Tensor, order: Tensor, k: int) -> Tensor:
+    """x [T, H] -> [T k, H]: each token's row to its k experts, row order[i] // k to place i."""
+    if not torch.is_grad_enabled():
+        return _to_experts(x, order, k)
+    rows: Tensor = _ToExperts.apply(x, order, k)
+    return rows
+
+
+def to_tokens(x: Tensor, order: Tensor, k: int) -> Tensor:
+    """x [T k, H] -> [T, H]: the sum of each token's k rows, which lie where `to_experts` has put them."""
+    if not torch.is_grad_enabled():
+        return _to_tokens(x, order, k)
+    sums: Tensor = _ToTokens.apply(x, order, k)
+    return sums
+
+
+def _to_experts(x: Tensor, order: Tensor, k: int) -> Tensor:
+    return x.index_select(0, order.div(k, rounding_mode="floor"))
+
+
+def _to_tokens(x: Tensor, order: Tensor, k: int) -> Tensor:
+    inverse = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+    sums: Tensor = x.index_select(0, inverse).unflatten(0, (-1, k)).sum(1)
+    return sums
+
+
+class _ToExperts(torch.autograd.Function):
+    """The gradient of plain indexing is a scatter with collisions; this one reads the k gradients of a token and adds
+    them, which is fast on a CPU and the same at every run."""
 
     @staticmethod
     def forward(ctx, x: Tensor, order: Tensor, k: int) -> Tensor:  # type: ignore[no-untyped-def]
         ctx.order, ctx.k = order, k
-        return x.index_select(0, order // k)
+        return _to_experts(x, order, k)
 
     @staticmethod
     def backward(ctx, dy: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def]
-        return dy.index_select(0, _inverse(ctx.order)).unflatten(0, (-1, ctx.k)).sum(1), None, None
+        return _to_tokens(dy, ctx.order, ctx.k), None, None
 
 
-class _Permute(torch.autograd.Function):
-    """Rows in a new order. The gradient is the inverse permutation, which, unlike the scatter of plain indexing, is
-    fast on a CPU and the same at every run."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, order: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
-        ctx.order = order
-        return x.index_select(0, order)
+class _ToTokens(torch.autograd.Function):
+    """The transpose of `_ToExperts`."""
 
     @staticmethod
-    def backward(ctx, dy: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
-        return dy.index_select(0, _inverse(ctx.order)), None
+    def forward(ctx, x: Tensor, order: Tensor, k: int) -> Tensor:  # type: ignore[no-untyped-def]
+        ctx.order, ctx.k = order, k
+        return _to_tokens(x, order, k)
 
-
-def _inverse(order: Tensor) -> Tensor:
-    inverse = torch.empty_like(order)
-    inverse[order] = torch.arange(len(order), device=order.device)
-    return inverse
+    @staticmethod
+    def backward(ctx, dy: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def]
+        return _to_experts(dy, ctx.order, ctx.k), None, None
 
 
 def balance_loss(routing: Routing, segments: Tensor, experts_per_token: int) -> Tensor:

@@ -49,9 +49,9 @@ def rotate(x: Tensor, turns: Tensor) -> Tensor:
 
 def rotate_tail(x: Tensor, turns: Tensor, start: int) -> Tensor:
     """`rotate` for the dimensions from ``start`` on; those before stay. One copy of x, where cutting it apart and
-    joining it again would take several."""
+    joining it again would take several; where no gradient is wanted x itself is turned."""
     if not torch.is_grad_enabled():
-        return _with_tail_turned(x, turns, start)
+        return _turn_tail(x, turns, start)
     turned: Tensor = _RotateTail.apply(x, turns, start)
     return turned
 
@@ -60,14 +60,18 @@ class _RotateTail(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, turns: Tensor, start: int) -> Tensor:  # type: ignore[no-untyped-def]
         ctx.turns, ctx.start = turns, start
-        return _with_tail_turned(x, turns, start)
+        return _turn_tail(x.clone(memory_format=torch.contiguous_format), turns, start)
 
     @staticmethod
     def backward(ctx, dy: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def]
-        return _with_tail_turned(dy, ctx.turns.conj(), ctx.start), None, None
+        return _turn_tail(dy.clone(memory_format=torch.contiguous_format), ctx.turns.conj(), ctx.start), None, None
 
 
-def _with_tail_turned(x: Tensor, turns: Tensor, start: int) -> Tensor:
-    out = x.clone(memory_format=torch.contiguous_format)
-    out[..., start:] = rotate(x[..., start:], turns)
-    return out
+def _turn_tail(x: Tensor, turns: Tensor, start: int) -> Tensor:
+    """In place."""
+    tail = x[..., start:]
+    if x.dtype == torch.float32:
+        torch.view_as_complex(tail.unflatten(-1, (-1, 2))).mul_(turns)
+    else:
+        tail.copy_(rotate(tail, turns))
+    return x

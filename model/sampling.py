@@ -77,16 +77,25 @@ def uniforms(seed: int, count: int) -> np.ndarray[tuple[int], np.dtype[np.float6
 def draw(logits: Tensor, u: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
     """Samples by inverting the distribution function. logits FP32 [R, V], u FP64 [R] in [0, 1) -> tokens [R] and
     their log-probabilities [R] under the distribution before top-p."""
+    scores = logits if sampling.temperature in (0, 1) else logits / sampling.temperature
+    probs, total = distribution(scores)
+
+    def with_logprobs(tokens: Tensor) -> tuple[Tensor, Tensor]:
+        return tokens, scores.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - total
+
     if sampling.temperature == 0:
-        tokens = logits.argmax(-1)
-        return tokens, logits.log_softmax(-1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
-    logp = (logits if sampling.temperature == 1 else logits / sampling.temperature).log_softmax(-1)
-    probs = logp.exp().double()
+        return with_logprobs(logits.argmax(-1))
     if sampling.top_p < 1:
         ranked, order = probs.sort(-1, descending=True)
         ranked = ranked.masked_fill(ranked.cumsum(-1) - ranked >= sampling.top_p, 0.0)
         probs = torch.zeros_like(probs).scatter(-1, order, ranked)
-    cdf = probs.cumsum(-1)
+    cdf = probs.cumsum(-1, dtype=torch.float64)
     # u < 1 in FP64 keeps u * total below the total, so the first sum above it ends with a token that is possible.
-    tokens = torch.searchsorted(cdf, (u * cdf[:, -1]).unsqueeze(-1), right=True).squeeze(-1)
-    return tokens, logp.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+    return with_logprobs(torch.searchsorted(cdf, (u * cdf[:, -1]).unsqueeze(-1), right=True).squeeze(-1))
+
+
+def distribution(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """scores FP32 [..., V] -> their softmax [..., V] and the logarithm [...] of the sum of their exponentials, from one
+    exponential of each. Sampler and trainer both take log-probabilities from here."""
+    probs = scores.softmax(-1)
+    return probs, scores.amax(-1) - probs.amax(-1).log()

@@ -11,7 +11,7 @@ once and read into every row that starts with it. All other layers then work on 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 import torch
@@ -38,6 +38,7 @@ class Segments:
     home: Tensor
     copies: Tensor
     copied: Tensor
+    _by_head: dict[int, tuple[Tensor, Tensor, Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False)
 
     @staticmethod
     def of(lengths: Sequence[int], device: torch.device | str = "cpu") -> Segments:
@@ -75,6 +76,23 @@ class Segments:
         joined = [torch.cat(parts or none) for parts in (ids, positions, home, copies, copied)]
         return Segments(tuple(lengths), longest, joined[0], joined[1], source.flatten(), *joined[2:])
 
+    def by_head(self, heads: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """``source``, ``home``, ``copies`` and ``copied`` for numbers in which each token has ``heads`` rows of its own
+        and a row place is [S, heads, longest]."""
+        if heads not in self._by_head:
+            head = torch.arange(heads, device=self.home.device)
+
+            def token(n: Tensor) -> Tensor:
+                return n.unsqueeze(-1) * heads + head
+
+            def place(n: Tensor) -> Tensor:
+                row = n.div(self.longest, rounding_mode="floor")
+                return (token(row) * self.longest + (n % self.longest).unsqueeze(-1)).flatten()
+
+            source = token(self.source.view(-1, self.longest)).transpose(1, 2).flatten()
+            self._by_head[heads] = (source, place(self.home), place(self.copies), token(self.copied).flatten())
+        return self._by_head[heads]
+
     def to(self, device: torch.device | str) -> Segments:
         tensors = (self.ids, self.positions, self.source, self.home, self.copies, self.copied)
         return Segments(self.lengths, self.longest, *(tensor.to(device) for tensor in tensors))
@@ -101,9 +119,16 @@ def fill(items: Sequence[Item], max_tokens: int) -> list[list[Item]]:
     return bins
 
 
+SHORT = 128
+"""Up to so many tokens a row, attention on a CPU keeps whole score matrices: faster there than tiles of them."""
+
+
 def attention(q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float) -> Tensor:
     """Causal attention within each sequence. q, k [N, heads, D] and v [N, heads, Dv] -> [N, heads, Dv]."""
     count, longest = len(segments.lengths), segments.longest
+    if longest <= SHORT and q.device.type == "cpu" and q.dtype != torch.bfloat16:
+        short: Tensor = _ShortRows.apply(q, k, v, segments, scale)
+        return short
     even = count * longest == len(q)
 
     def rows(x: Tensor) -> Tensor:
@@ -116,6 +141,42 @@ def attention(q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float)
         return flat
     back: Tensor = _FromRows.apply(flat, segments.home)
     return back
+
+
+class _ShortRows(torch.autograd.Function):
+    """`attention` with one matrix of scores for each row and head. Tokens are read straight into [S heads, longest, D],
+    the layout of a batched product."""
+
+    @staticmethod
+    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float) -> Tensor:  # type: ignore[no-untyped-def]
+        source, home, _, _ = places = segments.by_head(q.shape[1])
+        longest = segments.longest
+        q_r, k_r, v_r = (x.flatten(0, 1).index_select(0, source).unflatten(0, (-1, longest)) for x in (q, k, v))
+        future = q.new_full((longest, longest), float("-inf")).triu_(1)
+        weights = torch.bmm(q_r * scale, k_r.mT).add_(future).softmax(-1)
+        out = torch.bmm(weights, v_r)
+        ctx.save_for_backward(q_r, k_r, v_r, weights, out)
+        ctx.places, ctx.scale = places, scale
+        return out.flatten(0, 1).index_select(0, home).view_as(v)
+
+    @staticmethod
+    def backward(ctx, dy: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:  # type: ignore[no-untyped-def]
+        q, k, v, weights, out = ctx.saved_tensors
+        _, home, copies, copied = ctx.places
+
+        def tokens(d: Tensor) -> Tensor:
+            flat = d.flatten(0, 1)
+            back: Tensor = flat.index_select(0, home).index_add_(0, copied, flat.index_select(0, copies))
+            return back.view(-1, dy.shape[1], d.shape[-1])
+
+        d_out = torch.zeros_like(out)
+        d_out.flatten(0, 1).index_copy_(0, home, dy.flatten(0, 1))
+        d_v = torch.bmm(weights.mT, d_out)
+        along = torch.linalg.vecdot(d_out, out).unsqueeze(-1)
+        d_scores = torch.bmm(d_out, v.mT).sub_(along).mul_(weights)
+        d_q = torch.bmm(d_scores, k).mul_(ctx.scale)
+        d_k = torch.bmm(d_scores.mT, q).mul_(ctx.scale)
+        return tokens(d_q), tokens(d_k), tokens(d_v), None, None
 
 
 class _ToRows(torch.autograd.Function):

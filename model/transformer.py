@@ -24,7 +24,7 @@ from model.segments import Segments
 @dataclass
 class Output:
     """``hidden`` [N, H] after the final norm. ``routing`` holds each MoE layer's, in order. ``cached`` holds each
-    layer's [N, kv_lora_rank + rope] for a KV cache."""
+    layer's [N, kv_lora_rank + rope] for a KV cache, where no gradient is wanted."""
 
     hidden: Tensor
     routing: list[Routing] = field(default_factory=list)
@@ -42,7 +42,7 @@ class Block(nn.Module):
 
     def forward(
         self, x: Tensor, turns: Tensor, segments: Segments, given: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Routing | None]:
+    ) -> tuple[Tensor, Tensor | None, Routing | None]:
         """x [N, H], ``given`` [N, K] experts to use -> the next residual stream, the layer's cache entries, its
         routing."""
         attended, cached = self.self_attn(self.input_layernorm(x), turns, segments)
@@ -122,7 +122,8 @@ class Transformer(nn.Module):
             else:
                 x, cached, routing = layer(out.hidden, turns, segments, given)
             out.hidden = x
-            out.cached.append(cached)
+            if cached is not None:
+                out.cached.append(cached)
             if routing is not None:
                 out.routing.append(routing)
         out.hidden = self.norm(out.hidden)

@@ -79,7 +79,7 @@ class Waves:
     def __init__(self, model: Transformer, max_rows: int, record_routes: bool) -> None:
         self.model, self.max_rows, self.record_routes = model, max_rows, record_routes
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def sample(self, starts: Sequence[Start], sampling: Sampling, stops: Stops) -> list[Sampled]:
         """For each start what it sampled."""
         done: list[Sampled] = []
