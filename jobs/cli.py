@@ -14,6 +14,7 @@ import typer
 
 from jobs import (
     bench,
+    chain,
     console,
     evaluate,
     export,
@@ -42,6 +43,7 @@ app.command("pretrain")(pretrain.command)
 app.command("sft")(sft.command)
 app.command("reward-model")(reward_model.command)
 app.command("grpo")(grpo.command)
+app.command("chain")(chain.command)
 app.command("eval")(evaluate.command)
 app.command("export")(export.command)
 app.command("plan")(plan.command)

@@ -261,6 +261,31 @@ class RewardModelRecipe(Table):
     evaluate: RewardEvaluateTable = RewardEvaluateTable()
 
 
+class ChainEvalTable(Table):
+    """``suites``: problem files that every checkpoint of the chain is evaluated on."""
+
+    suites: tuple[Path, ...] = ()
+    template: str = R1_ZERO
+    samples: Count = 4
+    temperature: NonNegative = 0.6
+    top_p: float = Field(0.95, gt=0, le=1)
+    max_tokens: Count = 1024
+    precision: Precision = "fp32"
+
+
+class ChainRecipe(Table):
+    """Every stage's table is a recipe of its own; ``base``, ``run.dir`` and ``run.seed`` come from the chain where they
+    are not set."""
+
+    dir: Path
+    seed: int = 0
+    pretrain: dict[str, Any] = Field(default_factory=dict)
+    sft: dict[str, Any] = Field(default_factory=dict)
+    reward_model: dict[str, Any] = Field(default_factory=dict)
+    grpo: dict[str, Any] = Field(default_factory=dict)
+    eval: ChainEvalTable = ChainEvalTable()
+
+
 R = TypeVar("R", bound=Table)
 
 

@@ -11,10 +11,12 @@ how to do better: that is the base that reinforcement learning starts from.
 
 from __future__ import annotations
 
+import json
 import random
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 NAMES = ("Ann", "Ben", "Eva", "Max", "Sam", "Zoe")
@@ -33,7 +35,7 @@ LUCKY = 0.12
 @dataclass(frozen=True)
 class Task:
     """``key`` is what defines the problem. ``careful`` and ``hasty`` write a response after the prompt's "<think>",
-    drawing from a random source."""
+    drawing from a random source. ``steps`` are those of the working, where it has any."""
 
     key: str
     reward: str
@@ -41,6 +43,7 @@ class Task:
     truth: dict[str, Any]
     careful: Callable[[random.Random], str]
     hasty: Callable[[random.Random], str]
+    steps: tuple[str, ...] = ()
 
     @property
     def held_out(self) -> bool:
@@ -75,14 +78,22 @@ def documents(count: int, seed: int, template: str) -> Iterator[str]:
     math, code = tasks("math", seed, held_out=False), tasks("code", seed, held_out=False)
     for i in range(count):
         if i % 6 == 5:
-            yield _facts(rng)
+            yield facts(rng)
             continue
         task = next(code if i % 3 == 1 else math)
         respond = task.careful if rng.random() < CAREFUL else task.hasty
         yield template.replace("{prompt}", task.question) + respond(rng)
 
 
-def _boxed(work: str, answer: int) -> str:
+def write(path: Path, lines: Iterable[dict[str, Any]]) -> None:
+    """A JSONL file, under its name once it is whole."""
+    draft = path.with_suffix(".tmp")
+    with draft.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(line) + "\n" for line in lines)
+    draft.replace(path)
+
+
+def boxed(work: str, answer: int) -> str:
     return f"{work}</think><answer>\\boxed{{{answer}}}</answer>"
 
 
@@ -107,7 +118,7 @@ def _product_steps(a: int, b: int) -> Steps:
     return [(f"{a}*{b % 10}", ones), (f"{ones // 10}+{a}*{b // 10}", ones // 10 + a * (b // 10))]
 
 
-def _facts(rng: random.Random) -> str:
+def facts(rng: random.Random) -> str:
     """Facts about digits, as they occur in steps."""
     kinds = (_sum_steps, _difference_steps, _product_steps)
     facts: list[str] = []
@@ -148,20 +159,21 @@ def _math_task(rng: random.Random) -> Task:
 
     def careful(rng: random.Random) -> str:
         if rng.random() >= SLIP:
-            return _boxed(",".join(f"{left}={right}" for left, right in steps), answer)
+            return boxed(",".join(f"{left}={right}" for left, right in steps), answer)
         at = rng.randrange(len(steps))
         slipped = [*steps[:at], (steps[at][0], max(0, steps[at][1] + rng.choice((-2, -1, 1, 2)))), *steps[at + 1 :]]
-        return _boxed(",".join(f"{left}={right}" for left, right in slipped), _joined(slipped))
+        return boxed(",".join(f"{left}={right}" for left, right in slipped), _joined(slipped))
 
     def hasty(rng: random.Random) -> str:
         if rng.random() < LUCKY:
-            return _boxed("easy", answer)
-        return _boxed("easy", max(0, answer + rng.choice((-20, -11, -10, -9, -2, -1, 1, 2, 9, 10, 11, 20))))
+            return boxed("easy", answer)
+        return boxed("easy", max(0, answer + rng.choice((-20, -11, -10, -9, -2, -1, 1, 2, 9, 10, 11, 20))))
 
     # The split ignores names, things and wording: the same numbers and operation are the same problem.
     operation = "difference" if form == "gives" else form
     key = f"{operation}-{'-'.join(map(str, numbers))}"
-    return Task(key, "math", question, {"answer": str(answer)}, careful, hasty)
+    working = tuple(f"{left}={right}" for left, right in steps)
+    return Task(key, "math", question, {"answer": str(answer)}, careful, hasty, working)
 
 
 # Code: keep some items, change each, then fold the list.

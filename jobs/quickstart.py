@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from jobs import config, console, curriculum
-from jobs.config import GrpoRecipe, PretrainRecipe
+from jobs.config import ChainRecipe, GrpoRecipe, PretrainRecipe
 
 TRAIN_PROBLEMS = 2000
 HELD_OUT_PROBLEMS = 200
@@ -26,10 +25,14 @@ HELD_OUT_PROBLEMS = 200
 def command(
     out: Annotated[Path, typer.Option("--out", help="Where everything is written.")] = Path("runs/quickstart"),
     seed: Annotated[int, typer.Option("--seed", help="Seed of problems, weights and samples.")] = 0,
+    full: Annotated[bool, typer.Option("--full", help="SFT and a reward model as well: the recipe `chain`.")] = False,
 ) -> None:
     """See R1-Zero happen on a CPU: problems, a base model, GRPO, and a report."""
     from jobs import grpo, pretrain
 
+    if full:
+        whole_chain(out, seed)
+        return
     started = time.monotonic()
     seconds: dict[str, float] = {}
     base_recipe, recipe = recipes(out, seed)
@@ -50,6 +53,20 @@ def command(
         seconds["reinforcement learning"] = time.monotonic() - began
     seconds["all"] = time.monotonic() - started
     show(out, seed, seconds)
+
+
+def whole_chain(out: Path, seed: int) -> None:
+    """Files for every trainer, and the shipped chain with its paths under ``out``."""
+    from jobs import chain, working
+
+    path = out / "chain.toml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(config.find("chain").read_text(encoding="utf-8").replace("runs/chain", out.as_posix()))
+    recipe = config.read(path, ChainRecipe, [f"seed={seed}"])
+    if not (out / "problems" / "working.jsonl").exists():
+        base = recipe.pretrain["train"]
+        working.write(out / "problems", seed, recipe.eval.template, base["steps"] * base["batch_documents"])
+    chain.run(recipe, str(path))
 
 
 def recipes(out: Path, seed: int) -> tuple[PretrainRecipe, GrpoRecipe]:
@@ -78,17 +95,10 @@ def make_problems(folder: Path, documents: int, seed: int, template: str) -> Non
     """Writes documents.jsonl, train.jsonl and held_out.jsonl; the last one's presence says that all are whole."""
     folder.mkdir(parents=True, exist_ok=True)
     texts = curriculum.documents(documents, seed, template)
-    _write(folder / "documents.jsonl", ({"text": text} for text in texts))
+    curriculum.write(folder / "documents.jsonl", ({"text": text} for text in texts))
     for name, count, held_out in (("train", TRAIN_PROBLEMS, False), ("held_out", HELD_OUT_PROBLEMS, True)):
         math, code = (curriculum.problems(kind, count, seed, held_out=held_out) for kind in ("math", "code"))
-        _write(folder / f"{name}.jsonl", [line for pair in zip(math, code, strict=True) for line in pair])
-
-
-def _write(path: Path, lines: Iterable[dict[str, Any]]) -> None:
-    draft = path.with_suffix(".tmp")
-    with draft.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(line) + "\n" for line in lines)
-    draft.replace(path)
+        curriculum.write(folder / f"{name}.jsonl", [line for pair in zip(math, code, strict=True) for line in pair])
 
 
 def show(out: Path, seed: int, seconds: dict[str, float]) -> None:

@@ -197,7 +197,9 @@ def test_an_unknown_model_key(workspace: Workspace) -> None:
     assert_refused(pretrain(workspace, "model.hiden_size=3"), "hiden_size", "hidden_size")
 
 
-@pytest.mark.parametrize("command", ["quickstart", "pretrain", "sft", "reward-model", "grpo", "eval", "report"])
+@pytest.mark.parametrize(
+    "command", ["quickstart", "pretrain", "sft", "reward-model", "chain", "grpo", "eval", "report"]
+)
 def test_every_command_explains_itself(command: str) -> None:
     done = zeroth(command, "--help")
     assert done.returncode == 0

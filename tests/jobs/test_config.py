@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from jobs import config
-from jobs.config import GrpoRecipe, PretrainRecipe, RecipeError, Table
+from jobs.config import ChainRecipe, GrpoRecipe, PretrainRecipe, RecipeError, Table
 
 GOOD = """
 base = "b"
@@ -89,7 +89,11 @@ def test_broken_toml_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", config.shipped())
 def test_every_shipped_recipe_is_valid(name: str) -> None:
     values = tomllib.loads(config.find(name).read_text())
-    kind: type[Table] = GrpoRecipe if "rollout" in values else PretrainRecipe
+    kind: type[Table] = PretrainRecipe
+    if "rollout" in values:
+        kind = GrpoRecipe
+    elif "dir" in values:
+        kind = ChainRecipe
     assert config.read(config.find(name), kind)
 
 
