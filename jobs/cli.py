@@ -16,6 +16,7 @@ from jobs import (
     bench,
     chain,
     console,
+    distill,
     evaluate,
     export,
     grpo,
@@ -43,6 +44,7 @@ app.command("pretrain")(pretrain.command)
 app.command("sft")(sft.command)
 app.command("reward-model")(reward_model.command)
 app.command("grpo")(grpo.command)
+app.command("distill")(distill.command)
 app.command("chain")(chain.command)
 app.command("eval")(evaluate.command)
 app.command("export")(export.command)

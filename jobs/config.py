@@ -261,6 +261,30 @@ class RewardModelRecipe(Table):
     evaluate: RewardEvaluateTable = RewardEvaluateTable()
 
 
+class SampleTable(Table):
+    """How a teacher is sampled: ``samples`` a problem, kept where the problem's own reward gives ``keep_from`` or more.
+    Temperature and top-p are R1's."""
+
+    template: str = R1_ZERO
+    samples: Count = 4
+    temperature: NonNegative = 0.6
+    top_p: float = Field(0.95, gt=0, le=1)
+    max_tokens: Count = 1024
+    precision: Precision = "fp32"
+    keep_from: float = 1.0
+    seed: int = 0
+
+
+class DistillRecipe(Table):
+    """``teacher``: a checkpoint of our architecture. ``problems``: JSONL. ``sft``: the student's recipe, whose
+    data.train is made here."""
+
+    teacher: Path
+    problems: Path
+    sample: SampleTable = SampleTable()
+    sft: dict[str, Any]
+
+
 class ChainEvalTable(Table):
     """``suites``: problem files that every checkpoint of the chain is evaluated on."""
 

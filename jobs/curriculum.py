@@ -11,12 +11,10 @@ how to do better: that is the base that reinforcement learning starts from.
 
 from __future__ import annotations
 
-import json
 import random
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 NAMES = ("Ann", "Ben", "Eva", "Max", "Sam", "Zoe")
@@ -83,14 +81,6 @@ def documents(count: int, seed: int, template: str) -> Iterator[str]:
         task = next(code if i % 3 == 1 else math)
         respond = task.careful if rng.random() < CAREFUL else task.hasty
         yield template.replace("{prompt}", task.question) + respond(rng)
-
-
-def write(path: Path, lines: Iterable[dict[str, Any]]) -> None:
-    """A JSONL file, under its name once it is whole."""
-    draft = path.with_suffix(".tmp")
-    with draft.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(line) + "\n" for line in lines)
-    draft.replace(path)
 
 
 def boxed(work: str, answer: int) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs import config, supervised
+from jobs import config, jsonl, supervised
 from jobs.config import PretrainRecipe, RecipeError
 from jobs.grpo import DryRun, Overrides, RecipeArgument, Resume, resolved_text
 
@@ -43,7 +43,7 @@ def checked(recipe: PretrainRecipe, *, resume: bool) -> tuple[ModelConfig, list[
 def documents(path: Path) -> list[str]:
     """The texts of a JSONL file. Raises RecipeError with file and line."""
     texts = []
-    for place, line in supervised.lines(path, "documents"):
+    for place, line in jsonl.lines(path, "documents"):
         text = line.get("text")
         if not isinstance(text, str):
             raise RecipeError(f'{place}: a document is one JSON object a line, {{"text": "..."}}')

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from jobs import config, console, curriculum
+from jobs import config, console, curriculum, jsonl
 from jobs.config import ChainRecipe, GrpoRecipe, PretrainRecipe
 
 TRAIN_PROBLEMS = 2000
@@ -95,10 +95,10 @@ def make_problems(folder: Path, documents: int, seed: int, template: str) -> Non
     """Writes documents.jsonl, train.jsonl and held_out.jsonl; the last one's presence says that all are whole."""
     folder.mkdir(parents=True, exist_ok=True)
     texts = curriculum.documents(documents, seed, template)
-    curriculum.write(folder / "documents.jsonl", ({"text": text} for text in texts))
+    jsonl.write(folder / "documents.jsonl", ({"text": text} for text in texts))
     for name, count, held_out in (("train", TRAIN_PROBLEMS, False), ("held_out", HELD_OUT_PROBLEMS, True)):
         math, code = (curriculum.problems(kind, count, seed, held_out=held_out) for kind in ("math", "code"))
-        curriculum.write(folder / f"{name}.jsonl", [line for pair in zip(math, code, strict=True) for line in pair])
+        jsonl.write(folder / f"{name}.jsonl", [line for pair in zip(math, code, strict=True) for line in pair])
 
 
 def show(out: Path, seed: int, seconds: dict[str, float]) -> None:

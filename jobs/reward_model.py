@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs import config, console, supervised
+from jobs import config, console, jsonl, supervised
 from jobs.config import RecipeError, RewardModelRecipe
 from jobs.grpo import DryRun, Overrides, RecipeArgument, Resume, resolved_text
 from jobs.sft import fitting, is_messages
@@ -139,7 +139,7 @@ def preferences(path: Path, layout: Layout, limit: int) -> list[Preference]:
     from model.chat import ChatError
 
     found = []
-    for place, line in supervised.lines(path, "preferences"):
+    for place, line in jsonl.lines(path, "preferences"):
         try:
             found.append(preference(line, layout, place))
         except ChatError as error:

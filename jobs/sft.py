@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from jobs import config, console, supervised
+from jobs import config, console, jsonl, supervised
 from jobs.config import RecipeError, SftRecipe
 from jobs.grpo import DryRun, Overrides, RecipeArgument, Resume, resolved_text
 
@@ -79,7 +79,7 @@ def dialogues(path: Path, layout: Layout, limit: int) -> list[Dialogue]:
     from model.chat import ChatError
 
     found = []
-    for place, line in supervised.lines(path, "samples"):
+    for place, line in jsonl.lines(path, "samples"):
         try:
             found.append(dialogue(line, layout))
         except ChatError as error:

@@ -10,18 +10,17 @@ checkpoint; a second one ends it at once.
 from __future__ import annotations
 
 import itertools
-import json
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs import config, console
-from jobs.config import RecipeError, RunTable, Table
+from jobs.config import RunTable, Table
 
 if TYPE_CHECKING:
     from model.policy import Policy
@@ -144,28 +143,3 @@ def _stopping() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def lines(path: Path, what: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The objects of a JSONL file, each with its place (file:line). ``what`` names them in errors. Raises
-    RecipeError."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise RecipeError(f"{path}: no such file of {what}") from None
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"{path}: not UTF-8 text ({error})") from None
-    found = False
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except ValueError as error:
-            raise RecipeError(f"{path}:{number}: not JSON ({error}); {what} are one JSON object a line") from None
-        if not isinstance(value, dict):
-            raise RecipeError(f"{path}:{number}: a JSON object is wanted, not {type(value).__name__}")
-        found = True
-        yield f"{path}:{number}", value
-    if not found:
-        raise RecipeError(f"{path}: there are no {what} in the file")

@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from jobs import curriculum
+from jobs import curriculum, jsonl
 from jobs.curriculum import Task, boxed
 from rewards import Sample, Score
 
@@ -90,14 +90,14 @@ def write(folder: Path, seed: int, template: str, documents_read: int) -> None:
     """Every file of the chain; `working.jsonl`, written last, says that all are whole. Those of the same kind on the
     two sides of the curriculum's split share no problem."""
     folder.mkdir(parents=True, exist_ok=True)
-    curriculum.write(folder / "documents.jsonl", ({"text": t} for t in documents(documents_read, seed, template)))
+    jsonl.write(folder / "documents.jsonl", ({"text": t} for t in documents(documents_read, seed, template)))
     for name, side, demonstrated, compared in (("train", False, 6000, 4000), ("held_out", True, 300, 400)):
-        curriculum.write(folder / f"demonstrations-{name}.jsonl", demonstrations(demonstrated, seed, held_out=side))
-        curriculum.write(folder / f"preferences-{name}.jsonl", preferences(compared, seed, held_out=side))
+        jsonl.write(folder / f"demonstrations-{name}.jsonl", demonstrations(demonstrated, seed, held_out=side))
+        jsonl.write(folder / f"preferences-{name}.jsonl", preferences(compared, seed, held_out=side))
     for name, reward, side, count in (
         ("math", "math", False, 2000),
         ("learned", "learned", False, 2000),
         ("answers", "math", True, 200),
         ("working", "jobs.working:shown", True, 200),
     ):
-        curriculum.write(folder / f"{name}.jsonl", problems(count, seed, reward, held_out=side))
+        jsonl.write(folder / f"{name}.jsonl", problems(count, seed, reward, held_out=side))

@@ -198,7 +198,7 @@ def test_an_unknown_model_key(workspace: Workspace) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["quickstart", "pretrain", "sft", "reward-model", "chain", "grpo", "eval", "report"]
+    "command", ["quickstart", "pretrain", "sft", "reward-model", "distill", "chain", "grpo", "eval", "report"]
 )
 def test_every_command_explains_itself(command: str) -> None:
     done = zeroth(command, "--help")
