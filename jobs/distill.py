@@ -54,6 +54,7 @@ def checked(recipe: DistillRecipe, student: SftRecipe, *, resume: bool) -> None:
     """Raises for the first thing that cannot be used, before the teacher is asked anything."""
     from jobs import parts
     from model import checkpoint
+    from model.chat import Layout
     from rl.problems import load
 
     config.check_run_dir(student.run.dir, resume=resume)
@@ -61,7 +62,8 @@ def checked(recipe: DistillRecipe, student: SftRecipe, *, resume: bool) -> None:
     parts.layout(student.data, tokenizer)
     shape, teacher = checkpoint.shape(recipe.teacher)
     limit = min(context, shape.max_position_embeddings)
-    parts.check_lengths(load(recipe.problems), teacher, recipe.sample.template, limit, str(recipe.problems))
+    encode = parts.encoder(Layout(teacher, recipe.sample.template))
+    parts.check_lengths(load(recipe.problems), encode, limit, str(recipe.problems))
 
 
 def train(recipe: DistillRecipe, student: SftRecipe, *, resume: bool) -> Path:
