@@ -20,6 +20,7 @@ from jobs import (
     evaluate,
     export,
     grpo,
+    harness,
     plan,
     pretrain,
     quickstart,
@@ -47,6 +48,7 @@ app.command("grpo")(grpo.command)
 app.command("distill")(distill.command)
 app.command("chain")(chain.command)
 app.command("eval")(evaluate.command)
+app.command("lm-eval", context_settings=harness.CONTEXT)(harness.command)
 app.command("export")(export.command)
 app.command("plan")(plan.command)
 app.command("report")(report.command)

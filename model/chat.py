@@ -101,7 +101,7 @@ class Layout:
         """The tokens that an answer to this prompt continues."""
         if self.template:
             return tuple(self.tokenizer.encode(fill(self.template, prompt)))
-        return tuple(self._encode(self.render(messages_of(prompt), add_generation_prompt=True)))
+        return tuple(self.encode(self.render(messages_of(prompt), add_generation_prompt=True)))
 
     def answered(self, prompt: Prompt, response: str) -> Dialogue:
         """A prompt with its response, closed by the end token."""
@@ -127,7 +127,7 @@ class Layout:
                 )
             end = len(before) + self._turn(after[len(before) :])
             for text, wrote in ((whole[done : len(before)], False), (whole[len(before) : end], True)):
-                piece = self._encode(text)
+                piece = self.encode(text)
                 ids += piece
                 trained += [wrote] * len(piece)
             done = end
@@ -168,7 +168,8 @@ class Layout:
             content = content.replace(name, character)
         return content
 
-    def _encode(self, text: str) -> list[int]:
+    def encode(self, text: str) -> list[int]:
+        """The tokens of what `render` gives."""
         names = {character: name for name, character in self._private.items()}
         ids: list[int] = []
         start = 0
