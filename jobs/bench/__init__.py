@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import typer
 
-from jobs.bench import cap, kernels, math, reward, sandbox, step
+from jobs.bench import balance, cap, kernels, math, reward, sandbox, step
 
 app = typer.Typer(help="Measure against a rival in the same run.", no_args_is_help=True)
 app.command("step")(step.command)
 app.command("math")(math.command)
 app.command("sandbox")(sandbox.command)
+app.command("balance")(balance.command)
 app.command("kernels")(kernels.command)
 app.command("cap")(cap.command)
 app.command("reward")(reward.command)
