@@ -30,6 +30,7 @@ from jobs import (
     score,
     serve,
     sft,
+    why,
 )
 from jobs.view import command as view
 
@@ -52,6 +53,7 @@ app.command("lm-eval", context_settings=harness.CONTEXT)(harness.command)
 app.command("export")(export.command)
 app.command("plan")(plan.command)
 app.command("report")(report.command)
+app.command("why")(why.command)
 app.command("view")(view.command)
 app.command("score")(score.score)
 app.add_typer(sandbox.app, name="sandbox")

@@ -41,11 +41,12 @@ LAST_STEPS = 50
 
 WAYS: dict[str, dict[str, dict[str, Any]]] = {
     "loss-free": {"optimizer": {"bias_speed": 3e-3}, "train": {"balance": 0.0}},
+    "loss-free, slow": {"optimizer": {"bias_speed": 1e-3}, "train": {"balance": 0.0}},
     "sequence-wise": {"optimizer": {"bias_speed": 0.0}, "train": {"balance": 1e-2, "balance_over": "sequence"}},
     "batch-wise": {"optimizer": {"bias_speed": 0.0}, "train": {"balance": 1e-2, "balance_over": "batch"}},
 }
-"""The bias moves three times as fast as in long runs, and the losses weigh so much, that the batches of a short run
-come to be about as balanced by each."""
+"""The bias moves three times as fast as in long runs ("slow": as fast), and the losses weigh so much, that the batches
+of a short run come to be about as balanced by each."""
 
 MODEL = {
     "hidden_size": 96, "intermediate_size": 192, "moe_intermediate_size": 32, "num_hidden_layers": 3,
