@@ -24,7 +24,8 @@ By what. No single mechanism is trusted alone; each item stops what the ones bef
     are forbidden.
  6. Landlock, where the kernel has it: write to /tmp, read the rest; no TCP, no abstract sockets, no signals outside.
  7. A seccomp allow-list. What no honest program calls ends the process with the verdict ``denied``; the rest fails with
-    an errno. Sockets are of the UNIX family only (seccomp).
+    an errno. Sockets are of the UNIX family only. The zygote loads the list, with leave for the calls that isolate a
+    run, and each run inherits it and takes that leave from itself; no filter can be taken off (seccomp).
  8. Limits. Rlimits for one process; a control group for memory and processes together where one is writable, and else
     RLIMIT_DATA, RLIMIT_NPROC in the jail's own user namespace and a watch every 50 ms; deadlines and totals enforced
     from outside by the worker (supervisor, cgroup, watch).

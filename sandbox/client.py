@@ -16,12 +16,11 @@ import sys
 import sysconfig
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from sandbox import asserts, compare, languages, wire
-from sandbox.verdict import InvalidTests, Limits, SandboxUnavailable, TestResult, Verdict
+from sandbox.verdict import LIMIT_NAMES, InvalidTests, Limits, SandboxUnavailable, TestResult, Verdict
 
 Tests = Sequence[Mapping[str, Any]] | str | None
 
@@ -50,7 +49,7 @@ def request(solution: str, tests: Tests, language: str, limits: Limits) -> dict[
         "solution": solution,
         "tests": _plain_tests(tests, name),
         "commands": None if name == "python" else _commands(toolchain, limits),
-        "limits": asdict(limits),
+        "limits": {name: getattr(limits, name) for name in LIMIT_NAMES},
     }
 
 

@@ -7,6 +7,7 @@ that is about to run it.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import resource
 import socket
@@ -197,12 +198,16 @@ class Isolation:
     def __init__(self, layout: Layout, has_proc: bool) -> None:
         self._layout = layout
         self._has_proc = has_proc
-        self._filter = seccomp.allow_list()
+        self._filter = kernel.Filter(seccomp.run_part())
         self._landlock = _Landlock(kernel.landlock_abi())
         self._self = os.pidfd_open(os.getpid())
+        self._calls: tuple[kernel.Call, ...] = ()
+        self._prepared = functools.lru_cache(64)(self._prepare)
+        kernel.Filter(seccomp.zygote_part()).load()
 
-    def before_fork(self) -> None:
-        """In the zygote: the next child is process 1 of a PID namespace of its own."""
+    def before_fork(self, limits: tuple[int, ...]) -> None:
+        """In the zygote: the next child is process 1 of a PID namespace of its own. ``limits``: RunLimits' fields."""
+        self._calls = self._prepared(limits)
         kernel.unshare(kernel.CLONE_NEWPID)
 
     def after_fork(self, pid: int) -> None:
@@ -213,52 +218,62 @@ class Isolation:
     def ended(self, pid: int, living: set[int]) -> None:
         """In the zygote: the kernel has ended and freed everything that the run ``pid`` had."""
 
-    def apply(self, limits: RunLimits) -> None:
-        """Namespaces while it still has the power, then the power itself, then what may be asked of the kernel."""
-        kernel.unshare(kernel.CLONE_NEWNS)
-        self._private_files(limits)
-        apply_resource_limits(limits)
-        self._identity()
-        kernel.drop_capabilities()
+    def apply(self) -> None:
+        """In the run: namespaces while it still has the power, then the power itself, then what may be asked of the
+        kernel."""
+        kernel.perform(self._calls)
         self._landlock.apply()
         self._filter.load()
 
-    def _private_files(self, limits: RunLimits) -> None:
+    def _prepare(self, fields: tuple[int, ...]) -> tuple[kernel.Call, ...]:
+        limits = RunLimits(*fields)
+        return (
+            kernel.call("a mount namespace", "unshare", kernel.CLONE_NEWNS),
+            *self._private_files(limits),
+            *resource_limits(limits),
+            *self._identity(),
+            kernel.drop_capabilities_call(),
+        )
+
+    def _private_files(self, limits: RunLimits) -> list[kernel.Call]:
         owner = f"mode=700,uid={INNER_PROGRAM_ID},gid={INNER_PROGRAM_ID}"
         options = f"{owner},size={limits.disk_bytes},nr_inodes={limits.disk_files}"
-        kernel.mount("tmpfs", HOME, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, options)
+        calls = [kernel.mount_call("tmpfs", HOME, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, options)]
         if self._has_proc:
-            kernel.mount("proc", "/proc", "proc", _PROC_FLAGS | kernel.MS_RDONLY, "subset=pid")
-        os.chdir(HOME)
+            calls.append(kernel.mount_call("proc", "/proc", "proc", _PROC_FLAGS | kernel.MS_RDONLY, "subset=pid"))
+        return [*calls, kernel.call(f"entering {HOME}", "chdir", HOME.encode())]
 
-    def _identity(self) -> None:
+    def _identity(self) -> list[kernel.Call]:
+        calls = []
         if self._layout.private_ids:
-            os.setresgid(INNER_PROGRAM_ID, INNER_PROGRAM_ID, INNER_PROGRAM_ID)
-            os.setresuid(INNER_PROGRAM_ID, INNER_PROGRAM_ID, INNER_PROGRAM_ID)
-        kernel.prctl(kernel.PR_SET_DUMPABLE, 1)  # its own /proc, and the supervisor's view of its memory
-        os.setpgid(0, 0)
+            for function in ("setresgid", "setresuid"):
+                calls.append(kernel.call(function, function, *(INNER_PROGRAM_ID,) * 3))
+        return [
+            *calls,
+            # its own /proc, and the supervisor's view of its memory
+            kernel.call("dumpable", "prctl", kernel.PR_SET_DUMPABLE, 1, 0, 0, 0),
+            kernel.call("a process group", "setpgid", 0, 0),
+        ]
 
 
-def apply_resource_limits(limits: RunLimits) -> None:
-    """The limits that the kernel keeps for one process or one user id."""
-    _limit(resource.RLIMIT_CORE, 0)
-    _limit(resource.RLIMIT_CPU, limits.cpu_seconds)
-    _limit(resource.RLIMIT_STACK, limits.stack_bytes)
-    _limit(resource.RLIMIT_NPROC, limits.processes)
-    _limit(resource.RLIMIT_NOFILE, limits.open_files)
-    _limit(resource.RLIMIT_FSIZE, limits.file_bytes)
-    _limit(resource.RLIMIT_MEMLOCK, 0)
+def resource_limits(limits: RunLimits) -> list[kernel.Call]:
+    """The limits that the kernel keeps for one process or one user id. One that is lower already stays."""
+    values = {
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_CPU: limits.cpu_seconds,
+        resource.RLIMIT_STACK: limits.stack_bytes,
+        resource.RLIMIT_NPROC: limits.processes,
+        resource.RLIMIT_NOFILE: limits.open_files,
+        resource.RLIMIT_FSIZE: limits.file_bytes,
+        resource.RLIMIT_MEMLOCK: 0,
+    }
     if limits.data_bytes:
-        _limit(resource.RLIMIT_DATA, limits.data_bytes)
-
-
-def _limit(which: int, value: int) -> None:
-    """Lowers a limit; one that is lower already stays."""
-    try:
-        resource.setrlimit(which, (value, value))
-    except ValueError:
-        hard = resource.getrlimit(which)[1]
-        resource.setrlimit(which, (hard, hard))
+        values[resource.RLIMIT_DATA] = limits.data_bytes
+    hard = {which: resource.getrlimit(which)[1] for which in values}
+    return [
+        kernel.limit_call(which, value if hard[which] == resource.RLIM_INFINITY else min(value, hard[which]))
+        for which, value in values.items()
+    ]
 
 
 class _Landlock:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
+from collections.abc import Sequence
+from typing import Any
 
 MACHINE = os.uname().machine
 SUPPORTED_MACHINES = ("x86_64", "aarch64")
@@ -56,6 +58,23 @@ def _check(result: int, what: str) -> int:
     return result
 
 
+Call = tuple[str, Any, tuple[Any, ...]]
+"""A system call to make later: what it does, the C library's function, and its arguments as C takes them."""
+
+
+def call(what: str, function: str, *arguments: Any) -> Call:
+    return what, getattr(_libc, function), arguments
+
+
+def perform(calls: Sequence[Call]) -> None:
+    """Makes prepared calls in their order. A process that was just forked pays for every page it touches, and a loop
+    over prepared calls touches the fewest."""
+    for what, function, arguments in calls:
+        if function(*arguments) < 0:
+            number = ctypes.get_errno()
+            raise OSError(number, f"{what}: {os.strerror(number)}")
+
+
 def unshare(flags: int) -> None:
     """Moves the caller (for CLONE_NEWPID: its next children) into new namespaces."""
     _check(_libc.unshare(flags), "unshare")
@@ -72,10 +91,17 @@ def fork() -> int:
 
 
 def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> None:
-    _check(
-        _libc.mount(source.encode(), target.encode(), kind.encode(), flags, data.encode() or None),
-        f"mount of {kind or source} on {target}",
-    )
+    perform([mount_call(source, target, kind, flags, data)])
+
+
+def mount_call(source: str, target: str, kind: str, flags: int, data: str = "") -> Call:
+    what = f"mount of {kind or source} on {target}"
+    return call(what, "mount", source.encode(), target.encode(), kind.encode(), flags, data.encode() or None)
+
+
+def limit_call(which: int, value: int) -> Call:
+    """Sets the soft and the hard value of the resource limit ``which``."""
+    return call(f"limit {which}", "setrlimit", which, ctypes.create_string_buffer(struct.pack("QQ", value, value), 16))
 
 
 def unmount(target: str) -> None:
@@ -111,9 +137,9 @@ def prctl(option: int, first: int = 0, second: int = 0) -> int:
     return _check(_libc.prctl(option, first, second, 0, 0), f"prctl {option}")
 
 
-def drop_capabilities() -> None:
+def drop_capabilities_call() -> Call:
     """Empties the effective, permitted and inheritable sets of the calling thread."""
-    _check(_syscall(_NR_CAPSET, _CAPABILITY_HEADER, _NO_CAPABILITIES), "capset")
+    return call("capset", "syscall", _NR_CAPSET, _CAPABILITY_HEADER, _NO_CAPABILITIES)
 
 
 _CAPABILITY_HEADER = ctypes.create_string_buffer(struct.pack("Ii", 0x20080522, 0), 8)

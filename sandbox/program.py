@@ -16,7 +16,6 @@ from __future__ import annotations
 import atexit
 import builtins
 import os
-import struct
 import sys
 import threading
 import traceback
@@ -48,10 +47,14 @@ def report(channel: int, message: Any) -> None:
 
 def receive(channel: int, limit_bytes: int = MAX_MESSAGE_BYTES) -> Any:
     """The next message. Raises EOFError when the other side is gone, and Malformed for more than ``limit_bytes``."""
-    (length,) = struct.unpack("!I", _read(channel, 4))
+    return wire.unpack(_read_frame(channel, limit_bytes))
+
+
+def _read_frame(channel: int, limit_bytes: int = MAX_MESSAGE_BYTES) -> bytes:
+    (length,) = wire.HEADER.unpack(_read(channel, 4))
     if length > limit_bytes:
         raise wire.Malformed(f"a message of {length} bytes, where {limit_bytes} are allowed")
-    return wire.unpack(_read(channel, length))
+    return _read(channel, length)
 
 
 def _read(channel: int, count: int) -> bytes:
@@ -67,7 +70,7 @@ def _read(channel: int, count: int) -> bytes:
 
 def run_job(channel: int) -> int:
     """Does the job that the channel brings; returns the exit status."""
-    job = receive(channel)
+    job = wire.unpack_job(_read_frame(channel))
     mode = job["mode"]
     if mode == "command":
         return sys.modules["sandbox.commands"].run(channel, job)  # type: ignore[no-any-return]
@@ -100,8 +103,8 @@ def rehearse(times: int = 16) -> None:
     reading, writing = os.pipe()
     source = "import sys\ndef f(x): return x\nfor number in range(3): f(number)\n"
     for _ in range(times):
-        send(writing, {"mode": "program", "source": source})
-        job = receive(reading)
+        os.write(writing, wire.pack_job({"mode": "program", "source": source}))
+        job = wire.unpack_job(_read_frame(reading))
         code = compile(job["source"], SOURCE, "exec", dont_inherit=True)
         exec(code, {"__name__": "rehearsal"})  # noqa: S102
     os.close(reading)
@@ -110,10 +113,14 @@ def rehearse(times: int = 16) -> None:
 
 def _module(name: str) -> types.ModuleType:
     module = types.ModuleType(name)
-    module.__dict__.update(__file__=os.path.abspath(SOURCE), __builtins__=builtins)
+    module.__dict__.update(__file__=_source_path(), __builtins__=builtins)
     sys.modules[name] = module
-    sys.argv = [os.path.abspath(SOURCE)]
+    sys.argv = [_source_path()]
     return module
+
+
+def _source_path() -> str:
+    return f"{os.getcwd()}/{SOURCE}"
 
 
 def _compile(channel: int, source: str) -> types.CodeType | None:
@@ -121,7 +128,7 @@ def _compile(channel: int, source: str) -> types.CodeType | None:
         file = os.open(SOURCE, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644)
         os.write(file, source.encode("utf-8", "surrogateescape"))
         os.close(file)
-        return compile(source, os.path.abspath(SOURCE), "exec", dont_inherit=True)
+        return compile(source, _source_path(), "exec", dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError) as error:
         traceback.print_exception(error, limit=0)
         sys.stderr.flush()

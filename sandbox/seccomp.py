@@ -6,13 +6,18 @@ Everything else that is not listed fails with EPERM, and calls that a C library 
 numbers newer than this table) fail with ENOSYS so that it takes its older way.
 
 A tree and not a list, because the kernel runs the whole filter once for each call number when it is loaded.
+
+It is loaded in two parts, because the kernel compiles a filter each time it is loaded. The zygote loads the whole list
+once, with leave for the few calls that it needs to isolate a run (``_SETUP``), and every run inherits it. The run
+itself loads, as its last step, a short filter that takes that leave away. The kernel asks all filters and does what the
+strictest says, and no filter can be taken off: a program gets exactly the answers of the one full list.
 """
 
 from __future__ import annotations
 
 import struct
 
-from sandbox.kernel import MACHINE, Filter
+from sandbox.kernel import MACHINE
 
 
 def _table(text: str) -> dict[str, int]:
@@ -98,8 +103,17 @@ finit_module=273 delete_module=106 kexec_load=104 kexec_file_load=294 reboot=142
 quotactl=60 quotactl_fd=443 syslog=116 lookup_dcookie=18 settimeofday=170 clock_settime=112 clock_adjtime=266
 adjtimex=171 sethostname=161 setdomainname=162 open_by_handle_at=265 fanotify_init=262 vhangup=58 nfsservctl=42
 """)
+_SETUP_X86_64 = _table("""
+mount=165 unshare=272 setns=308 capset=126 seccomp=317 landlock_create_ruleset=444 landlock_add_rule=445
+landlock_restrict_self=446 pidfd_open=434 pidfd_send_signal=424
+""")
+_SETUP_AARCH64 = _table("""
+mount=40 unshare=97 setns=268 capset=91 seccomp=277 landlock_create_ruleset=444 landlock_add_rule=445
+landlock_restrict_self=446 pidfd_open=434 pidfd_send_signal=424
+""")
 # fmt: on
 
+_SETUP = frozenset((_SETUP_X86_64 if MACHINE == "x86_64" else _SETUP_AARCH64).values())
 _ALLOW, _KILL_PROCESS, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 _EPERM, _ENOSYS, _EAFNOSUPPORT = _ERRNO | 1, _ERRNO | 38, _ERRNO | 97
 
@@ -114,6 +128,8 @@ _X32_BIT = 0x40000000
 _LAST_KNOWN_CALL = 450
 
 Instruction = tuple[int, int, int, int]
+Rules = dict[int, list[Instruction]]
+"""The code for each call number that a filter names; it ends with an answer."""
 
 
 def _statement(code: int, value: int) -> Instruction:
@@ -128,7 +144,7 @@ def _compare(argument: int, test: int, value: int, if_true: int, otherwise: int)
     return [_statement(_LOAD, argument), (test, 0, 1, value), *_answer(if_true), *_answer(otherwise)]
 
 
-def _rules() -> dict[int, list[Instruction]]:
+def _rules() -> Rules:
     """What each listed call number gets; the others get EPERM."""
     x86 = MACHINE == "x86_64"
     allowed = _ALLOWED_X86_64 if x86 else _ALLOWED_AARCH64
@@ -159,17 +175,17 @@ def _tree(ranges: list[tuple[int, list[Instruction]]]) -> list[Instruction]:
     return [(_JUMP_GREATER_EQUAL, len(low), 0, ranges[middle][0]), *low, *high]
 
 
-def program() -> bytes:
-    """The filter for this machine as an array of ``struct sock_filter``."""
-    rules = _rules()
+def program(rules: Rules, unlisted: int, newer: int) -> bytes:
+    """A filter for this machine as an array of ``struct sock_filter``. Numbers without a rule are answered with
+    ``unlisted``, those past the table with ``newer``."""
     ranges: list[tuple[int, list[Instruction]]] = []
     for number in range(_LAST_KNOWN_CALL + 1):
-        code = rules.get(number, _answer(_EPERM))
+        code = rules.get(number, _answer(unlisted))
         if not ranges or ranges[-1][1] != code:
             ranges.append((number, code))
     for number in sorted(n for n in rules if n > _LAST_KNOWN_CALL):
-        ranges += [(_LAST_KNOWN_CALL + 1, _answer(_ENOSYS)), (number, rules[number])]
-    ranges.append((max(_LAST_KNOWN_CALL, *rules) + 1, _answer(_ENOSYS)))
+        ranges += [(_LAST_KNOWN_CALL + 1, _answer(newer)), (number, rules[number])]
+    ranges.append((max(_LAST_KNOWN_CALL, *rules) + 1, _answer(newer)))
     x86 = MACHINE == "x86_64"
     code = [
         _statement(_LOAD, _ARCHITECTURE),
@@ -183,5 +199,15 @@ def program() -> bytes:
     return b"".join(struct.pack("HBBI", *instruction) for instruction in code)
 
 
-def allow_list() -> Filter:
-    return Filter(program())
+def full_list() -> bytes:
+    """What the two parts amount to."""
+    return program(_rules(), _EPERM, _ENOSYS)
+
+
+def zygote_part() -> bytes:
+    return program(_rules() | dict.fromkeys(_SETUP, _answer(_ALLOW)), _EPERM, _ENOSYS)
+
+
+def run_part() -> bytes:
+    rules = _rules()
+    return program({number: rules.get(number, _answer(_EPERM)) for number in _SETUP}, _ALLOW, _ALLOW)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import marshal
 import os
 import select
 import signal
@@ -176,8 +177,7 @@ class Supervisor:
         if peer is not None:
             theirs.append(os.dup(peer.fileno()))
         try:
-            message = {"spawn": run.number, "limits": self._kernel_limits(limits)}
-            socket.send_fds(self._control, [json.dumps(message).encode()], theirs)
+            socket.send_fds(self._control, [marshal.dumps((run.number, self._kernel_limits(limits)))], theirs)
         except OSError as error:
             raise JailBroken(f"the zygote takes no run: {error}") from None
         finally:
@@ -186,17 +186,17 @@ class Supervisor:
         run.channel.setblocking(False)
         run.descriptors.add(run.channel.fileno())
         self._register(run.channel.fileno(), lambda: self._on_channel(run), select.POLLIN)
-        self.send(run, job)
+        self._queue(run, wire.pack_job(job))
         return run
 
-    def _kernel_limits(self, limits: Limits) -> list[int]:
+    def _kernel_limits(self, limits: Limits) -> tuple[int, ...]:
         group = self.group
         data = 0 if group is not None and group.counts_memory else limits.memory_mb + limits.stack_mb * 8
         if group is not None and group.counts_processes:
             extra = 8  # the group refuses first, and counts that it did
         else:
             extra = 0 if self._plan.layout.private_ids else 2  # the zygote and the tests' process have the same id
-        return [
+        return (
             int(limits.cpu_seconds) + 1,
             limits.stack_mb * _MB,
             limits.processes + extra,
@@ -205,7 +205,7 @@ class Supervisor:
             limits.disk_mb * _MB,
             limits.disk_files,
             data * _MB,
-        ]
+        )
 
     def _capture(self, run: Run, buffer: bytearray) -> int:
         """A pipe whose reading end fills ``buffer``; returns the writing end."""
@@ -218,8 +218,11 @@ class Supervisor:
 
     def send(self, run: Run, message: Any) -> None:
         """Queues a message for the run's channel."""
+        self._queue(run, wire.pack(message))
+
+    def _queue(self, run: Run, frame: bytes) -> None:
         run.answer_left = run.answer_bytes
-        run.outgoing += wire.pack(message)
+        run.outgoing += frame
         self._flush(run)
 
     def kill(self, run: Run, exceeded: str = "", why: str = "") -> None:
@@ -227,7 +230,7 @@ class Supervisor:
         if run.exit_status is None and not run.exceeded:
             run.exceeded, run.why = exceeded or "killed", why
             run.deadline = time.monotonic() + _KILL_SECONDS
-            self._tell({"kill": run.number})
+            self._tell_end(run.number)
 
     def discard(self, run: Run) -> None:
         """Forgets the run and closes what belonged to it."""
@@ -297,16 +300,16 @@ class Supervisor:
             data = b""
         if not data:
             raise JailBroken("the zygote ended")
-        message = json.loads(data)
-        run = self._runs.get(message["run"])
-        if run is None:
+        if data.startswith(b"{"):
+            message = json.loads(data)
+            if (run := self._runs.get(message["run"])) is not None:
+                run.failed_setup = message["failed"]
             return
-        if "failed" in message:
-            run.failed_setup = message["failed"]
-        else:
-            run.exit_status = message["status"]
-            run.cpu_seconds = message["cpu_seconds"]
-            run.peak_bytes = max(run.peak_bytes, message["peak_kb"] * 1024)
+        _, number, status, cpu_seconds, peak_kb = zygote.ENDED.unpack(data)
+        if (run := self._runs.get(number)) is not None:
+            run.exit_status = status
+            run.cpu_seconds = cpu_seconds
+            run.peak_bytes = max(run.peak_bytes, peak_kb * 1024)
             run.ended = time.monotonic()
 
     def _on_output(self, run: Run, descriptor: int, buffer: bytearray) -> None:
@@ -358,9 +361,9 @@ class Supervisor:
             run.outgoing.clear()
         self._poll.modify(channel.fileno(), select.POLLIN | (select.POLLOUT if run.outgoing else 0))
 
-    def _tell(self, message: dict[str, Any]) -> None:
+    def _tell_end(self, number: int) -> None:
         try:
-            self._control.send(json.dumps(message).encode())
+            self._control.send(marshal.dumps((number, None)))
         except OSError as error:
             raise JailBroken(f"the zygote takes no message: {error}") from None
 

@@ -21,20 +21,22 @@ class NoIsolation:
         self._base = base
         self._count = 0
         self._folders: dict[int, str] = {}
+        self._limits: tuple[int, ...] = ()
 
-    def before_fork(self) -> None:
+    def before_fork(self, limits: tuple[int, ...]) -> None:
+        self._limits = limits
         self._count += 1
         os.mkdir(self._folder())
 
     def after_fork(self, pid: int) -> None:
         self._folders[pid] = self._folder()
 
-    def apply(self, limits: jail.RunLimits) -> None:
+    def apply(self) -> None:
         """In the run."""
         kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
         os.chdir(self._folder())
         os.setpgid(0, 0)
-        jail.apply_resource_limits(limits)
+        kernel.perform(jail.resource_limits(jail.RunLimits(*self._limits)))
 
     def ended(self, pid: int, living: set[int]) -> None:
         """Kills what the run left behind, which the zygote has adopted, and removes its folder."""

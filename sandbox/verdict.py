@@ -76,6 +76,9 @@ class Limits:
                 raise InvalidTests(f"limit {field.name} must be a whole number, not {value!r}")
 
 
+LIMIT_NAMES = tuple(field.name for field in fields(Limits))
+
+
 @dataclass(frozen=True, slots=True)
 class TestResult:
     """One test: its status and, when it did not pass, one line that says why."""

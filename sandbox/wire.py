@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import marshal
 import struct
 import sys
 from collections import deque
@@ -158,6 +159,18 @@ def pack(message: Any) -> bytes:
     """A message as a frame."""
     body = json.dumps(message, separators=(",", ":")).encode()
     return HEADER.pack(len(body)) + body
+
+
+def pack_job(job: Any) -> bytes:
+    """A run's job as a frame. ``marshal`` is the quickest to read and safe in this direction alone: from us to a
+    process that trusts us. What a run says is never read with it."""
+    body = marshal.dumps(job)
+    return HEADER.pack(len(body)) + body
+
+
+def unpack_job(body: bytes) -> Any:
+    """The job in a frame's body; for a run, before it has read anything of the candidate's."""
+    return marshal.loads(body)  # noqa: S302 - see pack_job
 
 
 def unpack(body: bytes) -> Any:

@@ -4,11 +4,13 @@ It is process 1 of the jail's PID namespace and each run is process 1 of one bel
 of a run with the run and all runs with the zygote. It reads no candidate code and no tests: a run reads its job itself,
 from its own channel, after it is isolated.
 
-Messages over one SOCK_SEQPACKET socket (JSON)
-    from the supervisor   {"spawn": id, "limits": [...]} with descriptors stdin, stdout, stderr, channel [, peer]
-                          {"kill": id}
-    to the supervisor     {"ready": {...}}; {"run": id, "status", "cpu_seconds", "peak_kb"}
-                          {"run": id, "failed": why} from a run that could not be isolated
+Messages over one SOCK_SEQPACKET socket
+    from the supervisor   (id, limits) with descriptors stdin, stdout, stderr, channel [, peer]; (id, None) to kill. As
+                          marshal writes them: the supervisor is trusted
+    to the supervisor     {"ready": {...}} and, from a run that could not be isolated, {"run": id, "failed": why}, JSON;
+                          an ``ENDED`` for each run. The supervisor trusts nobody, so never marshal
+
+After a fork this process copies every page that it touches, so what the loop does for a run it does with few functions.
 """
 
 from __future__ import annotations
@@ -17,17 +19,22 @@ import gc
 import importlib
 import io
 import json
+import marshal
 import os
 import select
 import signal
 import socket
+import struct
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from sandbox import jail, kernel, program, unsafe
 
-_MESSAGE_BYTES = 1 << 16
+ENDED = struct.Struct("!cqqdq")
+"""b"e", the run, its exit status, CPU seconds, and its peak memory (KiB)."""
+_MESSAGE_BYTES = 1 << 12
+_ANCILLARY_BYTES = socket.CMSG_SPACE(5 * 4)
 _CHANNEL = 3
 _ALL_DESCRIPTORS = 1 << 20
 _OUR_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -53,41 +60,40 @@ class Zygote:
                     return
 
     def _handle_message(self) -> bool:
-        data, descriptors, _, _ = socket.recv_fds(self._control, _MESSAGE_BYTES, 5)
+        data, ancillary, _, _ = self._control.recvmsg(_MESSAGE_BYTES, _ANCILLARY_BYTES)
         if not data:
             return False
-        message = json.loads(data)
-        if "kill" in message:
-            for descriptor, (run, _) in self._runs.items():
-                if run == message["kill"]:
+        run, limits = marshal.loads(data)  # noqa: S302 - from the supervisor
+        if limits is None:
+            for descriptor, (living, _) in self._runs.items():
+                if run == living:
                     signal.pidfd_send_signal(descriptor, signal.SIGKILL)
         else:
-            self._spawn(message, descriptors)
+            self._spawn(run, limits, memoryview(ancillary[0][2]).cast("i").tolist())
         return True
 
-    def _spawn(self, message: dict[str, Any], descriptors: list[int]) -> None:
-        limits = jail.RunLimits(*message["limits"])
-        self._isolation.before_fork()
+    def _spawn(self, run: int, limits: tuple[int, ...], descriptors: list[int]) -> None:
+        self._isolation.before_fork(limits)
         pid = kernel.fork()
         if pid == 0:
-            self._become_run(message["spawn"], limits, descriptors)
+            self._become_run(run, descriptors)
         self._isolation.after_fork(pid)
         for descriptor in descriptors:
             os.close(descriptor)
         handle = os.pidfd_open(pid)
-        self._runs[handle] = (message["spawn"], pid)
+        self._runs[handle] = (run, pid)
         self._poll.register(handle, select.POLLIN)
 
-    def _become_run(self, run: int, limits: jail.RunLimits, descriptors: list[int]) -> NoReturn:
+    def _become_run(self, run: int, descriptors: list[int]) -> NoReturn:
         """In the child. Only before the candidate's code is read can a failure be ours, and only then is the socket
         open on which it is told: a candidate cannot claim that the sandbox failed."""
         try:
             for target, descriptor in enumerate(descriptors):
                 os.dup2(descriptor, target)
-            self._isolation.apply(limits)
+            self._isolation.apply()
             _renew_random()
         except BaseException as error:  # noqa: BLE001 - nothing may leave this function
-            self._send({"run": run, "failed": f"{type(error).__name__}: {error}"})
+            self._control.send(json.dumps({"run": run, "failed": f"{type(error).__name__}: {error}"}).encode())
             os._exit(125)
         status = 125
         try:
@@ -102,17 +108,8 @@ class Zygote:
         os.close(handle)
         _, status, usage = os.wait4(pid, 0)
         self._isolation.ended(pid, {living for _, living in self._runs.values()})
-        self._send(
-            {
-                "run": run,
-                "status": os.waitstatus_to_exitcode(status),
-                "cpu_seconds": usage.ru_utime + usage.ru_stime,
-                "peak_kb": usage.ru_maxrss,
-            }
-        )
-
-    def _send(self, message: dict[str, object]) -> None:
-        self._control.send(json.dumps(message).encode())
+        cpu_seconds = usage.ru_utime + usage.ru_stime
+        self._control.send(ENDED.pack(b"e", run, os.waitstatus_to_exitcode(status), cpu_seconds, usage.ru_maxrss))
 
 
 def load_modes() -> None:
@@ -122,10 +119,10 @@ def load_modes() -> None:
 
 
 def _renew_random() -> None:
-    """No two runs see the same random numbers."""
+    """No two runs see the same random numbers. The generator's own method: the module's does the same in more steps."""
     random = sys.modules.get("random")
     if random is not None:
-        random.seed(int.from_bytes(os.urandom(16), "little"))
+        random._random.Random.seed(random._inst)
 
 
 def use_interpreter(paths: Sequence[str], shown_at: Callable[[str], str]) -> None:

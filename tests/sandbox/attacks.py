@@ -344,6 +344,17 @@ ESCAPING = _family(
         "reboot": (_SYSCALL + "libc.reboot(0x1234567)\nprint('ESCAPED')", DENIED),
         "open-tree": (_SYSCALL + "call(428,-100,b'/',1)\nprint('ESCAPED')", DENIED),
         "x32-calls": (_SYSCALL + "call(0x40000000+39)\nprint('ESCAPED')", DENIED),
+        "calls-of-the-setup": (
+            _SYSCALL
+            + """
+allowed = []
+for a in ((126,0,0),(317,1,0,0),(444,0,0,1),(445,-1,1,0,0),(446,-1,0),(434,os.getpid(),0),(424,-1,0,0,0)):
+    r = libc.syscall(*a)
+    if r >= 0 or ctypes.get_errno() != 1:
+        allowed.append(a[0])
+print('ESCAPED' if allowed else 'no', allowed)""",
+            WRONG,
+        ),
         "set-user-id": "import os\nos.setuid(0)\nprint('ESCAPED')",
         "capabilities": """
 t=open('/proc/self/status').read()
