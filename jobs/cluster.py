@@ -4,22 +4,26 @@
                                  --publish, generate------> rollout workers (weights come from the object store)
                                  --score------------------> reward workers --> sandbox, math workers
 
-The driver holds no weights: the trainer puts them into the object store and the driver passes the reference on.
+The driver holds no weights: the trainer puts them into the object store, part by part, and the driver passes the
+references on.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from jobs.config import GrpoRecipe
 from model.engine import Completion, Request, Sampling
-from model.moe import ExpertLoad
-from model.publish import Published
+    def expert_load(self) -> ExpertLoad:
+        return self.trainer.policy.take_load()
+
+    def publish(self) -> Published:
+        return self.trainer.policy.publish(self.trainer.rollout_precision, StoredParts.put)
 from rewards import Sample, Score
 from rl.rollout import Group
 from rl.step import Metrics
@@ -34,6 +38,24 @@ class ClusterError(RuntimeError):
     exit_status = 1
 
 
+class StoredParts:
+    """The parts of a publish in Ray's object store, fetched one at a time."""
+
+    def __init__(self, references: list[Any]) -> None:
+        self.references = references
+
+    @staticmethod
+    def put(parts: Iterable[Part]) -> StoredParts:
+        import ray
+
+        return StoredParts([ray.put(part) for part in parts])
+
+    def __iter__(self) -> Iterator[Part]:
+        import ray
+
+        return map(ray.get, self.references)
+
+
 class TrainerActor:
     def __init__(self, recipe: GrpoRecipe) -> None:
         from jobs.parts import make_trainer
@@ -43,6 +65,7 @@ class TrainerActor:
     def update(self, groups: Sequence[Group]) -> Metrics:
         return self.trainer.update_now(groups)
 
+<<<<<<< HEAD
     def expert_load(self) -> ExpertLoad:
         return self.trainer.policy.take_load()
 
@@ -50,6 +73,10 @@ class TrainerActor:
         import ray
 
         return [ray.put(self.trainer.policy.publish(self.trainer.rollout_precision))]
+=======
+    def publish(self) -> Published:
+        return self.trainer.policy.publish(self.trainer.rollout_precision, StoredParts.put)
+>>>>>>> 447e9b1 (A publish is made, sent and checked a layer at a time; a probe that fails names the first layer that computes something else; digests at the speed of memory)
 
     def save(self, folder: Path) -> None:
         asyncio.run(self.trainer.save(folder))
@@ -96,7 +123,7 @@ class RemoteTrainer:
         return load
 
     async def publish(self) -> Any:
-        return (await call(self.actor.publish.remote(), "the trainer"))[0]
+        return await call(self.actor.publish.remote(), "the trainer")
 
     async def save(self, folder: Path) -> None:
         await call(self.actor.save.remote(folder.resolve()), "the trainer")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from torch import Tensor
 from model import checkpoint, moe, publish
 from model.config import Precision
 from model.loss import token_logprobs
-from model.publish import Published
+from model.publish import Part, Published
 from model.segments import Segments
 from model.tokenizer import Tokenizer
 from model.transformer import Transformer
@@ -145,8 +146,9 @@ class Policy:
         """Makes the current weights the reference that the KL term is measured from."""
         self.reference = copy.deepcopy(self.model).requires_grad_(False)
 
-    def publish(self, precision: Precision) -> Published:
-        return publish.publish(self.model, self.updates, precision)
+    def publish(self, precision: Precision, place: Callable[[Iterable[Part]], Iterable[Part]] = list) -> Published:
+        """This version of the weights; ``place`` as for `publish.publish`."""
+        return publish.publish(self.model, self.updates, precision, place)
 
     def save(self, folder: Path) -> None:
         """Writes the weights, and what resuming needs beside them, into an existing folder."""

@@ -1,28 +1,43 @@
 """Handing the trainer's weights to an engine, and proving that they arrived.
 
 A `Published` is one version of the weights in the engine's precision: FP8 bytes and scales where the engine runs FP8.
-It carries a digest of its bytes and, for a fixed prompt, the log-probabilities that the trainer's own modules give
-with exactly these weights. An engine checks both before it samples: the digest finds what was damaged on the way, the
-log-probabilities find what was loaded wrongly.
+It is made, sent and taken one `Part` at a time: the embedding, each layer, the head. Each tensor carries a digest of
+its bytes. A fixed prompt is run through the parts as they are made, with the trainer's own modules and exactly these
+weights; its log-probabilities come with the last part. An engine checks both before it samples: the digests find what
+was damaged on the way, the log-probabilities what was loaded wrongly, and what the prompt looked like behind each layer
+says where.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
+import xxhash
 from torch import Tensor
 
-from model import fp8
-from model.config import Precision
-from model.linear import GroupedLinear, set_rounded
+from model import fp8, rope
+from model.config import ModelConfig, Precision
+from model.linear import GroupedLinear, RMSNorm, compute_dtype, set_precision, set_rounded
 from model.segments import Segments
-from model.transformer import Transformer
+from model.transformer import Block, Transformer
 
 SCALE = ".scale_inv"
+
+
+class Tolerance(NamedTuple):
+    """How far an engine may be from the trainer on the probe: ``largest`` and ``mean`` difference of log-probabilities
+    in nats, ``trace`` relative difference of the norms behind a layer."""
+
+    largest: float
+    mean: float
+    trace: float
+
+
+ROUNDING = Tolerance(1e-3, 1e-3, 1e-3)
+"""The same arithmetic on the same weights differs by rounding alone, as between two kinds of processor."""
 
 
 class PublishError(RuntimeError):
@@ -32,32 +47,29 @@ class PublishError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Published:
-    """``tensors`` maps a parameter's name to its tensor (and name + ".scale_inv" to FP8 scales). ``digests`` gives
-    each tensor's BLAKE2b digest, ``probe`` the fixed prompt and ``probe_logprobs`` the log-probabilities FP32
-    [len(probe) - 1] of its tokens after the first."""
+class Part:
+    """Some of the weights: ``tensors`` maps a parameter's name to its tensor (and name + ".scale_inv" to FP8 scales),
+    ``digests`` each tensor's name to its digest. ``trace`` is, for a layer, the norm of each probe token's residual
+    stream behind it."""
 
-    version: int
-    precision: Precision
+    name: str
     tensors: Mapping[str, Tensor]
-    digests: Mapping[str, str] = field(default_factory=dict)
-    probe: tuple[int, ...] = ()
-    probe_logprobs: tuple[float, ...] = ()
+    digests: Mapping[str, str]
+    trace: tuple[float, ...] = ()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travels as plain byte arrays, which a process boundary can pass without copying; torch's own pickling
         cannot read FP8 tensors back."""
         packed = {n: (str(t.dtype).removeprefix("torch."), tuple(t.shape), _bytes(t)) for n, t in self.tensors.items()}
-        rest = (self.digests, self.probe, self.probe_logprobs)
-        return _unpacked, (self.version, self.precision, packed, *rest)
+        return _unpacked, (self.name, packed, self.digests, self.trace)
 
 
-def _unpacked(version: int, precision: Precision, packed: dict[str, Any], *rest: Any) -> Published:
+def _unpacked(name: str, packed: dict[str, Any], digests: Mapping[str, str], trace: tuple[float, ...]) -> Part:
     tensors = {
         name: torch.from_numpy(data.copy()).view(getattr(torch, dtype)).view(shape)
         for name, (dtype, shape, data) in packed.items()
     }
-    return Published(version, precision, tensors, *rest)
+    return Part(name, tensors, digests, trace)
 
 
 def _bytes(tensor: Tensor) -> Any:
@@ -65,73 +77,210 @@ def _bytes(tensor: Tensor) -> Any:
     return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
 
 
-def publish(model: Transformer, version: int, precision: Precision) -> Published:
-    """The model's weights as an engine of ``precision`` multiplies them. MTP modules stay with the trainer."""
-    layers = {name + ".weight": module for name, module in model.named_modules() if isinstance(module, GroupedLinear)}
-    tensors: dict[str, Tensor] = {}
-    for name, tensor in model.state_dict().items():
-        if name.startswith("mtp."):
-            continue
-        if precision == "fp8" and name in layers:
-            tensors[name], tensors[name + SCALE] = fp8.quantize_blocks(tensor)
-        elif precision == "bf16" and name in layers:
-            tensors[name] = tensor.to(torch.bfloat16)
-        else:
-            tensors[name] = tensor.detach().clone()
-    probe = tuple(i * 7919 % model.c.vocab_size for i in range(min(48, model.c.max_position_embeddings)))
-    reference = Transformer(model.c).to(model.device)
-    load(reference, tensors, precision)
-    return Published(version, precision, tensors, digests(tensors), probe, probe_logprobs(reference, probe))
+@dataclass(frozen=True)
+class Published:
+    """``parts`` in the order of the model; where they lie elsewhere, going through them fetches one at a time.
+    ``probe`` is the fixed prompt and ``probe_logprobs`` the log-probabilities FP32 [len(probe) - 1] of its tokens after
+    the first."""
+
+    version: int
+    precision: Precision
+    parts: Iterable[Part]
+    probe: tuple[int, ...]
+    probe_logprobs: tuple[float, ...]
+
+
+def publish(
+    model: Transformer,
+    version: int,
+    precision: Precision,
+    place: Callable[[Iterable[Part]], Iterable[Part]] = list,
+) -> Published:
+    """The model's weights as an engine of ``precision`` multiplies them. ``place`` puts the parts, which are made as it
+    goes through them, where engines can fetch them. MTP modules stay with the trainer."""
+    probe = Probe(model.c, precision, model.device)
+    parts = place(map(probe.through, made(model, precision)))
+    return Published(version, precision, parts, probe.prompt, probe.logprobs)
+
+
+@torch.no_grad()
+def made(model: Transformer, precision: Precision) -> Iterator[Part]:
+    """The parts of a publish, each a copy, without their digests and traces."""
+    layers = {name + ".weight" for name, module in model.named_modules() if isinstance(module, GroupedLinear)}
+    for name, state in split(model.state_dict()):
+        tensors: dict[str, Tensor] = {}
+        for key, tensor in state.items():
+            if precision == "fp8" and key in layers:
+                tensors[key], tensors[key + SCALE] = fp8.quantize_blocks(tensor)
+            elif precision == "bf16" and key in layers:
+                tensors[key] = tensor.to(torch.bfloat16)
+            else:
+                tensors[key] = tensor.detach().clone()
+        yield Part(name, tensors, digests(tensors))
+
+
+def split(state: Mapping[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """A state dict in parts, in the order of the model and named as their modules: ``embed_tokens``, ``layers.0``, ...
+    and ``head``. MTP modules are left out."""
+    parts: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in state.items():
+        first, second, *_ = key.split(".")
+        name = f"layers.{second}" if first == "layers" else first if first == "embed_tokens" else "head"
+        if first != "mtp":
+            parts.setdefault(name, {})[key] = tensor
+    yield from parts.items()
+
+
+class Probe:
+    """Runs the fixed prompt through a publish as it is made, in the memory of one layer of each kind."""
+
+    def __init__(self, c: ModelConfig, precision: Precision, device: torch.device) -> None:
+        self.c, self.precision, self.device = c, precision, device
+        self.prompt = tuple(i * 7919 % c.vocab_size for i in range(min(48, c.max_position_embeddings)))
+        self.tokens = torch.tensor(self.prompt, device=device)
+        self.segments = Segments.of([len(self.prompt)], device)
+        self.turns = rope.rotations(self.segments.positions, rope.frequencies(c).to(device))
+        self.blocks: dict[bool, Block] = {}
+        self.hidden = torch.empty(0)
+        self.logprobs: tuple[float, ...] = ()
+
+    @torch.no_grad()
+    def through(self, part: Part) -> Part:
+        """The part with its trace. Parts come in order; after the last, ``logprobs`` holds the result."""
+        if part.name == "embed_tokens":
+            embedded = part.tensors["embed_tokens.weight"][self.tokens]
+            self.hidden = embedded.to(compute_dtype(self.precision, self.device))
+            return part
+        if part.name == "head":
+            self._finish(part.tensors)
+            return part
+        layer = int(part.name.removeprefix("layers."))
+        dense = layer < self.c.first_k_dense_replace
+        if dense not in self.blocks:
+            self.blocks[dense] = _scratch(self.c, layer, self.device)
+        block = self.blocks[dense]
+        prefix = part.name + "."
+        load_state(block.state_dict(), {n.removeprefix(prefix): t for n, t in part.tensors.items()}, part.name)
+        set_precision(block, self.precision)
+        set_rounded(block, self.precision == "fp8")
+        self.hidden = block(self.hidden, self.turns, self.segments)[0]
+        return Part(part.name, part.tensors, part.digests, trace(self.hidden))
+
+    def _finish(self, tensors: Mapping[str, Tensor]) -> None:
+        norm = RMSNorm(self.c.hidden_size, self.c.rms_norm_eps).to(self.device)
+        norm.weight.copy_(tensors["norm.weight"])
+        hidden = norm(self.hidden[:-1])
+        logits = torch.nn.functional.linear(hidden, tensors["lm_head.weight"].to(hidden.dtype)).float()
+        self.logprobs = chosen(logits, self.tokens)
+
+
+def _scratch(c: ModelConfig, layer: int, device: torch.device) -> Block:
+    """A layer whose weights have their place in memory and no value yet."""
+    with torch.device("meta"):
+        block = Block(c, layer)
+    block.to_empty(device=device)
+    for name, buffer in block.named_buffers():
+        if name.endswith("e_score_correction_bias"):
+            buffer.zero_()
+    return block
 
 
 def accept(model: Transformer, weights: Published) -> None:
-    """Loads ``weights`` into an engine's model and checks digest and log-probabilities. Raises PublishError."""
-    arrived = digests(weights.tensors)
-    for name in weights.digests:
-        if arrived.get(name) != weights.digests[name]:
-            raise PublishError(
-                f"weight version {weights.version}: tensor {name} differs from what the trainer sent; no rollout was "
-                "started. Restart the run with --resume; if it comes back, check the memory or the network of this host"
-            )
-    load(model, weights.tensors, weights.precision)
-    got = probe_logprobs(model, weights.probe)
-    gap = max((abs(a - b) for a, b in zip(got, weights.probe_logprobs, strict=True)), default=0.0)
-    if not gap <= PROBE_TOLERANCE:
-        raise PublishError(
-            f"weight version {weights.version}: the bytes arrived, but the engine's log-probabilities of the fixed "
-            f"prompt differ from the trainer's by up to {gap:.3g} (tolerance {PROBE_TOLERANCE:g}); no rollout was "
-            "started"
-        )
-
-
-PROBE_TOLERANCE = 1e-3
-"""Nats. The same modules on the same weights differ by rounding alone, as between two kinds of processor."""
-
-
-def load(model: Transformer, tensors: Mapping[str, Tensor], precision: Precision) -> None:
-    """Sets the weights in place, FP8 ones to what they decode to. Raises PublishError naming a tensor that the model
-    lacks or does not expect."""
+    """Loads ``weights`` into an engine's model, part by part, and checks digests and log-probabilities. Raises
+    PublishError."""
     state = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("mtp.")}
+    traces: dict[str, tuple[float, ...]] = {}
+    for part in weights.parts:
+        check_bytes(part, weights.version)
+        load_state({n: t for n, t in state.items() if n in part.tensors}, part.tensors, part.name)
+        for name in part.tensors:
+            state.pop(name, None)
+        traces[part.name] = part.trace
+    if state:
+        raise PublishError(f"published tensors do not fit the engine's model: {min(state)} is missing")
+    model.use(weights.precision)
+    set_rounded(model, weights.precision == "fp8")
+    got, seen = probed(model, weights.probe)
+    check_probe(got, seen, weights, traces, ROUNDING)
+
+
+def check_bytes(part: Part, version: int) -> None:
+    """Raises PublishError naming the first tensor whose bytes differ from what the trainer sent."""
+    arrived = digests(part.tensors)
+    for name, digest in part.digests.items():
+        if arrived.get(name) != digest:
+            raise PublishError(
+                f"weight version {version}: tensor {name} differs from what the trainer sent; no rollout was started. "
+                "Restart the run with --resume; if it comes back, check the memory or the network of this host"
+            )
+
+
+def check_probe(
+    got: Sequence[float],
+    seen: Sequence[Sequence[float]],
+    weights: Published,
+    traces: Mapping[str, Sequence[float]],
+    tolerance: Tolerance,
+) -> None:
+    """Compares an engine's log-probabilities of the probe, and its traces behind each layer (``seen``, empty where it
+    has none), with the trainer's. Raises PublishError naming the first layer that computes something else."""
+    gaps = [abs(a - b) for a, b in zip(got, weights.probe_logprobs, strict=True)]
+    if all(gap <= tolerance.largest for gap in gaps) and sum(gaps) <= tolerance.mean * len(gaps):
+        return
+    where = "behind the last layer" if seen else "anywhere"
+    mean = sum(gaps) / len(gaps)
+    sent = [(name, trace) for name, trace in traces.items() if name.startswith("layers.")]
+    for (name, ours), theirs in zip(sent, seen, strict=False):
+        if not all(abs(a - b) <= tolerance.trace * abs(a) for a, b in zip(ours, theirs, strict=True)):
+            where = f"in {name}, the first whose output differs"
+            break
+    raise PublishError(
+        f"weight version {weights.version}: the bytes arrived, but the engine's log-probabilities of the fixed prompt "
+        f"differ from the trainer's by up to {max(gaps):.3g} (tolerance {tolerance.largest:g}) and by {mean:.3g} on "
+        f"average ({tolerance.mean:g}): weights were loaded wrongly {where}; no rollout was started"
+    )
+
+
+def load_state(state: Mapping[str, Tensor], tensors: Mapping[str, Tensor], where: str) -> None:
+    """Sets ``state``'s tensors in place, from FP8 what it decodes to. Raises PublishError naming a tensor that is
+    missing or not expected."""
     given = {name for name in tensors if not name.endswith(SCALE)}
     if given != set(state):
-        raise PublishError(f"published tensors do not fit the engine's model: {sorted(given ^ set(state))[0]}")
+        name = min(given ^ set(state))
+        raise PublishError(f"published tensors do not fit the engine's model: {name} ({where})")
     with torch.no_grad():
         for name, target in state.items():
             value = tensors[name]
             if name + SCALE in tensors:
                 value = fp8.dequantize_blocks(fp8.Quantized(value, tensors[name + SCALE]))
             target.copy_(value)
-    model.use(precision)
-    set_rounded(model, precision == "fp8")
 
 
 @torch.no_grad()
-def probe_logprobs(model: Transformer, probe: tuple[int, ...]) -> tuple[float, ...]:
+def probed(model: Transformer, probe: tuple[int, ...]) -> tuple[tuple[float, ...], list[tuple[float, ...]]]:
+    """The log-probabilities of a prompt's tokens after the first, and its trace behind each layer."""
+    seen: list[tuple[float, ...]] = []
+    hooks = [block.register_forward_hook(lambda _, __, out: seen.append(trace(out[0]))) for block in model.blocks()]
     tokens = torch.tensor(probe, device=model.device)
-    hidden = model(tokens, Segments.of([len(probe)], model.device)).hidden[:-1]
-    logp = model.logits(hidden).log_softmax(-1).gather(-1, tokens[1:, None])
-    return tuple(logp.squeeze(-1).tolist())
+    try:
+        hidden = model(tokens, Segments.of([len(probe)], model.device)).hidden[:-1]
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return chosen(model.logits(hidden), tokens), seen
+
+
+def chosen(logits: Tensor, tokens: Tensor) -> tuple[float, ...]:
+    """logits FP32 [n - 1, V] behind the first n - 1 of tokens [n] -> the log-probabilities of those after the
+    first."""
+    return tuple(logits.log_softmax(-1).gather(-1, tokens[1:, None]).squeeze(-1).tolist())
+
+
+def trace(hidden: Tensor) -> tuple[float, ...]:
+    """The norm of each row of a residual stream [n, H]."""
+    return tuple(hidden.float().norm(dim=-1).tolist())
 
 
 def digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    return {name: hashlib.blake2b(_bytes(t), digest_size=16).hexdigest() for name, t in tensors.items()}
+    """XXH3 of each tensor's bytes, 128 bits: against accidents, and at the speed of memory."""
+    return {name: xxhash.xxh3_128_hexdigest(_bytes(t)) for name, t in tensors.items()}

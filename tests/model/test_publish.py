@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import re
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -21,10 +23,16 @@ EXPERTS = "layers.1.mlp.experts.down_proj.weight"
 
 
 def damaged(weights: Published, name: str, change: Callable[[Tensor], Tensor], *, forge: bool = False) -> Published:
-    tensors = dict(weights.tensors)
-    tensors[name] = change(tensors[name].clone())
-    digests = publish.digests(tensors) if forge else weights.digests
-    return Published(weights.version, weights.precision, tensors, digests, weights.probe, weights.probe_logprobs)
+    """With one tensor changed; ``forge`` makes its digest fit."""
+    parts = []
+    for part in weights.parts:
+        tensors = {n: change(t.clone()) if n == name else t for n, t in part.tensors.items()}
+        parts.append(replace(part, tensors=tensors, digests=publish.digests(tensors) if forge else part.digests))
+    return replace(weights, parts=parts)
+
+
+def tensors_of(weights: Published) -> dict[str, Tensor]:
+    return {name: tensor for part in weights.parts for name, tensor in part.tensors.items()}
 
 
 def one_bit(tensor: Tensor) -> Tensor:
@@ -47,7 +55,7 @@ def test_experts_in_another_order_are_caught_by_the_probe() -> None:
     """The bytes are right and the loader is wrong: what a reload bug looks like."""
     weights = publish.publish(build(TINY, seed=0), 1, "fp8")
     swapped = damaged(weights, EXPERTS, lambda t: t.view(torch.uint8).roll(1, 0).view(t.dtype), forge=True)
-    with pytest.raises(PublishError, match="log-probabilities"):
+    with pytest.raises(PublishError, match=r"log-probabilities.*in layers\.1, the first"):
         asyncio.run(NativeEngine(TINY, tiny_tokenizer()).publish(swapped))
 
 
@@ -58,11 +66,26 @@ def test_a_tensor_that_is_not_a_number_is_caught() -> None:
         asyncio.run(NativeEngine(TINY, tiny_tokenizer()).publish(broken))
 
 
-def test_a_missing_tensor_is_named() -> None:
+@pytest.mark.parametrize("name", ["norm.weight", EXPERTS])
+def test_a_missing_tensor_is_named(name: str) -> None:
     weights = publish.publish(build(TINY, seed=0), 1, "fp32")
-    tensors = {name: t for name, t in weights.tensors.items() if name != "norm.weight"}
-    with pytest.raises(PublishError, match=r"norm\.weight"):
-        publish.load(build(TINY, seed=1), tensors, "fp32")
+    parts = [replace(part, tensors={n: t for n, t in part.tensors.items() if n != name}) for part in weights.parts]
+    undigested = [replace(part, digests=publish.digests(part.tensors)) for part in parts]
+    with pytest.raises(PublishError, match=f"{re.escape(name)} is missing"):
+        publish.accept(build(TINY, seed=1), replace(weights, parts=undigested))
+
+
+def test_a_tensor_that_the_engine_does_not_know_is_named() -> None:
+    weights = publish.publish(build(TINY, seed=0), 1, "fp32")
+    shorter = replace(TINY, num_hidden_layers=1)
+    with pytest.raises(PublishError, match=r"layers\.1\."):
+        publish.accept(build(shorter, seed=1), weights)
+
+
+def test_weights_are_split_layer_by_layer_in_the_order_of_the_model() -> None:
+    weights = publish.publish(build(replace(TINY, num_nextn_predict_layers=1), seed=0), 1, "fp8")
+    assert [part.name for part in weights.parts] == ["embed_tokens", "layers.0", "layers.1", "head"]
+    assert not any(name.startswith("mtp.") for name in tensors_of(weights))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp8"])
@@ -78,19 +101,21 @@ def test_an_engine_computes_what_the_trainer_does_in_that_precision(precision: p
 
 
 def test_fp8_weights_travel_as_bytes_and_scales() -> None:
-    weights = publish.publish(build(TINY, seed=0), 1, "fp8")
-    assert weights.tensors[EXPERTS].dtype == torch.float8_e4m3fn
-    assert weights.tensors[EXPERTS + publish.SCALE].dtype == torch.float32
-    assert weights.tensors["embed_tokens.weight"].dtype == torch.float32
+    tensors = tensors_of(publish.publish(build(TINY, seed=0), 1, "fp8"))
+    assert tensors[EXPERTS].dtype == torch.float8_e4m3fn
+    assert tensors[EXPERTS + publish.SCALE].dtype == torch.float32
+    assert tensors["embed_tokens.weight"].dtype == torch.float32
 
 
 def test_what_crosses_a_process_boundary_is_unchanged() -> None:
     weights = publish.publish(build(TINY, seed=0), 5, "fp8")
     arrived = pickle.loads(pickle.dumps(weights))
-    assert publish.digests(arrived.tensors) == weights.digests == arrived.digests
-    assert {n: (t.dtype, t.shape) for n, t in arrived.tensors.items()} == {
-        n: (t.dtype, t.shape) for n, t in weights.tensors.items()
-    }
+    for sent, got in zip(weights.parts, arrived.parts, strict=True):
+        assert publish.digests(got.tensors) == sent.digests == got.digests
+        assert {n: (t.dtype, t.shape) for n, t in got.tensors.items()} == {
+            n: (t.dtype, t.shape) for n, t in sent.tensors.items()
+        }
+        assert (got.name, got.trace) == (sent.name, sent.trace)
     assert (arrived.version, arrived.probe_logprobs) == (5, weights.probe_logprobs)
 
 
