@@ -19,11 +19,8 @@ from typing import Any, TypeVar
 
 from jobs.config import GrpoRecipe
 from model.engine import Completion, Request, Sampling
-    def expert_load(self) -> ExpertLoad:
-        return self.trainer.policy.take_load()
-
-    def publish(self) -> Published:
-        return self.trainer.policy.publish(self.trainer.rollout_precision, StoredParts.put)
+from model.moe import ExpertLoad
+from model.publish import Part, Published
 from rewards import Sample, Score
 from rl.rollout import Group
 from rl.step import Metrics
@@ -65,18 +62,11 @@ class TrainerActor:
     def update(self, groups: Sequence[Group]) -> Metrics:
         return self.trainer.update_now(groups)
 
-<<<<<<< HEAD
     def expert_load(self) -> ExpertLoad:
         return self.trainer.policy.take_load()
 
-    def publish(self) -> list[Any]:
-        import ray
-
-        return [ray.put(self.trainer.policy.publish(self.trainer.rollout_precision))]
-=======
     def publish(self) -> Published:
         return self.trainer.policy.publish(self.trainer.rollout_precision, StoredParts.put)
->>>>>>> 447e9b1 (A publish is made, sent and checked a layer at a time; a probe that fails names the first layer that computes something else; digests at the speed of memory)
 
     def save(self, folder: Path) -> None:
         asyncio.run(self.trainer.save(folder))
