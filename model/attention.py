@@ -59,23 +59,27 @@ class Attention(nn.Module):
         cached = None if torch.is_grad_enabled() else torch.cat([self.as_cached(latent), k_rope], -1)
         return self.o_proj(out.flatten(-2)), cached
 
-    def decode(self, x: Tensor, turns: Tensor, cache: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
-        """One new token a row against the cache, in the absorbed form.
+    def decode(self, x: Tensor, turns: Tensor, cache: Tensor, places: Tensor, mask: Tensor) -> Tensor:
+        """W new tokens a row against the cache, in the absorbed form.
 
-        x [B, H]; cache [N, kv_lora_rank + rope] is written at ``lengths`` [B]; mask [B, 1, T] is added
-        to the scores: -inf past the new token, else 0. Returns [B, H].
+        x [B W, H]; cache [B, T, kv_lora_rank + rope] is written at ``places`` [B W]; mask [B, W, T] is added to the
+        scores: -inf past the token, else 0. Returns [B W, H].
         """
         c = self.c
         q_nope, q_rope = self.rotated_queries(x, turns).split([c.qk_nope_head_dim, c.qk_rope_head_dim], -1)
         latent, k_rope = self.latents(x, turns)
-        rows = torch.arange(len(x), device=x.device)
-        cache[rows, lengths] = torch.cat([self.as_cached(latent), k_rope], -1)
+        width = len(x) // len(cache)
+        rows = torch.arange(len(cache), device=x.device).repeat_interleave(width)
+        cache[rows, places] = torch.cat([self.as_cached(latent), k_rope], -1)
         up_k, up_v = self.expansion(x.dtype)
-        q_latent = torch.bmm(q_nope.transpose(0, 1), up_k).transpose(0, 1)  # [B, heads, kv_lora_rank]
-        q = torch.cat([q_latent, q_rope], -1)
+        q_latent = torch.bmm(q_nope.transpose(0, 1), up_k).transpose(0, 1)  # [B W, heads, kv_lora_rank]
+        q = torch.cat([q_latent, q_rope], -1).view(len(cache), width * c.num_attention_heads, -1)
+        if width > 1:
+            mask = mask.repeat_interleave(c.num_attention_heads, 1)
         scores = torch.baddbmm(mask, q, cache.mT, alpha=self.scale)
         attended = torch.bmm(scores.softmax(-1, dtype=torch.float32).to(x.dtype), cache[..., : c.kv_lora_rank])
-        out = torch.bmm(attended.transpose(0, 1), up_v).transpose(0, 1)  # [B, heads, v]
+        attended = attended.view(len(x), c.num_attention_heads, -1)
+        out = torch.bmm(attended.transpose(0, 1), up_v).transpose(0, 1)  # [B W, heads, v]
         projected: Tensor = self.o_proj(out.flatten(-2))
         return projected
 

@@ -50,9 +50,9 @@ class Block(nn.Module):
         return x, cached, routing
 
     def decode(
-        self, x: Tensor, turns: Tensor, cache: Tensor, lengths: Tensor, mask: Tensor
+        self, x: Tensor, turns: Tensor, cache: Tensor, places: Tensor, mask: Tensor
     ) -> tuple[Tensor, Routing | None]:
-        x = x + self.self_attn.decode(self.input_layernorm(x), turns, cache, lengths, mask)
+        x = x + self.self_attn.decode(self.input_layernorm(x), turns, cache, places, mask)
         return self.feed_forward(x)
 
     def feed_forward(self, x: Tensor, given: Tensor | None = None) -> tuple[Tensor, Routing | None]:
@@ -78,10 +78,14 @@ class MTP(nn.Module):
 
     def forward(self, hidden: Tensor, embedded: Tensor, turns: Tensor, segments: Segments) -> tuple[Tensor, Routing]:
         """hidden [N, H] of tokens i and embedded [N, H] of tokens i+1 -> normed hidden [N, H] that predicts i+2."""
-        joined = torch.cat([self.enorm(embedded), self.hnorm(hidden)], -1)
-        x, _, routing = self.block(F.linear(joined, self.eh_proj.weight.to(joined.dtype)), turns, segments)
+        x, _, routing = self.block(self.joined(hidden, embedded), turns, segments)
         assert routing is not None
         return self.norm(x), routing
+
+    def joined(self, hidden: Tensor, embedded: Tensor) -> Tensor:
+        """What the block is given."""
+        both = torch.cat([self.enorm(embedded), self.hnorm(hidden)], -1)
+        return F.linear(both, self.eh_proj.weight.to(both.dtype))
 
 
 class Transformer(nn.Module):
@@ -129,19 +133,28 @@ class Transformer(nn.Module):
         out.hidden = self.norm(out.hidden)
         return out
 
-    def decode(self, tokens: Tensor, cache: list[Tensor], lengths: Tensor) -> tuple[Tensor, list[Routing]]:
-        """One token a row: tokens [B], cache of [B, T, kv_lora_rank + rope] a layer, filled to ``lengths`` [B] and
-        written there. Returns hidden [B, H] after the final norm and each MoE layer's routing."""
+    def decode(self, tokens: Tensor, cache: list[Tensor], places: Tensor) -> tuple[Tensor, list[Routing]]:
+        """The next tokens of each row, as many of one as of another: tokens [B W], cache of [B, T, kv_lora_rank +
+        rope] a layer, which is written at ``places`` [B W] and read up to them. Returns hidden [B W, H] after the final
+        norm and each MoE layer's routing."""
         x = self.embed_tokens(tokens).to(self.dtype)
-        turns = rope.rotations(lengths, self.freqs)
-        keys = torch.arange(cache[0].shape[1], device=x.device)
-        mask = torch.where(keys <= lengths.unsqueeze(-1), 0.0, float("-inf")).to(x.dtype).unsqueeze(1)
+        turns, mask = rope.rotations(places, self.freqs), _up_to(places, cache[0])
         found: list[Routing] = []
         for layer, kept in zip(self.blocks(), cache, strict=True):
-            x, routing = layer.decode(x, turns, kept, lengths, mask)
+            x, routing = layer.decode(x, turns, kept, places, mask)
             if routing is not None:
                 found.append(routing)
         return self.norm(x), found
+
+    def decode_draft(self, hidden: Tensor, following: Tensor, cache: Tensor, places: Tensor) -> Tensor:
+        """The first MTP module on tokens that `decode` took: their hidden [B W, H] and the tokens [B W] behind them ->
+        hidden [B W, H] that predicts the ones behind those. ``cache`` is the module's own."""
+        module = self.mtp[0]
+        assert isinstance(module, MTP)
+        x = module.joined(hidden, self.embed_tokens(following).to(self.dtype))
+        x, _ = module.block.decode(x, rope.rotations(places, self.freqs), cache, places, _up_to(places, cache))
+        normed: Tensor = module.norm(x)
+        return normed
 
     def mtp_hidden(self, out: Output, tokens: Tensor, segments: Segments) -> list[tuple[Tensor, Tensor]]:
         """The MTP modules' full causal chain. For each depth k = 1, 2, ...: hidden [N, H], which at token i predicts
@@ -171,6 +184,13 @@ class Transformer(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.embed_tokens.weight.device
+
+
+def _up_to(places: Tensor, cache: Tensor) -> Tensor:
+    """0 for the keys up to each token's place, -inf past it: [B, W, T] for places [B W] in a cache [B, T, ...]."""
+    keys = torch.arange(cache.shape[1], device=cache.device)
+    mask = torch.where(keys <= places.unsqueeze(-1), 0.0, float("-inf"))
+    return mask.to(cache.dtype).view(len(cache), -1, len(keys))
 
 
 def build(config: ModelConfig, seed: int) -> Transformer:

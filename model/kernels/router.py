@@ -42,7 +42,6 @@ def _route_kernel(
     G: tl.constexpr, W: tl.constexpr,
 ):  # fmt: skip
     """ROWS tokens; choices are [ROWS, G, W], groups and their width padded to powers of two."""
-    minus: tl.constexpr = float("-inf")
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     group = tl.arange(0, G)
     expert = group[:, None] * width + tl.arange(0, W)[None, :]
@@ -51,8 +50,28 @@ def _route_kernel(
     mask = (row < tokens)[:, None, None] & known[None, :, :]
     score = 1.0 / (1.0 + tl.exp(-tl.load(logits + where, mask=mask, other=0.0)))
     tl.store(scores + where, score, mask=mask)
-    choice = tl.where(known[None, :, :], score + tl.load(bias + expert, mask=known, other=0.0)[None, :, :], minus)
+    chosen, gate = _choose(score, bias, width, factor, K, GROUPS, KEPT, NORMALIZE, ROWS, G, W)
+    column = tl.arange(0, triton.next_power_of_2(K))
+    mask = (row < tokens)[:, None] & (column < K)[None, :]
+    where = row.to(tl.int64)[:, None] * K + column[None, :]
+    tl.store(indices + where, chosen.to(tl.int64), mask=mask)
+    tl.store(gates + where, gate, mask=mask)
+    tl.atomic_add(counts + chosen, tl.full(chosen.shape, 1, tl.int64), mask=mask)
+
+
+@triton.jit
+def _choose(
+    score, bias, width, factor,
+    K: tl.constexpr, GROUPS: tl.constexpr, KEPT: tl.constexpr, NORMALIZE: tl.constexpr, ROWS: tl.constexpr,
+    G: tl.constexpr, W: tl.constexpr,
+):  # fmt: skip
+    """From scores [ROWS, G, W] the experts int32 [ROWS, K], padded to a power of two, and their gates FP32."""
+    minus: tl.constexpr = float("-inf")
+    group = tl.arange(0, G)
     slot = tl.arange(0, W)[None, None, :]
+    expert = group[:, None] * width + tl.arange(0, W)[None, :]
+    known = (group < GROUPS)[:, None] & (tl.arange(0, W) < width)[None, :]
+    choice = tl.where(known[None, :, :], score + tl.load(bias + expert, mask=known, other=0.0)[None, :, :], minus)
     if GROUPS > 1:
         best = tl.max(choice, 2)
         first = tl.argmax(choice, 2, tie_break_left=True)
@@ -80,8 +99,4 @@ def _route_kernel(
         choice = tl.where(hit, minus, choice)
     if NORMALIZE:
         gate = gate / (tl.sum(gate, 1) + 1e-20)[:, None]
-    mask = (row < tokens)[:, None] & (column < K)[None, :]
-    where = row.to(tl.int64)[:, None] * K + column[None, :]
-    tl.store(indices + where, chosen.to(tl.int64), mask=mask)
-    tl.store(gates + where, gate * factor, mask=mask)
-    tl.atomic_add(counts + chosen, tl.full(chosen.shape, 1, tl.int64), mask=mask)
+    return chosen, gate * factor

@@ -1,0 +1,317 @@
+"""The forward pass that engine and trainer share on a GPU, with the same numbers to the bit in both.
+
+Every operation works on single rows with a fixed order of summation (`model.kernels.invariant`, `latent`, `stream`), so
+a token's result depends on its own sequence alone: not on the batch, not on whether its sequence was decoded token by
+token, prefilled, or run at once by a trainer. `model.transformer` is the reference; it rounds elsewhere and lets torch
+choose kernels by shape.
+
+Imported only where there is a GPU, for its kernels are written in Triton.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from model import fp8, rope
+from model.config import ModelConfig, Precision
+from model.kernels import latent, stream
+from model.kernels.invariant import Chosen, Weight, experts, linear
+from model.kernels.latent import PAGE, Places
+
+SCALE = ".scale_inv"
+
+
+@dataclass
+class Feed:
+    """A feed-forward layer as experts: E routed ones, then the shared ones; a dense layer is one shared expert.
+    ``router`` [P E, H] holds the FP32 weight as P terms in the compute dtype, whose products are summed in FP32."""
+
+    gate_up: Weight
+    down: Weight
+    router: Weight | None = None
+    bias: Tensor | None = None
+
+
+@dataclass
+class Layer:
+    """``a`` projects to the query latent (where there is one), the latent and the shared key; ``up_k`` [heads, latent,
+    nope] and ``up_v`` [heads, v, latent] are kv_b_proj's halves, in the compute dtype, which latents are kept in."""
+
+    input_norm: Tensor
+    a: Weight
+    q_norm: Tensor | None
+    kv_norm: Tensor
+    q: Weight
+    up_k: Weight
+    up_v: Weight
+    o: Weight
+    post_norm: Tensor
+    feed: Feed
+
+
+@dataclass
+class Drafter:
+    """What the first MTP module has beside its layer, which is the last of `Served.layers`."""
+
+    embedded_norm: Tensor
+    hidden_norm: Tensor
+    join: Weight
+    norm: Tensor
+
+
+@dataclass
+class Routes:
+    """Where one MoE layer sent N tokens: ``logits`` FP32 [N, E], ``indices`` int32 [N, K], ``gates`` FP32 [N, K]."""
+
+    logits: Tensor
+    indices: Tensor
+    gates: Tensor
+
+
+def unsupported(c: ModelConfig, precision: Precision) -> str | None:
+    """Why these kernels cannot run a model, or None."""
+    if precision == "fp32":
+        return "precision fp32"
+    if c.scoring_func != "sigmoid":
+        return f"scoring_func {c.scoring_func}"
+    for name in ("kv_lora_rank", "qk_rope_head_dim"):
+        if getattr(c, name) & (getattr(c, name) - 1) or getattr(c, name) < 16:
+            return f"{name} {getattr(c, name)} is not a power of two from 16 on"
+    blocks = ["hidden_size", "intermediate_size", "moe_intermediate_size"] + ["q_lora_rank"] * bool(c.q_lora_rank)
+    for name in blocks:
+        if getattr(c, name) % (fp8.BLOCK if precision == "fp8" else 16):
+            return f"{name} {getattr(c, name)} is not a multiple of {fp8.BLOCK if precision == 'fp8' else 16}"
+    return None
+
+
+class Served:
+    """One version of the weights, as the kernels multiply them. `load` writes new ones into the same memory, so that
+    recorded CUDA graphs, and a trainer and an engine that share a GPU, see them at once."""
+
+    def __init__(
+        self, c: ModelConfig, tensors: Mapping[str, Tensor], precision: Precision, device: torch.device
+    ) -> None:
+        self.c, self.precision, self.device = c, precision, device
+        self.dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+        self.scale = rope.softmax_scale(c)
+        positions = torch.arange(c.max_position_embeddings + 1)  # a draft may look one past the end
+        self.turns = torch.view_as_real(rope.rotations(positions, rope.frequencies(c))).contiguous().to(device)
+        self.embedding, self.norm, self.head = self._ends(tensors)
+        self.drafter = self._drafter(tensors)
+        self.prefixes = [f"layers.{i}." for i in range(c.num_hidden_layers)]
+        self.prefixes += ["mtp.0.block."] * (self.drafter is not None)
+        self.layers = [self._layer(tensors, prefix) for prefix in self.prefixes]
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        _overwrite((self.embedding, self.norm, self.head), self._ends(tensors))
+        _overwrite(self.drafter, self._drafter(tensors))
+        for layer, prefix in zip(self.layers, self.prefixes, strict=True):
+            _overwrite(layer, self._layer(tensors, prefix))
+
+    @property
+    def width(self) -> int:
+        """Numbers a token and layer in the cache."""
+        return self.c.kv_lora_rank + self.c.qk_rope_head_dim
+
+    def bytes(self) -> int:
+        return sum(t.nbytes for t in _flat(((self.embedding, self.head), self.drafter, self.layers)))
+
+    @torch.no_grad()
+    def forward(self, tokens: Tensor, places: Places, pool: Tensor) -> tuple[Tensor, list[Routes]]:
+        """tokens [N] int64 at ``places`` -> hidden [N, H] after the final norm, and the routes of each MoE layer.
+        ``pool`` [layers, P, 64, width] is written and read."""
+        x, parts, counts, found = self.embed(tokens), None, self.counts(), []
+        for i in range(self.c.num_hidden_layers):
+            x, parts, routes = self.block(i, x, parts, places, pool[i], counts[i])
+            found += [routes] if routes is not None else []
+        return self.finish(x, parts), found
+
+    @torch.no_grad()
+    def draft(self, hidden: Tensor, following: Tensor, places: Places, pool: Tensor) -> Tensor:
+        """hidden [N, H] of tokens i and the tokens [N] after them -> hidden [N, H] that predicts the ones after
+        those (`model.transformer.MTP`)."""
+        drafter, eps, last = self.drafter, self.c.rms_norm_eps, len(self.layers) - 1
+        assert drafter is not None
+        embedded = stream.add_norm(self.embed(following), None, drafter.embedded_norm, eps)[1]
+        joined = torch.cat([embedded, stream.add_norm(hidden, None, drafter.hidden_norm, eps)[1]], -1)
+        x, parts, _ = self.block(last, linear(joined, drafter.join), None, places, pool[last], self.counts()[last])
+        return stream.add_norm(x, parts, drafter.norm, eps)[1]
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        return self.embedding.index_select(0, tokens)
+
+    def counts(self) -> Tensor:
+        """Zeros int32 [layers, experts]: room for every layer's count of the tokens that chose each expert."""
+        wide = max(self.c.n_routed_experts + self.c.n_shared_experts, 1)
+        return torch.zeros(len(self.layers), wide, dtype=torch.int32, device=self.device)
+
+    def block(
+        self, i: int, x: Tensor, parts: Tensor | None, places: Places, pool: Tensor, counts: Tensor,
+        copies: tuple[Tensor, Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor, Routes | None]:  # fmt: skip
+        """Layer i on the stream x [N, H] plus ``parts`` [N, P, H] still to be added; returns both anew, and the routes.
+        ``copies``: flat places of the pool that take over what was written at others."""
+        c, layer = self.c, self.layers[i]
+        x, normed = stream.add_norm(x, parts, layer.input_norm, c.rms_norm_eps)
+        query = latent.write_latents(
+            linear(normed, layer.a), layer.q_norm, layer.kv_norm, c.rms_norm_eps, self.turns, pool, places,
+            rounded=self.precision == "fp8",
+        )  # fmt: skip
+        if copies is not None:
+            flat = pool.view(-1, self.width)
+            flat.index_copy_(0, copies[0], flat.index_select(0, copies[1]))
+        q = linear(normed if layer.q_norm is None else query, layer.q).unflatten(-1, (c.num_attention_heads, -1))
+        absorbed = linear(q[..., : c.qk_nope_head_dim], layer.up_k)
+        attended = latent.attend(absorbed, q, self.turns, pool, places, self.scale)
+        out = linear(linear(attended, layer.up_v).flatten(1), layer.o)
+        x, normed = stream.add_norm(x, out.unsqueeze(1), layer.post_norm, c.rms_norm_eps)
+        feed, routes = layer.feed, None
+        if feed.router is None:
+            chosen = _everyone(x)
+        else:
+            chosen, routes = self._choose(feed, normed, counts)
+        inner = experts(normed, feed.gate_up, chosen, swiglu=True)
+        return x, experts(inner, feed.down, chosen, swiglu=False), routes
+
+    def finish(self, x: Tensor, parts: Tensor | None) -> Tensor:
+        return stream.add_norm(x, parts, self.norm, self.c.rms_norm_eps)[1]
+
+    def added(self, x: Tensor, parts: Tensor) -> Tensor:
+        """The stream [N, H] with its parts added."""
+        return stream.add_norm(x, parts, self.norm, self.c.rms_norm_eps)[0]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden [N, H] -> FP32 [N, V]."""
+        return linear(hidden, self.head, dtype=torch.float32)
+
+    def _choose(self, feed: Feed, normed: Tensor, counts: Tensor) -> tuple[Chosen, Routes]:
+        c = self.c
+        assert feed.router is not None
+        assert feed.bias is not None
+        logits = linear(normed, feed.router, dtype=torch.float32).unflatten(-1, (-1, c.n_routed_experts))
+        indices, chosen = stream.choose(
+            logits, feed.bias, counts, k=c.num_experts_per_tok, groups=c.n_group, kept=c.topk_group,
+            shared=c.n_shared_experts, normalize=c.norm_topk_prob, factor=c.routed_scaling_factor,
+        )  # fmt: skip
+        return chosen, Routes(logits, indices, chosen.gates[:, : c.num_experts_per_tok])
+
+    def _ends(self, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Weight]:
+        embedding = tensors["embed_tokens.weight"].to(self.device, self.dtype, copy=True)
+        return embedding, self._vector(tensors["norm.weight"]), Weight(self._matrix(tensors, "lm_head").data)
+
+    def _drafter(self, tensors: Mapping[str, Tensor]) -> Drafter | None:
+        if "mtp.0.eh_proj.weight" not in tensors:
+            return None
+        enorm, hnorm, norm = (self._vector(tensors[f"mtp.0.{name}.weight"]) for name in ("enorm", "hnorm", "norm"))
+        return Drafter(enorm, hnorm, self._matrix(tensors, "mtp.0.eh_proj"), norm)
+
+    def _layer(self, tensors: Mapping[str, Tensor], prefix: str) -> Layer:
+        c, at = self.c, prefix + "self_attn."
+        kv_b = self._matrix(tensors, at + "kv_b_proj", decoded=True).data.unflatten(0, (c.num_attention_heads, -1))
+        up_k, up_v = kv_b.split([c.qk_nope_head_dim, c.v_head_dim], 1)
+        kv_a = self._matrix(tensors, at + "kv_a_proj_with_mqa")
+        a = kv_a if c.q_lora_rank is None else _joined([self._matrix(tensors, at + "q_a_proj"), kv_a], 0)
+        return Layer(
+            self._vector(tensors[prefix + "input_layernorm.weight"]),
+            a,
+            None if c.q_lora_rank is None else self._vector(tensors[at + "q_a_layernorm.weight"]),
+            self._vector(tensors[at + "kv_a_layernorm.weight"]),
+            self._matrix(tensors, at + ("q_proj" if c.q_lora_rank is None else "q_b_proj")),
+            Weight(up_k.mT.contiguous()),
+            Weight(up_v.contiguous()),
+            self._matrix(tensors, at + "o_proj"),
+            self._vector(tensors[prefix + "post_attention_layernorm.weight"]),
+            self._feed(tensors, prefix + "mlp."),
+        )
+
+    def _feed(self, tensors: Mapping[str, Tensor], prefix: str) -> Feed:
+        if prefix + "gate.weight" not in tensors:
+            return Feed(*self._swiglu(tensors, prefix, 1))
+        gate_up = [self._matrix(tensors, prefix + "experts.gate_up_proj")]
+        down = [self._matrix(tensors, prefix + "experts.down_proj")]
+        if self.c.n_shared_experts:
+            shared = self._swiglu(tensors, prefix + "shared_experts.", self.c.n_shared_experts)
+            gate_up.append(shared[0])
+            down.append(shared[1])
+        router = Weight(_terms(tensors[prefix + "gate.weight"].to(self.device, torch.float32), self.dtype))
+        bias = self._vector(tensors[prefix + "gate.e_score_correction_bias"])
+        return Feed(_joined(gate_up, 0), _joined(down, 0), router, bias)
+
+    def _swiglu(self, tensors: Mapping[str, Tensor], prefix: str, count: int) -> tuple[Weight, Weight]:
+        """One SwiGLU of width count x I as ``count`` experts of width I: gate over up, and down."""
+
+        def cut(w: Weight, dim: int) -> Weight:
+            parts = [None if t is None else torch.stack(t.chunk(count, dim)) for t in w]
+            assert parts[0] is not None
+            return Weight(parts[0], parts[1])
+
+        gate, up, down = (self._matrix(tensors, f"{prefix}{name}_proj") for name in ("gate", "up", "down"))
+        return _joined([cut(gate, 0), cut(up, 0)], 1), cut(down, 1)
+
+    def _matrix(self, tensors: Mapping[str, Tensor], name: str, *, decoded: bool = False) -> Weight:
+        data, scale = tensors[name + ".weight"].to(self.device), tensors.get(name + ".weight" + SCALE)
+        if scale is None:
+            return Weight(data.to(self.dtype))
+        if decoded:
+            return Weight(fp8.dequantize_blocks(fp8.Quantized(data, scale.to(self.device))).to(self.dtype))
+        return Weight(data.contiguous(), scale.to(self.device).contiguous())
+
+    def _vector(self, x: Tensor) -> Tensor:
+        return x.to(self.device, torch.float32, copy=True)
+
+
+def _everyone(x: Tensor) -> Chosen:
+    """All tokens choose the one expert."""
+    tokens = len(x)
+    gates = torch.ones(tokens, 1, device=x.device)
+    lists = torch.arange(tokens, dtype=torch.int32, device=x.device).unsqueeze(0)
+    return Chosen(gates, lists, torch.full((1,), tokens, dtype=torch.int32, device=x.device))
+
+
+def _terms(w: Tensor, dtype: torch.dtype) -> Tensor:
+    """An FP32 weight as numbers in ``dtype`` that add up to it: three of BF16's 8 digits hold FP32's 24."""
+    if dtype == torch.float32:
+        return w
+    terms, left = [], w
+    for _ in range(3):
+        terms.append(left.to(dtype))
+        left = left - terms[-1].float()
+    return torch.cat(terms)
+
+
+def _joined(weights: list[Weight], dim: int) -> Weight:
+    if len(weights) == 1:
+        return weights[0]
+    scales = [w.scale for w in weights if w.scale is not None]
+    if not scales:
+        return Weight(torch.cat([w.data for w in weights], dim))
+    # torch joins FP8 tensors as the bytes they are.
+    data = torch.cat([w.data.view(torch.uint8) for w in weights], dim).view(weights[0].data.dtype)
+    return Weight(data, torch.cat(scales, dim))
+
+
+def _overwrite(old: object, new: object) -> None:
+    for target, source in zip(_flat(old), _flat(new), strict=True):
+        target.copy_(source)
+
+
+def _flat(part: object) -> Iterator[Tensor]:
+    """The tensors of nested dataclasses and tuples, in order."""
+    if isinstance(part, Tensor):
+        yield part
+    elif isinstance(part, tuple | list):
+        for item in part:
+            yield from _flat(item)
+    elif part is not None:
+        for field in fields(part):  # type: ignore[arg-type]
+            yield from _flat(getattr(part, field.name))
+
+
+def new_pool(served: Served, pages: int, layers: int | None = None) -> Tensor:
+    """Zeros [layers, pages, 64, width], since a page's unwritten places are read and weighted with zero."""
+    count = len(served.layers) if layers is None else layers
+    return torch.zeros(count, pages, PAGE, served.width, dtype=served.dtype, device=served.device)

@@ -1,0 +1,96 @@
+"""The GPU engine and the exact trainer on a CPU, by Triton's interpreter and in FP32, beside the modules.
+
+Triton chooses its interpreter when it is imported, hence a process of its own."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+import pytest
+
+SETUP = """
+import torch
+from dataclasses import replace
+from model import serving
+from model.config import ModelConfig
+from model.engine import Request, Sampling
+from model.exact import Exact
+from model.graphs import Graphs
+from model.sampling import Start, Stops
+from model.segments import Segments
+from model.transformer import build
+from model.waves import Waves
+from tests.fakes import tiny_tokenizer
+
+torch.manual_seed(0)
+tokenizer = tiny_tokenizer()
+C = ModelConfig(
+    vocab_size=320, hidden_size=32, intermediate_size=48, moe_intermediate_size=16, num_hidden_layers=2,
+    num_attention_heads=2, q_lora_rank=16, kv_lora_rank=16, qk_nope_head_dim=16, qk_rope_head_dim=16, v_head_dim=16,
+    n_routed_experts=8, num_experts_per_tok=2, n_shared_experts=2, n_group=4, topk_group=2, num_nextn_predict_layers=1,
+    max_position_embeddings=96, initializer_range=0.1, routed_scaling_factor=2.5, eos_token_id=tokenizer.eos,
+)
+"""
+GRAPHS = """
+model = build(C, 1).use("fp32").requires_grad_(False)
+served = serving.Served(C, model.state_dict(), "fp32", torch.device("cpu"))
+page = 64 * served.width * 4 * 3
+requests = [Request((5,) * 67, (1, 2)), Request((7,) * 3, (3,), ()), Request((9,), (4,))]
+sampling = Sampling(temperature=0.8, max_tokens=5)
+starts = [Start.of(r, *row, sampling, 96) for r in requests for row in r.rows()]
+stops = Stops(tokenizer, ())
+graphs = Graphs(served, max_rows=3, cache_bytes=4 * page, draft=DRAFT, record_routes=True)
+for ours, theirs in zip(graphs.sample(starts, sampling, stops), Waves(model, 8, True).sample(starts, sampling, stops)):
+    assert ours.tokens == theirs.tokens and ours.stopped == theirs.stopped
+    assert max(abs(a - b) for a, b in zip(ours.logprobs, theirs.logprobs)) < 1e-5
+    assert (ours.routes == theirs.routes).all()
+# The first two rows need three of the three pages, for they share the prompt's first one; so the others wait.
+assert graphs.tally.steps > 5
+"""
+EXACT = """
+model = build(C, 2).use("fp32")
+exact = Exact(model, "fp32")
+segments = Segments.sharing([5, 0], [[20, 3], [40]])
+tokens, at, targets = torch.randint(0, 320, (68,)), torch.tensor([4, 6, 20, 60]), torch.tensor([1, 2, 3, 4])
+
+def gradients(out, logp):
+    model.zero_grad()
+    (logp.sum() + sum((r.scores ** 2).sum() for r in out.routing)).backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+out = model(tokens, segments)
+expected = (model.logits(out.hidden[at]) / 0.7).log_softmax(-1)
+theirs = gradients(out, expected.gather(-1, targets[:, None])[:, 0])
+ours = exact.forward(tokens, segments)
+logp, entropy = exact.token_logprobs(ours.hidden[at], targets, 0.7)
+torch.testing.assert_close(logp, expected.gather(-1, targets[:, None])[:, 0], atol=1e-5, rtol=1e-5)
+torch.testing.assert_close(entropy, -(expected.exp() * expected).sum(-1), atol=1e-5, rtol=1e-5)
+assert [r.counts.tolist() for r in ours.routing] == [r.counts.tolist() for r in out.routing]
+mine = gradients(ours, logp)
+assert mine.keys() == theirs.keys()
+for name, gradient in theirs.items():
+    torch.testing.assert_close(mine[name], gradient, atol=1e-4, rtol=1e-4, msg=name)
+with torch.no_grad():
+    model.lm_head.weight.mul_(2)
+exact.refresh()
+assert torch.equal(exact.served.head.data, model.lm_head.weight)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "program",
+    [GRAPHS.replace("DRAFT", "False"), GRAPHS.replace("DRAFT", "True"), EXACT],
+    ids=["graphs", "graphs with drafts", "exact"],
+)
+def test_interpreted(program: str) -> None:
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("the kernels are written in triton")
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", SETUP + program], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
