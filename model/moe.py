@@ -57,8 +57,7 @@ class Router(nn.Module):
         gates = scores.gather(-1, indices)
         if c.norm_topk_prob:
             gates = gates / (gates.sum(-1, keepdim=True) + 1e-20)
-        chosen = indices.flatten()
-        counts = chosen.new_zeros(c.n_routed_experts).scatter_add_(0, chosen, torch.ones_like(chosen))
+        counts = torch.bincount(indices.flatten(), minlength=c.n_routed_experts)
         return Routing(scores, indices, gates * c.routed_scaling_factor, counts, own)
 
     def choose(self, choice: Tensor) -> Tensor:

@@ -1,12 +1,16 @@
 """`zeroth bench step`: a whole GRPO step (sampling, scoring, update) beside TRL's `GRPOTrainer`.
 
-Both train the same weights on the same prompts with the same reward, numbers of samples and of new tokens, in turn, in
-one process, with the same threads. The model never ends a sample early, so that both sample the same number of tokens.
+Both train the same weights on the same prompts with the same reward, numbers of samples and of new tokens, in turn, on
+the same cores. The model never ends a sample early, so that both sample the same number of tokens. Ours is what
+`zeroth grpo` runs: the pipeline with a trainer and rollout workers placed by Ray, once with lag 0 (a step is sampled
+from the weights that it updates, as TRL's is) and once with the default lag 1 (the next step is sampled meanwhile).
+A step's time is that from one step's end to the next one's.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import statistics
 import tempfile
@@ -17,7 +21,7 @@ from typing import Annotated, Any
 
 import typer
 
-from jobs import console
+from jobs import config, console
 from jobs.config import Precision, RecipeError
 
 PROMPTS, SAMPLES, NEW_TOKENS = 16, 8, 48
@@ -56,11 +60,13 @@ def measure(steps: int, threads: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         prompts = make_model(folder)
+        precisions: tuple[Precision, ...] = ("fp32", "fp8")
         timed = {
-            "zeroth, fp32 rollouts": ours(folder, prompts, steps, "fp32"),
-            "zeroth, fp8 rollouts": ours(folder, prompts, steps, "fp8"),
-            "TRL GRPOTrainer": theirs(folder, prompts, steps),
+            f"zeroth, lag {lag}, {precision} rollouts": ours(folder, prompts, steps, threads, lag, precision)
+            for lag in (0, 1)
+            for precision in precisions
         }
+        timed["TRL GRPOTrainer"] = theirs(folder, prompts, steps)
     base = timed["TRL GRPOTrainer"]["seconds"]
     rows = {name: {**row, "ratio": base / row["seconds"]} for name, row in timed.items()}
     return {
@@ -103,18 +109,42 @@ def digits(text: str) -> float:
     return sum(c.isdigit() for c in text) / max(1, len(text))
 
 
-def ours(folder: Path, prompts: Sequence[str], steps: int, precision: Precision) -> dict[str, float]:
-    import torch
+def ours(
+    folder: Path, prompts: Sequence[str], steps: int, threads: int, lag: int, precision: Precision
+) -> dict[str, float]:
+    """The trainer has all threads. With lag 0 there are as many rollout workers, since nothing else runs then."""
+    from jobs import cluster
 
+    with tempfile.TemporaryDirectory() as run:
+        recipe = config.GrpoRecipe(
+            base=folder,
+            run=config.RunTable(dir=Path(run), checkpoint_every=0),
+            data=config.DataTable(train=folder),
+            train=config.TrainTable(steps=WARM_UP + steps),
+            optimizer=config.OptimizerTable(lr=LR),
+            rollout=config.RolloutTable(
+                groups_per_step=PROMPTS, samples_per_group=SAMPLES, lag=lag, max_tokens=NEW_TOKENS
+            ),
+            loss=config.LossTable(kl=0.0),
+            precision=config.PrecisionTable(rollout=precision),
+            cluster=config.ClusterTable(trainer_threads=threads, rollout_workers=1 if lag else threads),
+        )
+        with cluster.connect(None, 2 * threads) as ray:
+            timed = asyncio.run(run_pipeline(recipe, prompts, ray.trainer(recipe), ray.engine(recipe)))
+    return summary(timed[WARM_UP:])
+
+
+async def run_pipeline(
+    recipe: config.GrpoRecipe, prompts: Sequence[str], trainer: Any, engine: Any
+) -> list[tuple[float, int]]:
+    """Seconds and sampled tokens of each step."""
+    from jobs import parts
     from model import checkpoint
-    from model.engine import Sampling
-    from model.native import NativeEngine
-    from model.policy import OptimizerSettings, Policy
     from rewards import Sample, Score
-    from rl.loss import LossSettings
-    from rl.problems import Draw, Problem
-    from rl.rollout import RolloutSettings, rollout
-    from rl.step import StepSettings, step
+    from rl.journal import Journal
+    from rl.pipeline import Pipeline
+    from rl.problems import Draw, Problem, Stream
+    from rl.rollout import Group, rollout
 
     class Digits:
         async def __call__(self, samples: Sequence[Sample], /) -> list[Score]:
@@ -122,31 +152,25 @@ def ours(folder: Path, prompts: Sequence[str], steps: int, precision: Precision)
 
         async def close(self) -> None: ...
 
-    model, tokenizer = checkpoint.load(folder)
-    policy = Policy(model, tokenizer, OptimizerSettings(lr=LR))
-    engine = NativeEngine(model.c, tokenizer)
-    settings = StepSettings(loss=LossSettings(kl=0.0))
-    sampling = RolloutSettings(SAMPLES, Sampling(max_tokens=NEW_TOKENS))
+    _, tokenizer = checkpoint.shape(recipe.base)
     problems = [Problem(str(i), prompt, "digits", {"prompt": prompt}) for i, prompt in enumerate(prompts)]
+    settings = parts.rollout_settings(recipe)
+    ended = [(time.perf_counter(), 0)]
 
-    async def one(epoch: int) -> tuple[float, int]:
-        started = time.perf_counter()
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # as a rollout worker has by default: decoding's small products gain nothing from two
-        draws = [Draw(problem, epoch) for problem in problems]
-        groups = await rollout(
-            draws, lambda draw: tuple(tokenizer.encode(str(draw.problem.prompt))), engine, Digits(), sampling
-        )
-        torch.set_num_threads(threads)
-        step(policy, groups, settings)
-        await engine.publish(policy.publish(precision))
-        return time.perf_counter() - started, sum(len(c.token_ids) for g in groups for c in g.completions)
+    def encode(draw: Draw) -> tuple[int, ...]:
+        return tuple(tokenizer.encode(str(draw.problem.prompt)))
 
-    async def run() -> list[tuple[float, int]]:
-        await engine.publish(policy.publish(precision))
-        return [await one(epoch) for epoch in range(WARM_UP + steps)]
+    async def sample(draws: Sequence[Draw]) -> list[Group]:
+        return await rollout(draws, encode, engine, Digits(), settings)
 
-    return summary(asyncio.run(run())[WARM_UP:])
+    def report(step: int, metrics: dict[str, float]) -> None:
+        ended.append((time.perf_counter(), int(metrics["tokens_sampled"])))
+
+    await Pipeline(
+        Stream(problems, recipe.run.seed), sample, trainer, engine.publish, Journal(recipe.run.dir, 1),
+        parts.pipeline_settings(recipe), report=report,
+    ).run()  # fmt: skip
+    return [(now - before, tokens) for (before, _), (now, tokens) in itertools.pairwise(ended)]
 
 
 def theirs(folder: Path, prompts: Sequence[str], steps: int) -> dict[str, float]:
