@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import typer
 
-from jobs.bench import balance, cap, kernels, math, reward, sandbox, step
+from jobs.bench import balance, cap, graders, kernels, math, reward, sandbox, step
 
 app = typer.Typer(help="Measure against a rival in the same run.", no_args_is_help=True)
 app.command("step")(step.command)
 app.command("math")(math.command)
+app.command("graders")(graders.command)
 app.command("sandbox")(sandbox.command)
 app.command("balance")(balance.command)
 app.command("kernels")(kernels.command)

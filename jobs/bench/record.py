@@ -11,7 +11,19 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("zeroth", "torch", "ray", "transformers", "trl", "accelerate", "math-verify", "sympy", "triton", "vllm")
+PACKAGES = (
+    "zeroth",
+    "torch",
+    "ray",
+    "transformers",
+    "trl",
+    "accelerate",
+    "math-verify",
+    "lm-eval",
+    "sympy",
+    "triton",
+    "vllm",
+)
 
 
 def stamped(results: dict[str, Any]) -> dict[str, Any]:
