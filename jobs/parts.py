@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from jobs.config import GrpoRecipe, LayoutTable, OptimizerTable, Precision, RecipeError
+from jobs.config import GrpoRecipe, LayoutTable, OptimizerTable, RecipeError, TrainPrecisionTable
 from model import checkpoint, hf
 from model.chat import Layout
 from model.engine import Engine, Request, Sampling
@@ -79,7 +79,8 @@ def reward_settings(recipe: GrpoRecipe) -> dict[str, dict[str, Any]]:
 def make_trainer(recipe: GrpoRecipe) -> LocalTrainer:
     torch.set_num_threads(recipe.cluster.trainer_threads)
     model, tokenizer = checkpoint.load(recipe.base)
-    policy = Policy(model, tokenizer, optimizer_settings(recipe.optimizer), recipe.precision.train)
+    settings, precision = optimizer_settings(recipe.optimizer), recipe.precision
+    policy = Policy(model, tokenizer, settings, precision.train, recompute=precision.recompute)
     return LocalTrainer(policy, step_settings(recipe), recipe.precision.rollout)
 
 
@@ -89,12 +90,13 @@ def shape(folder: Path) -> tuple[int, Tokenizer]:
     return config.max_position_embeddings, tokenizer
 
 
-def make_policy(folder: Path, optimizer: OptimizerTable, precision: Precision) -> Policy:
+def make_policy(folder: Path, optimizer: OptimizerTable, precision: TrainPrecisionTable) -> Policy:
     """A checkpoint of either kind, to be trained."""
+    settings, recompute = optimizer_settings(optimizer), precision.recompute
     if not hf.is_ours(folder):
-        return hf.HFPolicy(folder, optimizer_settings(optimizer), precision)
+        return hf.HFPolicy(folder, settings, precision.train, recompute=recompute)
     model, tokenizer = checkpoint.load(folder)
-    return Policy(model, tokenizer, optimizer_settings(optimizer), precision)
+    return Policy(model, tokenizer, settings, precision.train, recompute=recompute)
 
 
 def layout(table: LayoutTable, tokenizer: Tokenizer) -> Layout:

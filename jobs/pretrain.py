@@ -72,7 +72,8 @@ def make_policy(recipe: PretrainRecipe, shape: ModelConfig, texts: Sequence[str]
     tokenizer: Tokenizer = train_tokenizer(texts[:20000], recipe.data.vocab_size)
     shape = replace(shape, bos_token_id=tokenizer.bos, eos_token_id=tokenizer.eos)
     settings = optimizer_settings(recipe.optimizer)
-    return Policy(build(shape, recipe.run.seed), tokenizer, settings, recipe.precision.train)
+    model, precision = build(shape, recipe.run.seed), recipe.precision
+    return Policy(model, tokenizer, settings, precision.train, recompute=precision.recompute)
 
 
 def update(policy: Policy, sequences: Sequence[list[int]], recipe: PretrainRecipe) -> Metrics:

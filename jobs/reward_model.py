@@ -65,7 +65,9 @@ def train(recipe: RewardModelRecipe, *, resume: bool) -> Path:
     data = checked(recipe, resume=resume)
     supervised.begin(recipe, recipe.run, recipe.train.threads)
     settings = parts.optimizer_settings(recipe.optimizer)
-    policy = RewardPolicy(recipe.base, settings, recipe.precision.train, recipe.data.template)
+    policy = RewardPolicy(
+        recipe.base, settings, recipe.precision.train, recipe.data.template, recipe.precision.recompute
+    )
     parts.layout(recipe.data, policy.tokenizer)
     tokens = recipe.train.micro_batch_tokens
     described = lru_cache(maxsize=1)(lambda updates: describe(policy, data.held_out, tokens, recipe.data.template))

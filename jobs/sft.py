@@ -59,7 +59,7 @@ def train(recipe: SftRecipe, *, resume: bool) -> Path:
 
     data = checked(recipe, resume=resume)
     supervised.begin(recipe, recipe.run, recipe.train.threads)
-    policy = parts.make_policy(recipe.base, recipe.optimizer, recipe.precision.train)
+    policy = parts.make_policy(recipe.base, recipe.optimizer, recipe.precision)
     parts.layout(recipe.data, policy.tokenizer)
     table = recipe.train
     course = supervised.Course(

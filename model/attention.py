@@ -13,8 +13,16 @@ from torch import Tensor, nn
 
 from model import fp8, rope
 from model.config import ModelConfig
-from model.linear import Linear, RMSNorm
+from model.dispatch import on_gpu
+from model.linear import Linear, RMSNorm, together
 from model.segments import Segments, attention
+
+
+@on_gpu("keys_and_values")
+def keys_and_values(expanded: Tensor, shared: Tensor, nope: int) -> tuple[Tensor, Tensor]:
+    """``expanded`` [N, heads, nope + v] and the ``shared`` key [N, rope] -> keys [N, heads, nope + rope], values."""
+    k_nope, v = expanded.split([nope, expanded.shape[-1] - nope], -1)
+    return torch.cat([k_nope, shared.unsqueeze(-2).expand(-1, expanded.shape[1], -1)], -1), v
 
 
 class Attention(nn.Module):
@@ -34,27 +42,27 @@ class Attention(nn.Module):
         self.kv_b_proj = Linear(c.kv_lora_rank, heads * (c.qk_nope_head_dim + c.v_head_dim), std)
         self.o_proj = Linear(heads * c.v_head_dim, c.hidden_size, std)
 
-    def rotated_queries(self, x: Tensor, turns: Tensor) -> Tensor:
-        """x [N, H] -> [N, heads, nope + rope], the last part turned by the positions."""
+    def project(self, x: Tensor, turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x [N, H] -> the queries [N, heads, nope + rope], their last part turned by the positions, the latent
+        [N, kv_lora_rank] and the turned shared key [N, rope]."""
         c = self.c
-        q = self.q_proj(x) if c.q_lora_rank is None else self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x)))
-        return rope.rotate_tail(q.unflatten(-1, (c.num_attention_heads, -1)), turns.unsqueeze(-2), c.qk_nope_head_dim)
-
-    def latents(self, x: Tensor, turns: Tensor) -> tuple[Tensor, Tensor]:
-        """x [N, H] -> the latent [N, kv_lora_rank] and the rotated shared key [N, rope]."""
-        both = rope.rotate_tail(self.kv_a_proj_with_mqa(x), turns, self.c.kv_lora_rank)
-        latent, key = both.split([self.c.kv_lora_rank, self.c.qk_rope_head_dim], -1)
-        return self.kv_a_layernorm(latent), key
+        q, compressed = together(x, self.q_proj if c.q_lora_rank is None else self.q_a_proj, self.kv_a_proj_with_mqa)
+        if c.q_lora_rank is not None:
+            q = self.q_b_proj(self.q_a_layernorm(q))
+        q = q.unflatten(-1, (c.num_attention_heads, -1))
+        q = rope.rotate_tail(q, turns.unsqueeze(-2), c.qk_nope_head_dim)
+        latent, key = rope.rotate_tail(compressed, turns, c.kv_lora_rank).split(
+            [c.kv_lora_rank, c.qk_rope_head_dim], -1
+        )
+        return q, self.kv_a_layernorm(latent), key
 
     def forward(self, x: Tensor, turns: Tensor, segments: Segments) -> tuple[Tensor, Tensor | None]:
-        """Attention within each segment. x [N, H] -> the output [N, H] and, without gradient, what a cache keeps of
-        each token, [N, kv_lora_rank + rope]."""
+        """Attention within each segment. x [N, H] -> the output [N, H] and, where no gradient is wanted, what a cache
+        keeps of each token, [N, kv_lora_rank + rope]."""
         c = self.c
-        q = self.rotated_queries(x, turns)
-        latent, k_rope = self.latents(x, turns)
+        q, latent, k_rope = self.project(x, turns)
         expanded = self.kv_b_proj(latent).unflatten(-1, (c.num_attention_heads, -1))
-        k_nope, v = expanded.split([c.qk_nope_head_dim, c.v_head_dim], -1)
-        k = torch.cat([k_nope, k_rope.unsqueeze(-2).expand(-1, c.num_attention_heads, -1)], -1)
+        k, v = keys_and_values(expanded, k_rope, c.qk_nope_head_dim)
         out = attention(q, k, v, segments, self.scale)
         cached = None if torch.is_grad_enabled() else torch.cat([self.as_cached(latent), k_rope], -1)
         return self.o_proj(out.flatten(-2)), cached
@@ -66,8 +74,8 @@ class Attention(nn.Module):
         scores: -inf past the token, else 0. Returns [B W, H].
         """
         c = self.c
-        q_nope, q_rope = self.rotated_queries(x, turns).split([c.qk_nope_head_dim, c.qk_rope_head_dim], -1)
-        latent, k_rope = self.latents(x, turns)
+        q, latent, k_rope = self.project(x, turns)
+        q_nope, q_rope = q.split([c.qk_nope_head_dim, c.qk_rope_head_dim], -1)
         width = len(x) // len(cache)
         rows = torch.arange(len(cache), device=x.device).repeat_interleave(width)
         cache[rows, places] = torch.cat([self.as_cached(latent), k_rope], -1)

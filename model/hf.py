@@ -64,12 +64,14 @@ class Dense(nn.Module):
         self.inner, self.c, self.source = inner, c, source
         self.bf16 = False
 
-    def use(self, precision: Precision) -> Dense:
+    def use(self, precision: Precision, *, recompute: bool = False) -> Dense:
         if precision == "fp8":
             raise ConfigError(
                 "precision.train: fp8 is for our own architecture; transformers' models take fp32 or bf16"
             )
         self.bf16 = precision == "bf16"
+        if recompute:
+            self.inner.gradient_checkpointing_enable()
         return self
 
     def forward(self, tokens: Tensor, segments: Segments, routes: Tensor | None = None) -> Output:
@@ -81,7 +83,11 @@ class Dense(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden [..., H] -> FP32 logits [..., V]."""
-        return F.linear(hidden, self.inner.get_output_embeddings().weight.to(hidden.dtype)).float()
+        return F.linear(hidden, self.head.weight.to(hidden.dtype)).float()
+
+    @property
+    def head(self) -> nn.Linear:
+        return cast(nn.Linear, self.inner.get_output_embeddings())
 
     def routers(self) -> list[Router]:
         return []
@@ -109,10 +115,12 @@ def save(model: Dense, tokenizer: Tokenizer, folder: Path) -> None:
 class HFPolicy(Policy):
     """A policy over a transformers model, saved as a folder that transformers loads."""
 
-    def __init__(self, source: Path, settings: OptimizerSettings, precision: Precision = "fp32") -> None:
+    def __init__(
+        self, source: Path, settings: OptimizerSettings, precision: Precision = "fp32", *, recompute: bool = False
+    ) -> None:
         dense, tokenizer = load(source)
         # Policy uses of a model what Dense has; our Transformer is the type it is written against.
-        super().__init__(cast(Transformer, dense), tokenizer, settings, precision)
+        super().__init__(cast(Transformer, dense), tokenizer, settings, precision, recompute=recompute)
 
     def save_weights(self, folder: Path) -> None:
         save(cast(Dense, self.model), self.tokenizer, folder)

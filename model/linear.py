@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from model import fp8
 from model.config import Precision
+from model.dispatch import on_gpu
 
 
 class GroupedLinear(nn.Module):
@@ -43,6 +44,7 @@ class Linear(GroupedLinear):
         super().__init__(1, in_features, out_features, std)
         self.weight = nn.Parameter(self.weight.data[0])
 
+    @on_gpu("linear")
     def forward(self, x: Tensor, counts: list[int] | None = None) -> Tensor:
         """x [..., K] -> [..., N]."""
         if not self.fp8:
@@ -51,6 +53,12 @@ class Linear(GroupedLinear):
             return F.linear(fp8.round_tiles(x), self.weight.to(x.dtype))
         rows = x.reshape(-1, x.shape[-1])
         return fp8.product(rows, self.weight.to(x.dtype).unsqueeze(0), [len(rows)], True).view(*x.shape[:-1], -1)
+
+
+@on_gpu("together")
+def together(x: Tensor, *layers: Linear) -> tuple[Tensor, ...]:
+    """The layers' outputs for one input x [..., K]."""
+    return tuple(layer(x) for layer in layers)
 
 
 class RMSNorm(nn.Module):

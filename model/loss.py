@@ -7,24 +7,27 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from model.dispatch import on_gpu
 from model.moe import Routing, balance_loss
 from model.sampling import distribution
 from model.segments import Segments
 from model.transformer import Output, Transformer
 
 
+@on_gpu("token_logprobs")
 def token_logprobs(
-    logits: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor, temperature: float = 1.0, chunk: int = 8192
+    hidden: Tensor, head: Tensor, targets: Tensor, temperature: float = 1.0, chunk: int = 8192
 ) -> tuple[Tensor, Tensor]:
-    """Log-probabilities [N] FP32 of ``targets`` [N] under softmax(logits(hidden) / temperature), and the entropies
+    """Log-probabilities [N] FP32 of ``targets`` [N] under softmax(head @ hidden / temperature), and the entropies
     [N] in nats (no gradient). ``hidden`` [N, H] is taken ``chunk`` rows at a time and the logits are made again in
-    the backward pass, so that no more than chunk x vocabulary of them exist at once."""
+    the backward pass, so that no more than chunk x vocabulary of them exist at once. ``head`` [V, H]."""
 
     def part(rows: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-        scores = logits(rows) if temperature == 1 else logits(rows) / temperature
-        chosen: tuple[Tensor, Tensor] = _Chosen.apply(scores, wanted)
+        logits = F.linear(rows, head.to(rows.dtype)).float()
+        chosen: tuple[Tensor, Tensor] = _Chosen.apply(logits if temperature == 1 else logits / temperature, wanted)
         return chosen
 
     pieces = (
@@ -95,5 +98,5 @@ def pretrain_loss(
 
 
 def _mean_loss(model: Transformer, hidden: Tensor, tokens: Tensor, mask: Tensor, ahead: int) -> Tensor:
-    logp, _ = token_logprobs(model.logits, hidden[mask], tokens.roll(-ahead)[mask])
+    logp, _ = token_logprobs(hidden[mask], model.head.weight, tokens.roll(-ahead)[mask])
     return -logp.mean()

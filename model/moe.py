@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.config import ModelConfig
+from model.dispatch import on_gpu
 from model.linear import GroupedLinear, Linear
 
 ExpertLoad = dict[int, list[int]]
@@ -46,6 +47,7 @@ class Router(nn.Module):
     def reset_parameters(self) -> None:
         nn.init.normal_(self.weight, std=self.c.initializer_range)
 
+    @on_gpu("route")
     def forward(self, x: Tensor, given: Tensor | None = None) -> Routing:
         """x [T, H]; logits are computed in FP32. ``given`` [T, K] names the experts to use, so that a trainer can
         replay a sampler's choice (arXiv:2510.11370); rows of -1 leave it to the router. Gates are always its own."""
@@ -80,6 +82,7 @@ class MLP(nn.Module):
         self.up_proj = Linear(hidden, width, std)
         self.down_proj = Linear(width, hidden, std)
 
+    @on_gpu("mlp")
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
         return out
@@ -94,6 +97,7 @@ class Experts(nn.Module):
         self.gate_up_proj = GroupedLinear(c.n_routed_experts, c.hidden_size, 2 * c.moe_intermediate_size, std)
         self.down_proj = GroupedLinear(c.n_routed_experts, c.moe_intermediate_size, c.hidden_size, std)
 
+    @on_gpu("experts")
     def forward(self, x: Tensor, routing: Routing) -> Tensor:
         """x [T, H] -> [T, H]: the gated sum of each token's experts. No token is dropped."""
         k = routing.indices.shape[-1]

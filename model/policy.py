@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch import Tensor
 from model import checkpoint, moe, publish
 from model.config import Precision
 from model.loss import token_logprobs
+from model.optimizer import AdamW
 from model.publish import Part, Published
 from model.segments import Segments
 from model.tokenizer import Tokenizer
@@ -23,8 +24,8 @@ from model.transformer import Transformer
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """AdamW. ``lr`` is reached after ``warmup_steps`` and, if ``decay_steps`` is not 0, falls along a cosine to
-    ``lr_floor`` x lr at that step. ``bias_speed`` is gamma, the step of the routing bias."""
+    """AdamW, with ``moments`` in FP32 or BF16. ``lr`` is reached after ``warmup_steps`` and, if ``decay_steps`` is not
+    0, falls along a cosine to ``lr_floor`` x lr at that step. ``bias_speed`` is gamma, the step of the routing bias."""
 
     lr: float = 1e-4
     warmup_steps: int = 0
@@ -34,6 +35,7 @@ class OptimizerSettings:
     beta2: float = 0.95
     clip_norm: float = 1.0
     bias_speed: float = 1e-3
+    moments: Literal["fp32", "bf16"] = "fp32"
 
     def lr_at(self, step: int) -> float:
         """The learning rate of optimizer step ``step``, counted from 0."""
@@ -53,26 +55,34 @@ class Forward(NamedTuple):
     routing: list[moe.Routing]
 
 
+def _optimizer(model: Transformer, settings: OptimizerSettings) -> torch.optim.Optimizer:
+    matrices = [p for p in model.parameters() if p.dim() > 1]
+    vectors = [p for p in model.parameters() if p.dim() <= 1]
+    groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    if settings.moments == "bf16":
+        return AdamW(groups, lr=settings.lr, betas=(0.9, settings.beta2))
+    return torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, settings.beta2), fused=True)
+
+
 class Policy:
     """A model in training. ``updates`` counts optimizer steps; the weight version that is published is theirs."""
 
     def __init__(
-        self, model: Transformer, tokenizer: Tokenizer, settings: OptimizerSettings, precision: Precision = "fp32"
+        self,
+        model: Transformer,
+        tokenizer: Tokenizer,
+        settings: OptimizerSettings,
+        precision: Precision = "fp32",
+        *,
+        recompute: bool = False,
     ) -> None:
+        """``recompute`` keeps only each block's input for the backward pass and computes the rest again."""
         from accelerate import Accelerator
 
         self.accelerator = Accelerator(cpu=not torch.cuda.is_available())
-        model.to(self.accelerator.device).use(precision)
+        model.to(self.accelerator.device).use(precision, recompute=recompute)
         self.tokenizer, self.settings = tokenizer, settings
-        matrices = [p for p in model.parameters() if p.dim() > 1]
-        vectors = [p for p in model.parameters() if p.dim() <= 1]
-        optimizer = torch.optim.AdamW(
-            [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
-            lr=settings.lr,
-            betas=(0.9, settings.beta2),
-            fused=True,
-        )
-        self.wrapped, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.wrapped, self.optimizer = self.accelerator.prepare(model, _optimizer(model, settings))
         self.model: Transformer = self.accelerator.unwrap_model(self.wrapped)
         self.reference: Transformer | None = None
         self.updates = 0
@@ -93,7 +103,9 @@ class Policy:
         device = self.model.device
         given = None if routes is None else routes.to(device, torch.int64)
         out = self.wrapped(tokens.to(device), segments.to(device), given)
-        logp, entropy = token_logprobs(self.model.logits, out.hidden[at.to(device)], targets.to(device), temperature)
+        logp, entropy = token_logprobs(
+            out.hidden[at.to(device)], self.model.head.weight, targets.to(device), temperature
+        )
         return Forward(logp, entropy, out.routing)
 
     @torch.no_grad()
@@ -105,7 +117,8 @@ class Policy:
             raise RuntimeError("the policy keeps no reference; call replace_reference first")
         device = self.model.device
         out = self.reference(tokens.to(device), segments.to(device))
-        return token_logprobs(self.reference.logits, out.hidden[at.to(device)], targets.to(device), temperature)[0]
+        head = self.reference.head.weight
+        return token_logprobs(out.hidden[at.to(device)], head, targets.to(device), temperature)[0]
 
     def backward(self, loss: Tensor, routing: list[moe.Routing]) -> None:
         """Adds a micro-batch's gradient, and its load to what moves the routing bias."""

@@ -83,8 +83,8 @@ class Scorer(nn.Module):
     def device(self) -> torch.device:
         return self.body.device
 
-    def use(self, precision: Precision) -> Scorer:
-        self.body.use(precision)
+    def use(self, precision: Precision, *, recompute: bool = False) -> Scorer:
+        self.body.use(precision, recompute=recompute)
         return self
 
     def routers(self) -> list[Router]:
@@ -118,11 +118,13 @@ def load(folder: Path) -> tuple[Scorer, Tokenizer]:
 class RewardPolicy(Policy):
     """A reward model in training. ``describe`` gives the card of the weights as they are, for a checkpoint."""
 
-    def __init__(self, base: Path, settings: OptimizerSettings, precision: Precision, template: str) -> None:
+    def __init__(
+        self, base: Path, settings: OptimizerSettings, precision: Precision, template: str, recompute: bool = False
+    ) -> None:
         scorer, tokenizer = load(base)
         self.describe: Callable[[], Card] = lambda: Card(template)
         # Policy uses of a model what Scorer has; our Transformer is the type it is written against.
-        super().__init__(cast(Transformer, scorer), tokenizer, settings, precision)
+        super().__init__(cast(Transformer, scorer), tokenizer, settings, precision, recompute=recompute)
 
     @property
     def scorer(self) -> Scorer:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from model.config import ModelConfig
+from model.dispatch import on_gpu
 
 
 def frequencies(config: ModelConfig) -> Tensor:
@@ -47,6 +48,7 @@ def rotate(x: Tensor, turns: Tensor) -> Tensor:
     return torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)
 
 
+@on_gpu("rotate_tail")
 def rotate_tail(x: Tensor, turns: Tensor, start: int) -> Tensor:
     """`rotate` for the dimensions from ``start`` on; those before stay. One copy of x, where cutting it apart and
     joining it again would take several; where no gradient is wanted x itself is turned."""

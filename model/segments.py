@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from model.dispatch import on_gpu
+
 
 @dataclass(frozen=True)
 class Segments:
@@ -123,6 +125,7 @@ SHORT = 128
 """Up to so many tokens a row, attention on a CPU keeps whole score matrices: faster there than tiles of them."""
 
 
+@on_gpu("attention")
 def attention(q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float) -> Tensor:
     """Causal attention within each sequence. q, k [N, heads, D] and v [N, heads, Dv] -> [N, heads, Dv]."""
     count, longest = len(segments.lengths), segments.longest

@@ -43,8 +43,8 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, turns: Tensor, segments: Segments, given: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None, Routing | None]:
-        """x [N, H], ``given`` [N, K] experts to use -> the next residual stream, the layer's cache entries, its
-        routing."""
+        """x [N, H], ``given`` [N, K] experts to use -> the next residual stream, the layer's cache entries (None in
+        training), its routing."""
         attended, cached = self.self_attn(self.input_layernorm(x), turns, segments)
         x, routing = self.feed_forward(x + attended, given)
         return x, cached, routing
@@ -173,6 +173,10 @@ class Transformer(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden [..., H] -> FP32 logits [..., V]."""
         return F.linear(hidden, self.lm_head.weight.to(hidden.dtype)).float()
+
+    @property
+    def head(self) -> nn.Linear:
+        return self.lm_head
 
     def blocks(self) -> list[Block]:
         return [layer for layer in self.layers if isinstance(layer, Block)]

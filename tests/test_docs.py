@@ -44,6 +44,19 @@ def test_the_benchmarks_page_has_the_steps() -> None:
         assert row in text
 
 
+def test_the_kernels_page_has_the_training_steps_and_losses() -> None:
+    text = (ROOT / "docs" / "kernels.md").read_text()
+    (run,), (losses,) = recorded("training-*.json"), recorded("precision-*.json")
+    for name, row in run["steps"].items():
+        cells = f"{row['tokens_per_s']:,.0f} | {row['utilisation']:.1%} | {row['peak_gib']:.1f} | {row['ratio']:.2f}"
+        assert f"| {name} | {cells} |" in text
+    quoted = [w for w in losses["windows"] if f"| {w['steps']} |" in text]
+    assert len(quoted) == 5
+    for w in quoted:
+        assert f"| {w['steps']} | {w['bf16']:.4f} | {w['fp8']:.4f} | {w['relative']:+.3%} |" in text
+    assert max(abs(w["relative"]) for w in losses["windows"]) < 0.0025
+
+
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.name)
 def test_a_result_says_where_and_how_it_was_measured(path: Path) -> None:
     run = json.loads(path.read_text())

@@ -12,7 +12,6 @@ over a sample of rows.
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import statistics
 from collections.abc import Callable
@@ -166,18 +165,19 @@ def _quantize(clock: Clock, copy: float) -> list[Row]:
 def _rows(clock: Clock, copy: float) -> list[Row]:
     import torch
 
-    from model.kernels.rows import permute, unpermute
+    from model.kernels.rows import permute, places, unpermute
 
     tokens, k, hidden = 8192, 6, 2048
     x = _random(tokens, hidden)
-    order = torch.randint(0, 64, (tokens * k,), device="cuda").argsort(stable=True)
-    place = order.argsort().view(tokens, k)
-    y, gates = permute(x, order, k), torch.rand(tokens, k, device="cuda")
-    moved = (x.nbytes + y.nbytes) / 1e9
+    indices = torch.randint(0, 64, (tokens, k), device="cuda")
+    found, order = places(indices, torch.bincount(indices.flatten(), minlength=64)), indices.flatten().argsort()
+    place = found.place
+    y, gates = permute(x, found), torch.rand(tokens, k, device="cuda")
+    moved = x.nbytes * (1 + k) / 1e9
     eager = moved / clock(lambda: y.index_select(0, place.flatten()).view(tokens, k, -1).mul(gates[..., None]).sum(1))
     shape = f"{tokens}x{hidden}, k={k}"
     return [
-        _row("permute", shape, "GB/s", moved / clock(lambda: permute(x, order, k)), copy,
+        _row("permute", shape, "GB/s", moved / clock(lambda: permute(x, found)), copy,
              rivals={"torch": moved / clock(lambda: x.index_select(0, order // k))}),
         _row("unpermute", shape, "GB/s", moved / clock(lambda: unpermute(y, place, gates)), copy,
              rivals={"torch": eager}),
@@ -229,49 +229,61 @@ def _grouped_case(clock: Clock, experts: int, m: int, n: int, k: int, *, uneven:
     import torch
     from torch.nn import functional as F
 
-    from model.kernels.products import grouped_matmul, grouped_wgrad
-    from model.kernels.quantize import Segments, quantize_blocks, quantize_both
+    from model.kernels.products import deep_gemm, grouped_matmul, grouped_wgrad
+    from model.kernels.quantize import quantize_blocks, quantize_both
+    from model.kernels.rows import places
 
-    counts = _counts(experts, m, uneven)
-    segments = Segments.of(torch.tensor(counts, device="cuda"))
+    counts = torch.tensor(_counts(experts, m, uneven), device="cuda")
+    found = places(torch.arange(experts, device="cuda").repeat_interleave(counts).unsqueeze(-1), counts)
+    ends = counts.cumsum(0, dtype=torch.int32)
     x, dy, w = _random(m, k), _random(m, n), _random(experts, n, k) / k**0.5
-    (x_rows, x_columns), (dy_rows, dy_columns) = quantize_both(x, segments), quantize_both(dy, segments)
+    (x_rows, x_columns), (dy_rows, dy_columns) = quantize_both(x, found), quantize_both(dy, found)
     w_rows, w_turned = quantize_blocks(w, transpose=True)
     assert w_turned is not None
     work = 2 * m * n * k / 1e12
     bf16 = [
-        work / clock(lambda: F.grouped_mm(x, w.mT, offs=segments.ends)),
-        work / clock(lambda: F.grouped_mm(dy, w, offs=segments.ends)),
-        work / clock(lambda: F.grouped_mm(dy.T, x, offs=segments.ends)),
+        work / clock(lambda: F.grouped_mm(x, w.mT, offs=ends)),
+        work / clock(lambda: F.grouped_mm(dy, w, offs=ends)),
+        work / clock(lambda: F.grouped_mm(dy.T, x, offs=ends)),
     ]
     name = f"E={experts} M={m} {n}x{k}{' uneven' if uneven else ''}"
-    forward = work / clock(lambda: grouped_matmul(x_rows, w_rows, segments.ends))
-    dgrad = work / clock(lambda: grouped_matmul(dy_rows, w_turned, segments.ends))
-    wgrad = work / clock(lambda: grouped_wgrad(dy_columns, x_columns, segments.padded))
-    rivals = {} if uneven else _deep_gemm(clock, x_rows, w_rows, counts, work)
-    error = _error(x_rows, w_rows, counts, grouped_matmul(x_rows, w_rows, segments.ends))
+    out = grouped_matmul(x_rows, w_rows, found.ends, ours=True)
+    error = _error(x_rows, w_rows, [-(-n // 128) * 128 for n in counts.tolist()], out)
+    rows = []
+    for kernel, a, b, base, wrong in (
+        ("grouped forward", x_rows, w_rows, bf16[0], error),
+        ("grouped dgrad", dy_rows, w_turned, bf16[1], None),
+    ):
+        ours = work / clock(lambda a=a, b=b: grouped_matmul(a, b, found.ends, ours=True))
+        rivals = {"DeepGEMM": work / clock(lambda a=a, b=b: grouped_matmul(a, b, found.ends))} if deep_gemm() else {}
+        rows.append(_row(kernel, name, "TFLOP/s", ours, FP8_TFLOPS, base, rivals=rivals, error=wrong))
+    wgrad = work / clock(lambda: grouped_wgrad(dy_columns, x_columns, found.ends))
     return [
-        _row("grouped forward", name, "TFLOP/s", forward, FP8_TFLOPS, bf16[0], rivals=rivals, error=error),
-        _row("grouped dgrad", name, "TFLOP/s", dgrad, FP8_TFLOPS, bf16[1]),
+        *rows,
         _row("grouped wgrad, FP32 out", name, "TFLOP/s", wgrad, FP8_TFLOPS, bf16[2]),
     ]
 
 
 def _dense(clock: Clock) -> list[Row]:
-    from model.kernels.products import matmul
-    from model.kernels.quantize import quantize_blocks, quantize_tiles
+    import torch
+
+    from model.kernels.products import has_scaled_mm, matmul, wgrad
+    from model.kernels.quantize import quantize_blocks, quantize_both
 
     rows = []
     for m, n, k in DENSE:
-        x, w = _random(m, k), _random(n, k) / k**0.5
-        x_q, (w_q, _) = quantize_tiles(x), quantize_blocks(w.unsqueeze(0))
-        w_one = type(w_q)(w_q.data[0], w_q.scale[0])
+        x, dy, w = _random(m, k), _random(m, n), _random(n, k) / k**0.5
+        (x_q, x_columns), (_, dy_columns) = quantize_both(x), quantize_both(dy)
+        w_q, _ = quantize_blocks(w.unsqueeze(0))
         work = 2 * m * n * k / 1e12
         bf16 = work / clock(lambda x=x, w=w: x @ w.T)
-        ours = work / clock(lambda x_q=x_q, w_one=w_one: matmul(x_q, w_one))
-        error = _error(x_q, w_q, [m], matmul(x_q, w_one))
-        rivals = _cublas(clock, x_q, w_one, work)
+        ours = work / clock(lambda x_q=x_q, w_q=w_q: matmul(x_q, w_q, ours=True))
+        error = _error(x_q, w_q, [m], matmul(x_q, w_q, ours=True))
+        rivals = {"cuBLASLt": work / clock(lambda x_q=x_q, w_q=w_q: matmul(x_q, w_q))} if has_scaled_mm() else {}
         rows.append(_row("dense", f"{m}x{n}x{k}", "TFLOP/s", ours, FP8_TFLOPS, bf16, rivals=rivals, error=error))
+        base = work / clock(lambda dy=dy, x=x: torch.mm(dy.T, x, out_dtype=torch.float32))
+        back = work / clock(lambda a=dy_columns, b=x_columns: wgrad(a, b))
+        rows.append(_row("dense wgrad, FP32 out", f"{m}x{n}x{k}", "TFLOP/s", back, FP8_TFLOPS, base))
     return rows
 
 
@@ -289,47 +301,3 @@ def _error(x: Quantized, w: Quantized, counts: list[int], out: Tensor) -> float:
             size += float(expected.square().sum())
         start += count
     return float((wrong / size) ** 0.5)
-
-
-def _cublas(clock: Clock, x: Quantized, w: Quantized, work: float) -> dict[str, float]:
-    """cuBLASLt's block FP8 through torch, where this torch and chip have it."""
-    import torch
-    from torch.nn import functional as F
-
-    kinds: Any = getattr(F, "ScalingType", None)
-    if kinds is None:
-        return {}
-    blocks = w.scale.shape[1]
-    padded = w.scale.new_zeros(w.scale.shape[0], -(-blocks // 4) * 4)
-    padded[:, :blocks] = w.scale
-
-    def call() -> Tensor:
-        return F.scaled_mm(
-            x.data, w.data.T, x.scale, kinds.BlockWise1x128, padded.T, kinds.BlockWise128x128,
-            output_dtype=torch.bfloat16,
-        )  # fmt: skip
-
-    try:
-        call()
-    except (RuntimeError, ValueError, NotImplementedError) as error:
-        console.say(f"cuBLASLt is left out: {str(error).splitlines()[0][:200]}")
-        return {}
-    return {"cuBLASLt": work / clock(call)}
-
-
-def _deep_gemm(clock: Clock, x: Quantized, w: Quantized, counts: list[int], work: float) -> dict[str, float]:
-    """DeepGEMM's contiguous grouped product, where it is installed (also inside vLLM) and experts are in 128s."""
-    import torch
-
-    for name in ("deep_gemm", "vllm.third_party.deep_gemm"):
-        try:
-            deep_gemm = importlib.import_module(name)
-            break
-        except ImportError:
-            continue
-    else:
-        return {}
-    out = torch.empty(len(x.data), w.data.shape[1], dtype=torch.bfloat16, device="cuda")
-    group = torch.arange(len(counts), dtype=torch.int32, device="cuda").repeat_interleave(torch.tensor(counts).cuda())
-    run = deep_gemm.m_grouped_fp8_gemm_nt_contiguous
-    return {"DeepGEMM": work / clock(lambda: run(tuple(x), tuple(w), out, group))}

@@ -32,17 +32,22 @@ WARM_UP = 2
 def command(
     steps: Annotated[int, typer.Option(min=1, help="Timed steps of each.")] = 10,
     threads: Annotated[int, typer.Option(min=1)] = len(os.sched_getaffinity(0)),
+    gpu: Annotated[bool, typer.Option("--gpu", help="A training step of a 3B model on a GPU instead.")] = False,
+    sequences: Annotated[int, typer.Option(min=1, help="With --gpu: sequences of 2,048 tokens a step.")] = 16,
     out: Annotated[Path | None, typer.Option(help="Also write the JSON there.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")] = False,
 ) -> None:
-    """A GRPO step beside TRL's on the same model, prompts and lengths."""
+    """A GRPO step beside TRL's on the same model, prompts and lengths, or a training step beside transformers'."""
     from rich.table import Table
 
-    from jobs.bench import record
+    from jobs.bench import record, training
 
-    results = record.stamped(measure(steps, threads))
+    results = record.stamped(training.measure(sequences, 2048, steps) if gpu else measure(steps, threads))
     if as_json or out:
         record.emit(results, out)
+    if gpu:
+        console.console.print(training.table(results))
+        return
     table = Table("GRPO step", "seconds (median)", "tokens a step", "times TRL's speed")
     for name, row in results["steps"].items():
         table.add_row(name, f"{row['seconds']:.3f}", f"{row['tokens']:.0f}", f"{row['ratio']:.2f}")

@@ -6,12 +6,9 @@ block of 128 along the contraction is multiplied on its own and added in FP32 wi
 section 3.3.2). While one warp group does that addition, the other has the tensor cores; neither waits for the other,
 only for the ring.
 
-Scales are stored with the long dimension contiguous. In Wgrad and dense products they come with the tiles. Otherwise
-an expert may start at any row, and a bulk copy of FP32 faults unless it starts at a multiple of 16 bytes; there the 32
-lanes of the fetching warp copy them asynchronously, each arriving at the ring's barrier when its part has landed.
-
-Rows of an expert need no alignment in forward and Dgrad. Wgrad contracts over tokens and takes operands whose experts
-start at multiples of 128, as the transposing quantisation writes them.
+Scales are stored with the long dimension contiguous and come with the tiles. Rows of an expert start at a multiple of
+128 (`model.kernels.rows.Places`), so that a tile has one expert and its scales start at whole 16 bytes: a bulk copy of
+FP32 faults elsewhere. Wgrad contracts over the same rows.
 """
 
 # Kernels are typed by Triton at each launch.
@@ -22,7 +19,6 @@ from __future__ import annotations
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import (
-    async_copy,
     fence_async_shared,
     mbarrier,
     tma,
@@ -53,21 +49,16 @@ def _expert(e, ends, rows, k_blocks, WGRAD: gl.constexpr):
 
 
 @gluon.jit
-def _produce(
-    a, b, sa, sb, sa_pointer, sa_stride, ends, buffers, experts, rows, cols, k_blocks,
-    WGRAD: gl.constexpr, BULK: gl.constexpr, GROUP: gl.constexpr,
-):  # fmt: skip
+def _produce(a, b, sa, sb, ends, buffers, experts, rows, cols, k_blocks, WGRAD: gl.constexpr, GROUP: gl.constexpr):
     a_ring, b_ring, sa_ring, sb_ring, full, empty = buffers
     STAGES: gl.constexpr = full.shape[0]
-    bytes: gl.constexpr = 2 * 128 * 128 + (4 * 128 if BULK else 0) + (4 * 128 if WGRAD else 0)
-    lanes: gl.constexpr = gl.BlockedLayout([1], [32], [1], [0])
-    flat: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
+    bytes: gl.constexpr = 2 * 128 * 128 + 4 * 128 + (4 * 128 if WGRAD else 0)
     n_tiles = (cols + 127) // 128
     tile = gl.program_id(0)
     base = 0
     step = 0
     for e in range(experts):
-        start, end, m_tiles, first_block, blocks = _expert(e, ends, rows, k_blocks, WGRAD)
+        start, _, m_tiles, first_block, blocks = _expert(e, ends, rows, k_blocks, WGRAD)
         while tile < base + m_tiles * n_tiles:
             m, n = _place(tile - base, m_tiles, n_tiles, GROUP)
             a_row = m * 128 + (0 if WGRAD else start)
@@ -80,19 +71,10 @@ def _produce(
                 for half in gl.static_range(2):
                     slot = 2 * stage + half
                     tma.async_copy_global_to_shared(a, [a_row + 64 * half, block * 128], ready, a_ring.index(slot))
-                    if BULK:
-                        tma.async_copy_global_to_shared(sa, [block, a_row + 64 * half], ready, sa_ring.index(slot))
-                    else:
-                        at = a_row + 64 * half + gl.arange(0, 64, lanes)
-                        scales = sa_ring.index(slot)._reinterpret(gl.float32, [64], flat)
-                        async_copy.async_copy_global_to_shared(
-                            scales, sa_pointer + block.to(gl.int64) * sa_stride + at, mask=at < end
-                        )
+                    tma.async_copy_global_to_shared(sa, [block, a_row + 64 * half], ready, sa_ring.index(slot))
                 tma.async_copy_global_to_shared(b, [b_row, block * 128], ready, b_ring.index(stage))
                 if WGRAD:
                     tma.async_copy_global_to_shared(sb, [block, b_row], ready, sb_ring.index(stage))
-                if not BULK:
-                    async_copy.mbarrier_arrive(ready, increment_count=False)
                 step += 1
             tile += gl.num_programs(0)
         base += m_tiles * n_tiles
@@ -100,7 +82,7 @@ def _produce(
 
 @gluon.jit
 def _consume(
-    sb_pointer, ends, out, out_pointer, buffers, staging, experts, rows, cols, k_blocks,
+    sb_pointer, sb_stride, ends, out, out_pointer, buffers, staging, experts, rows, cols, k_blocks,
     HALF: gl.constexpr, WGRAD: gl.constexpr, GROUP: gl.constexpr,
 ):  # fmt: skip
     a_ring, b_ring, sa_ring, sb_ring, full, empty = buffers
@@ -118,7 +100,7 @@ def _consume(
         start, end, m_tiles, _, blocks = _expert(e, ends, rows, k_blocks, WGRAD)
         while tile < base + m_tiles * n_tiles:
             m, n = _place(tile - base, m_tiles, n_tiles, GROUP)
-            scales = sb_pointer + (e * n_tiles + n) * k_blocks
+            scales = sb_pointer + (e * n_tiles + n) * sb_stride
             total = gl.zeros([64, 128], gl.float32, mma)
             for block in range(blocks):
                 stage = step % STAGES
@@ -161,8 +143,8 @@ def _consume(
 
 @gluon.jit
 def _grouped_kernel(
-    a, b, sa, sb, sa_pointer, sa_stride, sb_pointer, ends, out, out_pointer, experts, rows, cols, k_blocks,
-    STAGES: gl.constexpr, WGRAD: gl.constexpr, BULK: gl.constexpr, GROUP: gl.constexpr,
+    a, b, sa, sb, sb_pointer, sb_stride, ends, out, out_pointer, experts, rows, cols, k_blocks,
+    STAGES: gl.constexpr, WGRAD: gl.constexpr, GROUP: gl.constexpr,
 ):  # fmt: skip
     a_ring = gl.allocate_shared_memory(a.dtype, [2 * STAGES, 64, 128], a.layout)
     b_ring = gl.allocate_shared_memory(b.dtype, [STAGES, 128, 128], b.layout)
@@ -172,17 +154,16 @@ def _grouped_kernel(
     full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     for stage in gl.static_range(STAGES):
-        mbarrier.init(full.index(stage), count=1 if BULK else 1 + 32)
+        mbarrier.init(full.index(stage), count=1)
         mbarrier.init(empty.index(stage), count=2)
     buffers = (a_ring, b_ring, sa_ring, sb_ring, full, empty)
     gl.warp_specialize(
         [
-            (_consume, (sb_pointer, ends, out, out_pointer, buffers, staging.index(0), experts, rows, cols, k_blocks,
-                        gl.constexpr(0), WGRAD, GROUP)),
-            (_consume, (sb_pointer, ends, out, out_pointer, buffers, staging.index(1), experts, rows, cols, k_blocks,
-                        gl.constexpr(1), WGRAD, GROUP)),
-            (_produce, (a, b, sa, sb, sa_pointer, sa_stride, ends, buffers, experts, rows, cols, k_blocks, WGRAD,
-                        BULK, GROUP)),
+            (_consume, (sb_pointer, sb_stride, ends, out, out_pointer, buffers, staging.index(0), experts, rows, cols,
+                        k_blocks, gl.constexpr(0), WGRAD, GROUP)),
+            (_consume, (sb_pointer, sb_stride, ends, out, out_pointer, buffers, staging.index(1), experts, rows, cols,
+                        k_blocks, gl.constexpr(1), WGRAD, GROUP)),
+            (_produce, (a, b, sa, sb, ends, buffers, experts, rows, cols, k_blocks, WGRAD, GROUP)),
         ],
         [4, 1],
         [240, 24],

@@ -1,14 +1,22 @@
 """Block-FP8 products on Hopper: `model.fp8.Product` is the reference. One kernel, `model.kernels.grouped`, does
 forward, Dgrad and Wgrad, grouped by expert or dense (one expert). Results are within 2.5e-3 in norm of FP64 on the
 decoded operands in BF16, of which rounding the result is 1.7e-3, and within 1e-3 in FP32.
+
+Two libraries take over where they are faster: DeepGEMM, where it is installed, forward and Dgrad of experts; cuBLASLt
+dense products. ``ours`` asks for our kernel all the same.
 """
 
 from __future__ import annotations
 
+import functools
+import importlib
+import importlib.util
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
@@ -21,31 +29,82 @@ GROUP = 8
 """Row tiles that are walked together, so that the tiles in flight share operands in the L2 cache."""
 
 
-def grouped_matmul(x: Quantized, w: Quantized, ends: Tensor, *, out: Tensor | None = None) -> Tensor:
-    """``x_e @ w_e^T`` for each expert e: x [M, K] in 1x128 tiles sorted by expert, w [E, N, K] in 128x128 blocks,
-    ``ends`` int32 [E] -> BF16 [M, N]. With the transposed copy of w it is Dgrad. K must be a multiple of 16, N of 8."""
+def grouped_matmul(x: Quantized, w: Quantized, ends: Tensor, *, ours: bool = False) -> Tensor:
+    """``x_e @ w_e^T`` for each expert e: x [P, K] in 1x128 tiles, its rows placed as `model.kernels.rows.Places` says
+    with their ``ends`` int32 [E], w [E, N, K] in 128x128 blocks -> BF16 [P, N], unwritten past the last end. With the
+    transposed copy of w it is Dgrad. K must be a multiple of 16, N of 8."""
     (m, k), (experts, n, _) = x.data.shape, w.data.shape
     _check(x, w, ends)
-    if out is None:
-        out = torch.empty(m, n, dtype=torch.bfloat16, device=x.data.device)
-    if m:
+    out = torch.empty(m, n, dtype=torch.bfloat16, device=x.data.device)
+    library = None if ours else deep_gemm()
+    if m and library is not None:
+        library.m_grouped_fp8_gemm_nt_contiguous(
+            (x.data, x.scale), (w.data, w.scale.contiguous()), out, _experts_of_rows(ends, m)
+        )
+    elif m:
         _launch(x, Quantized(w.data.view(experts * n, k), w.scale), ends, out, n, wgrad=False)
     return out
 
 
-def grouped_wgrad(dy: Quantized, x: Quantized, padded: Tensor, *, dtype: torch.dtype = torch.float32) -> Tensor:
-    """``dy_e^T @ x_e`` for each expert: dy [N, P] and x [K, P] transposed 128x1 tiles of `quantize_both`, ``padded``
-    int32 [E] of the same segments -> [E, N, K] in ``dtype``; zeros for an expert without rows."""
-    experts, n, k = len(padded), dy.data.shape[0], x.data.shape[0]
+def grouped_wgrad(dy: Quantized, x: Quantized, ends: Tensor, *, dtype: torch.dtype = torch.float32) -> Tensor:
+    """``dy_e^T @ x_e`` for each expert: dy [N, P] and x [K, P] in transposed 128x1 tiles of `quantize_both`, ``ends``
+    int32 [E] of the same places -> [E, N, K] in ``dtype``; zeros for an expert without rows."""
+    experts, n, k = len(ends), dy.data.shape[0], x.data.shape[0]
     out = torch.empty(experts, n, k, dtype=dtype, device=dy.data.device)
-    _launch(dy, x, padded, out.view(experts * n, k), k, wgrad=True)
+    _launch(dy, x, ends, out.view(experts * n, k), k, wgrad=True)
     return out
 
 
-def matmul(x: Quantized, w: Quantized) -> Tensor:
-    """``x @ w^T``: x [M, K] in 1x128 tiles, w [N, K] in 128x128 blocks -> BF16 [M, N]."""
-    ends = torch.full((1,), len(x.data), dtype=torch.int32, device=x.data.device)
-    return grouped_matmul(x, Quantized(w.data.unsqueeze(0), w.scale.unsqueeze(0)), ends)
+def matmul(x: Quantized, w: Quantized, *, ours: bool = False) -> Tensor:
+    """``x @ w^T``: x [M, K] in 1x128 tiles, w [1, N, K] in 128x128 blocks -> BF16 [M, N]."""
+    m, (_, n, k) = len(x.data), w.data.shape
+    if not ours and has_scaled_mm() and m and m % 4 == 0 and n % 16 == 0 and k % BLOCK == 0:
+        blocks, padded = -(-n // BLOCK), w.scale.stride(-2)
+        return F.scaled_mm(
+            x.data, w.data[0].T, x.scale, F.ScalingType.BlockWise1x128,
+            w.scale.as_strided((padded, blocks), (1, padded)), F.ScalingType.BlockWise128x128,
+            output_dtype=torch.bfloat16,
+        )  # fmt: skip
+    return grouped_matmul(x, w, _all(m, x.data.device), ours=True)
+
+
+def wgrad(dy: Quantized, x: Quantized, *, dtype: torch.dtype = torch.float32, ours: bool = False) -> Tensor:
+    """``dy^T @ x`` of transposed 128x1 tiles [N, P] and [K, P] -> [N, K] in ``dtype``."""
+    if not ours and has_scaled_mm() and len(dy.data) % 16 == 0 and len(x.data) % 16 == 0 and dy.data.shape[1]:
+        tiles = F.ScalingType.BlockWise1x128
+        dy_scale, x_scale = (q.scale.T.contiguous().T for q in (dy, x))
+        return F.scaled_mm(dy.data, x.data.T, dy_scale, tiles, x_scale, tiles, output_dtype=dtype)
+    return grouped_wgrad(dy, x, _all(dy.data.shape[1], dy.data.device), dtype=dtype)[0]
+
+
+@functools.cache
+def deep_gemm() -> ModuleType | None:
+    """DeepGEMM as its own package or as vLLM carries it, or None."""
+    for name in ("deep_gemm", "vllm.third_party.deep_gemm"):
+        if importlib.util.find_spec(name.split(".", maxsplit=1)[0]) is not None:
+            try:
+                return importlib.import_module(name)
+            except ImportError:
+                continue
+    return None
+
+
+@functools.cache
+def has_scaled_mm() -> bool:
+    """Whether torch reaches cuBLASLt's block-FP8 product on this chip."""
+    return hasattr(F, "ScalingType") and torch.cuda.get_device_capability() == (9, 0)
+
+
+def _experts_of_rows(ends: Tensor, rows: int) -> Tensor:
+    """The expert of each row, int32 [rows]; -1 from the last end on."""
+    row = torch.arange(rows, dtype=torch.int32, device=ends.device)
+    expert = torch.searchsorted(ends, row, right=True, out_int32=True)
+    return expert.masked_fill(expert == len(ends), -1)
+
+
+@functools.lru_cache(maxsize=64)
+def _all(rows: int, device: torch.device) -> Tensor:
+    return torch.full((1,), rows, dtype=torch.int32, device=device)
 
 
 def _check(x: Quantized, w: Quantized, ends: Tensor) -> None:
@@ -61,16 +120,20 @@ def _check(x: Quantized, w: Quantized, ends: Tensor) -> None:
 
 
 def _launch(a: Quantized, b: Quantized, ends: Tensor, out: Tensor, cols: int, *, wgrad: bool) -> None:
-    sms = torch.cuda.get_device_properties(out.device).multi_processor_count
     rows = a.data.shape[0]
     k_blocks = -(-a.data.shape[1] // BLOCK)
     sa = _descriptor(a.scale.T, [1, 64])
-    sb = _descriptor(b.scale.T, [1, 128]) if wgrad else _descriptor(a.scale.T, [1, 128])
-    grouped._grouped_kernel[(sms,)](
+    sb = _descriptor(b.scale.T, [1, 128]) if wgrad else sa
+    grouped._grouped_kernel[(_multiprocessors(out.device),)](
         _descriptor(a.data, [64, BLOCK]), _descriptor(b.data, [BLOCK, BLOCK]), sa, sb,
-        a.scale, a.scale.stride(1), b.scale, ends, _descriptor(out, [64, BLOCK]), out, len(ends), rows, cols, k_blocks,
-        STAGES=WGRAD_STAGES if wgrad else STAGES, WGRAD=wgrad, BULK=wgrad or len(ends) == 1, GROUP=GROUP, num_warps=4,
+        b.scale, b.scale.stride(-2), ends, _descriptor(out, [64, BLOCK]), out, len(ends), rows, cols, k_blocks,
+        STAGES=WGRAD_STAGES if wgrad else STAGES, WGRAD=wgrad, GROUP=GROUP, num_warps=4,
     )  # fmt: skip
+
+
+@functools.cache
+def _multiprocessors(device: torch.device) -> int:
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
 def _descriptor(x: Tensor, block: list[int]) -> Any:

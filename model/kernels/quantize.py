@@ -11,6 +11,7 @@ blocks' stride a multiple of 4, as bulk copies, cuBLASLt and DeepGEMM want it.
 
 # Kernels are typed by Triton at each launch.
 # mypy: disable-error-code="untyped-decorator, no-untyped-def"
+# ruff: noqa: SIM102 - the outer condition is a compile-time one
 
 from __future__ import annotations
 
@@ -22,21 +23,10 @@ import triton.language as tl
 from torch import Tensor
 
 from model.fp8 import BLOCK, Quantized
+from model.kernels.rows import Places
 
-
-class Segments(NamedTuple):
-    """Rows sorted by expert. ``ends`` int32 [E] is the end of each expert's rows; ``padded`` int32 [E] the same after
-    rounding each expert's rows up to 128, the layout of the tokens in transposed tiles."""
-
-    ends: Tensor
-    padded: Tensor
-
-    @classmethod
-    def of(cls, counts: Tensor) -> Segments:
-        """From ``counts`` [E], without waiting for the device."""
-        ends = counts.cumsum(0, dtype=torch.int32)
-        padded = ((counts + BLOCK - 1) // BLOCK * BLOCK).cumsum(0, dtype=torch.int32)
-        return cls(ends, padded)
+WARPS = 4
+"""Of a program that quantises a 128x128 tile in both directions."""
 
 
 def quantize_tiles(x: Tensor, *, powers_of_two: bool = False) -> Quantized:
@@ -46,65 +36,103 @@ def quantize_tiles(x: Tensor, *, powers_of_two: bool = False) -> Quantized:
 
 
 def quantize_both(
-    x: Tensor, segments: Segments | None = None, *, powers_of_two: bool = False
+    x: Tensor, places: Places | None = None, *, powers_of_two: bool = False
 ) -> tuple[Quantized, Quantized]:
-    """``x`` [M, K] in 1x128 tiles, and in 128x1 tiles stored transposed: [K, P] with scale [K, P / 128].
-
-    The transposed tokens are padded with zeros to a multiple of 128, within each expert where ``segments`` are given; P
-    then has room for every distribution of M rows, and what lies beyond ``segments.padded[-1]`` is not written.
-    """
-    rows, columns = _tiles(x, None, segments, swiglu=False, transpose=True, powers_of_two=powers_of_two)
+    """``x`` [M, K] in 1x128 tiles, and in 128x1 tiles stored transposed: [K, P] with scale [K, P / 128], P being M
+    rounded up to 128 with zeros. With ``places`` the rows are first taken to their experts, and both have P rows."""
+    rows, columns = _tiles(x, None, places, swiglu=False, transpose=True, powers_of_two=powers_of_two)
     assert columns is not None
     return rows, columns
 
 
 def swiglu_quantize(
-    gate_up: Tensor, weights: Tensor | None = None, segments: Segments | None = None, *,
+    gate_up: Tensor, gates: Tensor | None = None, places: Places | None = None, *,
     transpose: bool = False, powers_of_two: bool = False,
 ) -> tuple[Quantized, Quantized | None]:  # fmt: skip
-    """``silu(gate) * up * weights`` of ``gate_up`` [M, 2 I] (gate, then up) and ``weights`` [M], in FP32 until the one
-    rounding to FP8: 1x128 tiles [M, I] and, with ``transpose``, 128x1 tiles as in `quantize_both`."""
-    return _tiles(gate_up, weights, segments, swiglu=True, transpose=transpose, powers_of_two=powers_of_two)
+    """``silu(gate) * up`` of ``gate_up`` [M, 2 I] (gate, then up), with ``places`` times the choice's gate of ``gates``
+    [T, K], in FP32 until the one rounding to FP8: 1x128 tiles [M, I] and, with ``transpose``, 128x1 tiles as in
+    `quantize_both`."""
+    return _tiles(gate_up, gates, places, swiglu=True, transpose=transpose, powers_of_two=powers_of_two)
+
+
+class SwiGLUGrads(NamedTuple):
+    """``d_rows`` and ``d_columns``: the gradient of gate and up, [M, 2 I] in 1x128 tiles and [2 I, P] in 128x1 tiles.
+    ``hidden_columns`` [I, P]: what `swiglu_quantize` transposes. ``d_gates`` FP32 [M]: the gradient of a row's gate."""
+
+    d_rows: Quantized
+    d_columns: Quantized
+    hidden_columns: Quantized
+    d_gates: Tensor | None
+
+
+def swiglu_backward(gate_up: Tensor, dh: Tensor, gates: Tensor | None, places: Places | None) -> SwiGLUGrads:
+    """The gradient of `swiglu_quantize` for ``dh`` [M, I], and again what it multiplied, in one pass over both. I must
+    be a multiple of 128."""
+    rows, width = dh.shape
+    blocks = triton.cdiv(rows, BLOCK)
+    d_rows, turned = _empty(dh, rows, 2 * width), _empty(dh, 3 * width, blocks * BLOCK)
+    parts = dh.new_empty(width // BLOCK, rows, dtype=torch.float32) if places is not None else None
+    choice, ends = (places.choice, places.ends[-1:]) if places is not None else (d_rows.scale, d_rows.scale)
+    _swiglu_backward_kernel[(3 * width // BLOCK, blocks)](
+        gate_up, dh, gates if gates is not None else dh, choice, ends,
+        d_rows.data, d_rows.scale, d_rows.scale.stride(1), _in_words(turned), turned.scale, turned.scale.stride(1),
+        parts if parts is not None else d_rows.scale, rows, width, blocks * BLOCK,
+        PLACED=places is not None, num_warps=8,
+    )  # fmt: skip
+    hidden, d_columns = (Quantized(turned.data[a:b], turned.scale[a:b]) for a, b in ((0, width), (width, 3 * width)))
+    return SwiGLUGrads(d_rows, d_columns, hidden, None if parts is None else parts.sum(0))
 
 
 def quantize_blocks(
     w: Tensor, *, transpose: bool = False, powers_of_two: bool = False
 ) -> tuple[Quantized, Quantized | None]:
-    """128x128 blocks of ``w`` [E, N, K], BF16 or FP32: data [E, N, K], scale [E, ceil(N/128), ceil(K/128)]. With
-    ``transpose`` also the same bytes as [E, K, N], which Dgrad contracts over N."""
+    """128x128 blocks of ``w`` [E, N, K], BF16 or FP32: data [E, N, K], scale [E, ceil(N/128), ceil(K/128)], stored with
+    the blocks of K filled up to a multiple of 4 as cuBLASLt wants it. With ``transpose``, for N in 4s, also the same
+    bytes as [E, K, N], which Dgrad contracts over N."""
     experts, n, k = w.shape
     nb, kb = triton.cdiv(n, BLOCK), triton.cdiv(k, BLOCK)
     w = w.contiguous()
     data = torch.empty_like(w, dtype=torch.float8_e4m3fn)
-    scale = w.new_empty(experts, nb, kb, dtype=torch.float32)
+    scale = _empty_scale(w, nb, kb)
     turned = data.new_empty(experts, k, n) if transpose else data
-    turned_scale = scale.new_empty(experts, kb, nb) if transpose else scale
+    turned_scale = _empty_scale(w, kb, nb) if transpose else scale
     _block_kernel[(kb, nb, experts)](
-        w, data, scale, turned, turned_scale, n, k, TRANSPOSE=transpose, POWERS=powers_of_two, num_warps=8
-    )
+        w, data, scale, scale.stride(1), turned.view(torch.uint32) if transpose else turned, turned_scale,
+        turned_scale.stride(1), n, k,
+        TRANSPOSE=transpose, POWERS=powers_of_two, num_warps=8,
+    )  # fmt: skip
     return Quantized(data, scale), Quantized(turned, turned_scale) if transpose else None
 
 
+def _empty_scale(w: Tensor, nb: int, kb: int) -> Tensor:
+    return w.new_zeros(len(w), nb, triton.cdiv(kb, 4) * 4, dtype=torch.float32)[..., :kb]
+
+
 def _tiles(
-    x: Tensor, weights: Tensor | None, segments: Segments | None, *, swiglu: bool, transpose: bool, powers_of_two: bool
+    x: Tensor, gates: Tensor | None, places: Places | None, *, swiglu: bool, transpose: bool, powers_of_two: bool
 ) -> tuple[Quantized, Quantized | None]:
-    tokens, width = x.shape[0], x.shape[1] // 2 if swiglu else x.shape[1]
     x = x.contiguous()
-    grouped = transpose and segments is not None
-    experts = len(segments.ends) if segments is not None and grouped else 1
-    blocks = triton.cdiv(tokens, BLOCK) + (experts if grouped else 0)
+    width = x.shape[1] // 2 if swiglu else x.shape[1]
+    tokens = len(x) if places is None else len(places.choice)
+    blocks = triton.cdiv(tokens, BLOCK)
     rows = _empty(x, tokens, width)
     columns = _empty(x, width, blocks * BLOCK) if transpose else rows
-    ends, padded = segments if segments is not None else (rows.scale, rows.scale)
+    choice, total, k = (rows.scale, rows.scale, 1) if places is None else (
+        places.choice, places.ends[-1:], places.place.shape[1])  # fmt: skip
     if tokens:
         _tile_kernel[(triton.cdiv(width, BLOCK), blocks)](
-            x, weights if weights is not None else x, ends, padded,
-            rows.data, rows.scale, rows.scale.stride(1), columns.data, columns.scale, columns.scale.stride(1),
-            tokens, width, blocks * BLOCK, experts,
-            EXPERTS=triton.next_power_of_2(experts), GROUPED=grouped, SWIGLU=swiglu, WEIGHTED=weights is not None,
-            TRANSPOSE=transpose, POWERS=powers_of_two, num_warps=8,
+            x, gates if gates is not None else x, choice, total,
+            rows.data, rows.scale, rows.scale.stride(1), _in_words(columns), columns.scale, columns.scale.stride(1),
+            tokens, width, blocks * BLOCK, k,
+            PLACED=places is not None, SWIGLU=swiglu, TRANSPOSE=transpose, POWERS=powers_of_two,
+            num_warps=WARPS if transpose else 8,
         )  # fmt: skip
     return rows, columns if transpose else None
+
+
+def _in_words(q: Quantized) -> Tensor:
+    """Four codes a number, as transposed tiles are written; others are left as they are."""
+    return q.data.view(torch.uint32) if q.data.shape[1] % 4 == 0 else q.data
 
 
 def _empty(like: Tensor, rows: int, width: int) -> Quantized:
@@ -115,70 +143,179 @@ def _empty(like: Tensor, rows: int, width: int) -> Quantized:
 
 @triton.jit
 def _scale(amax, POWERS: tl.constexpr):
-    scale = tl.div_rn(tl.maximum(amax, 1e-4), 448.0)
+    # Both quotients correctly rounded by a step of Newton's method: a division that serves every case is slow here.
+    amax = tl.maximum(amax, 1e-4)
+    scale = amax * (1.0 / 448.0)
+    scale = tl.fma(tl.fma(-scale, 448.0, amax), 1.0 / 448.0, scale)
     if POWERS:
         bits = scale.to(tl.int32, bitcast=True)
         scale = ((bits + 0x7FFFFF) & 0x7F800000).to(tl.float32, bitcast=True)
-    return scale, tl.div_rn(1.0, scale)
+    inverse = 1.0 / scale
+    return scale, tl.fma(tl.fma(-scale, inverse, 1.0), inverse, inverse)
+
+
+@triton.jit
+def _code(value):
+    return value.to(tl.float8e4nv).to(tl.uint8, bitcast=True).to(tl.uint32)
+
+
+@triton.jit
+def _largest(a, b, c, d):
+    """Of four 32x128 quarters of a tile, the largest size in each column."""
+    return tl.max(tl.maximum(tl.maximum(tl.abs(a), tl.abs(b)), tl.maximum(tl.abs(c), tl.abs(d))), 0)
+
+
+@triton.jit
+def _words(a, b, c, d, inverse):
+    """The codes of tokens 4 i to 4 i + 3, quarter by quarter, as one number [32, 128]; transposing these is four times
+    as fast as transposing bytes."""
+    return _code(a * inverse) | _code(b * inverse) << 8 | _code(c * inverse) << 16 | _code(d * inverse) << 24
+
+
+@triton.jit
+def _store_turned(t, t_scale, t_stride, t_width, a, b, c, d, block, line, mask, POWERS: tl.constexpr):
+    """A 128x128 tile in 128x1 tiles, transposed, to the lines ``line`` of ``t``, which counts in words of 4 codes."""
+    scale, inverse = _scale(_largest(a, b, c, d), POWERS)
+    turned = tl.trans(_words(a, b, c, d, inverse[None, :]))
+    at = line.to(tl.int64)[:, None] * (t_width // 4) + (block * 32 + tl.arange(0, 32))[None, :]
+    tl.store(t + at, turned, mask=mask[:, None])
+    tl.store(t_scale + block.to(tl.int64) * t_stride + line, scale, mask=mask)
+
+
+@triton.jit
+def _store_rows(q, q_scale, width, value, row, col, written, inside, POWERS: tl.constexpr):
+    """A quarter of a tile in 1x128 tiles."""
+    scale, inverse = _scale(tl.max(tl.abs(value), 1), POWERS)
+    code = (value * inverse[:, None]).to(tl.float8e4nv)
+    tl.store(q + row.to(tl.int64)[:, None] * width + col[None, :], code, mask=written[:, None] & inside[None, :])
+    tl.store(q_scale + row, scale, mask=written)
+
+
+@triton.jit
+def _value(x, gates, choice, row, col, tokens, width, k, PLACED: tl.constexpr, SWIGLU: tl.constexpr):
+    """What is quantised at these rows and columns, FP32; zero where nothing is."""
+    source, filled = row, row < tokens
+    if PLACED:
+        chosen = tl.load(choice + row)
+        filled = chosen >= 0
+        if not SWIGLU:
+            source = chosen // k
+    inside = filled[:, None] & (col < width)[None, :]
+    where = source.to(tl.int64)[:, None] * width + col[None, :]
+    if SWIGLU:
+        where += source.to(tl.int64)[:, None] * width
+        gate = tl.load(x + where, mask=inside, other=0.0).to(tl.float32)
+        value = gate / (1.0 + tl.exp(-gate)) * tl.load(x + where + width, mask=inside, other=0.0).to(tl.float32)
+        if PLACED:
+            value *= tl.load(gates + chosen, mask=filled, other=0.0).to(tl.float32)[:, None]
+    else:
+        value = tl.load(x + where, mask=inside, other=0.0).to(tl.float32)
+    return value
 
 
 @triton.jit
 def _tile_kernel(
-    x, weights, ends, padded, q, q_scale, q_stride, t, t_scale, t_stride, tokens, width, t_width, experts,
-    EXPERTS: tl.constexpr, GROUPED: tl.constexpr, SWIGLU: tl.constexpr, WEIGHTED: tl.constexpr,
-    TRANSPOSE: tl.constexpr, POWERS: tl.constexpr,
+    x, gates, choice, total, q, q_scale, q_stride, t, t_scale, t_stride, tokens, width, t_width, k,
+    PLACED: tl.constexpr, SWIGLU: tl.constexpr, TRANSPOSE: tl.constexpr, POWERS: tl.constexpr,
 ):  # fmt: skip
-    """One 128x128 tile; programs of the same 128 rows follow each other."""
+    """One 128x128 tile, as four quarters of every fourth row; programs of the same 128 rows follow each other."""
     column, block = tl.program_id(0), tl.program_id(1)
-    start, end = 0, tokens
-    row = block * 128 + tl.arange(0, 128)
-    if GROUPED:
-        e = tl.arange(0, EXPERTS)
-        known = e < experts
-        expert = tl.sum((tl.load(padded + e, mask=known, other=2147483647) <= block * 128).to(tl.int32))
-        if expert >= experts:
+    if PLACED:
+        if block * 128 >= tl.load(total):
             return
-        start = tl.load(ends + expert - 1, mask=expert > 0, other=0)
-        end = tl.load(ends + expert)
-        row += start - tl.load(padded + expert - 1, mask=expert > 0, other=0)
+    row = block * 128 + 4 * tl.arange(0, 32)
     col = column * 128 + tl.arange(0, 128)
-    inside = (row < end)[:, None] & (col < width)[None, :]
-    where = row.to(tl.int64)[:, None] * width + col[None, :]
-    if SWIGLU:
-        from_row = where + row.to(tl.int64)[:, None] * width
-        gate = tl.load(x + from_row, mask=inside, other=0.0).to(tl.float32)
-        value = gate / (1.0 + tl.exp(-gate)) * tl.load(x + from_row + width, mask=inside, other=0.0).to(tl.float32)
-        if WEIGHTED:
-            value *= tl.load(weights + row, mask=row < end, other=0.0).to(tl.float32)[:, None]
-    else:
-        value = tl.load(x + where, mask=inside, other=0.0).to(tl.float32)
-    size = tl.abs(value)
-
-    scale, inverse = _scale(tl.max(size, 1), POWERS)
-    tl.store(q + where, (value * inverse[:, None]).to(tl.float8e4nv), mask=inside)
-    tl.store(q_scale + column.to(tl.int64) * q_stride + row, scale, mask=row < end)
+    a = _value(x, gates, choice, row, col, tokens, width, k, PLACED, SWIGLU)
+    b = _value(x, gates, choice, row + 1, col, tokens, width, k, PLACED, SWIGLU)
+    c = _value(x, gates, choice, row + 2, col, tokens, width, k, PLACED, SWIGLU)
+    d = _value(x, gates, choice, row + 3, col, tokens, width, k, PLACED, SWIGLU)
+    inside = col < width
+    q_scale += column.to(tl.int64) * q_stride
+    _store_rows(q, q_scale, width, a, row, col, row < tokens, inside, POWERS)
+    _store_rows(q, q_scale, width, b, row + 1, col, row + 1 < tokens, inside, POWERS)
+    _store_rows(q, q_scale, width, c, row + 2, col, row + 2 < tokens, inside, POWERS)
+    _store_rows(q, q_scale, width, d, row + 3, col, row + 3 < tokens, inside, POWERS)
     if TRANSPOSE:
-        scale, inverse = _scale(tl.max(size, 0), POWERS)
-        turned = tl.trans((value * inverse[None, :]).to(tl.float8e4nv))
-        token = block * 128 + tl.arange(0, 128)
-        tl.store(t + col.to(tl.int64)[:, None] * t_width + token[None, :], turned, mask=(col < width)[:, None])
-        tl.store(t_scale + block.to(tl.int64) * t_stride + col, scale, mask=col < width)
+        _store_turned(t, t_scale, t_stride, t_width, a, b, c, d, block, col, inside, POWERS)
 
 
 @triton.jit
-def _block_kernel(w, q, q_scale, t, t_scale, n, k, TRANSPOSE: tl.constexpr, POWERS: tl.constexpr):
-    """One 128x128 block of one expert."""
+def _swiglu_gradient(gate_up, dh, gates, choice, parts, row, col, rows, width, result, PLACED: tl.constexpr):
+    """At these rows and columns: for ``result`` 0 the hidden values, whose products with dh go to ``parts``; 1 the
+    gradient of gate; 2 that of up."""
+    filled = row < rows
+    weight = tl.full([32], 1.0, tl.float32)
+    if PLACED:
+        chosen = tl.load(choice + row)
+        filled = chosen >= 0
+        weight = tl.load(gates + chosen, mask=filled, other=0.0).to(tl.float32)
+    where = row.to(tl.int64)[:, None] * width + col[None, :]
+    from_row = where + row.to(tl.int64)[:, None] * width
+    mask = filled[:, None] & (col < width)[None, :]
+    gate = tl.load(gate_up + from_row, mask=mask, other=0.0).to(tl.float32)
+    up = tl.load(gate_up + from_row + width, mask=mask & (result < 2), other=0.0).to(tl.float32)
+    d = tl.load(dh + where, mask=mask, other=0.0).to(tl.float32)
+    sigmoid = 1.0 / (1.0 + tl.exp(-gate))
+    silu = gate * sigmoid
+    if PLACED:
+        tl.store(parts + row, tl.sum(silu * up * d, 1), mask=(row < rows) & (result == 0))
+    hidden_or_gate = tl.where(result == 0, silu * up, d * up * (sigmoid + silu * (1.0 - sigmoid)))
+    return tl.where(result == 2, d * silu, hidden_or_gate) * weight[:, None]
+
+
+@triton.jit
+def _swiglu_backward_kernel(
+    gate_up, dh, gates, choice, total, q, q_scale, q_stride, t, t_scale, t_stride, parts, rows, width, t_width,
+    PLACED: tl.constexpr,
+):  # fmt: skip
+    """One 128x128 tile of one of three results. The three read the same inputs one after another, from the cache but
+    for the first."""
+    result, column, block = tl.program_id(0) % 3, tl.program_id(0) // 3, tl.program_id(1)
+    if PLACED:
+        if block * 128 >= tl.load(total):
+            return
+        parts += column.to(tl.int64) * rows
+    row, col = block * 128 + 4 * tl.arange(0, 32), column * 128 + tl.arange(0, 128)
+    a = _swiglu_gradient(gate_up, dh, gates, choice, parts, row, col, rows, width, result, PLACED)
+    b = _swiglu_gradient(gate_up, dh, gates, choice, parts, row + 1, col, rows, width, result, PLACED)
+    c = _swiglu_gradient(gate_up, dh, gates, choice, parts, row + 2, col, rows, width, result, PLACED)
+    d = _swiglu_gradient(gate_up, dh, gates, choice, parts, row + 3, col, rows, width, result, PLACED)
+    inside = col < width
+    _store_turned(t, t_scale, t_stride, t_width, a, b, c, d, block, result * width + col, inside, False)
+    if result > 0:
+        to = (result - 1) * width + col
+        q_scale += ((result - 1) * (width // 128) + column).to(tl.int64) * q_stride
+        _store_rows(q, q_scale, 2 * width, a, row, to, row < rows, inside, False)
+        _store_rows(q, q_scale, 2 * width, b, row + 1, to, row + 1 < rows, inside, False)
+        _store_rows(q, q_scale, 2 * width, c, row + 2, to, row + 2 < rows, inside, False)
+        _store_rows(q, q_scale, 2 * width, d, row + 3, to, row + 3 < rows, inside, False)
+
+
+@triton.jit
+def _block_kernel(w, q, q_scale, q_stride, t, t_scale, t_stride, n, k, TRANSPOSE: tl.constexpr, POWERS: tl.constexpr):
+    """One 128x128 block of one expert, as four quarters of every fourth row."""
     kb, nb, expert = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
-    row, col = nb * 128 + tl.arange(0, 128), kb * 128 + tl.arange(0, 128)
-    inside = (row < n)[:, None] & (col < k)[None, :]
-    where = expert * n * k + row.to(tl.int64)[:, None] * k + col[None, :]
-    value = tl.load(w + where, mask=inside, other=0.0).to(tl.float32)
-    scale, inverse = _scale(tl.max(tl.max(tl.abs(value), 1), 0), POWERS)
-    code = (value * inverse).to(tl.float8e4nv)
+    row, col = nb * 128 + 4 * tl.arange(0, 32), kb * 128 + tl.arange(0, 128)
+    w += expert * n * k
+    a = _value(w, w, w, row, col, n, k, 1, False, False)
+    b = _value(w, w, w, row + 1, col, n, k, 1, False, False)
+    c = _value(w, w, w, row + 2, col, n, k, 1, False, False)
+    d = _value(w, w, w, row + 3, col, n, k, 1, False, False)
+    scale, inverse = _scale(tl.max(_largest(a, b, c, d), 0), POWERS)
+    q += expert * n * k
+    where = row.to(tl.int64)[:, None] * k + col[None, :]
+    inside = (col < k)[None, :]
+    tl.store(q + where, (a * inverse).to(tl.float8e4nv), mask=(row < n)[:, None] & inside)
+    tl.store(q + where + k, (b * inverse).to(tl.float8e4nv), mask=(row + 1 < n)[:, None] & inside)
+    tl.store(q + where + 2 * k, (c * inverse).to(tl.float8e4nv), mask=(row + 2 < n)[:, None] & inside)
+    tl.store(q + where + 3 * k, (d * inverse).to(tl.float8e4nv), mask=(row + 3 < n)[:, None] & inside)
     kbs, nbs = tl.num_programs(0), tl.num_programs(1)
-    tl.store(q + where, code, mask=inside)
-    tl.store(q_scale + (expert * nbs + nb) * kbs + kb, scale)
+    tl.store(q_scale + (expert * nbs + nb) * q_stride + kb, scale)
     if TRANSPOSE:
-        turned = expert * n * k + col.to(tl.int64)[:, None] * n + row[None, :]
-        tl.store(t + turned, tl.trans(code), mask=(col < k)[:, None] & (row < n)[None, :])
-        tl.store(t_scale + (expert * kbs + kb) * nbs + nb, scale)
+        token = nb * 32 + tl.arange(0, 32)
+        to = expert * (n // 4) * k + col.to(tl.int64)[:, None] * (n // 4) + token[None, :]
+        mask = (col < k)[:, None] & (token < n // 4)[None, :]
+        # The codes are made anew: transposing those that were stored above came out wrong on Hopper (Triton 3.6).
+        again = (inverse + tl.zeros([128], tl.float32))[None, :]
+        tl.store(t + to, tl.trans(_words(a, b, c, d, again)), mask=mask)
+        tl.store(t_scale + (expert * kbs + kb) * t_stride + nb, scale)

@@ -1,34 +1,72 @@
 """Rows to their experts and back: `model.moe` is the reference. Each row is read and written once, without collisions,
-so that both give the same at every run."""
+so that both give the same at every run.
+
+Sorted by expert, each expert's rows are filled up to a multiple of 128. A tile of 128 rows then has one expert, tiles
+of 128 tokens lie within one expert, scales start at whole 16 bytes, and DeepGEMM takes the same layout.
+"""
 
 # Kernels are typed by Triton at each launch.
 # mypy: disable-error-code="untyped-decorator, no-untyped-def"
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from model.fp8 import BLOCK
 
-def permute(x: Tensor, order: Tensor, k: int) -> Tensor:
-    """Row ``order[i] // k`` of ``x`` [T, H] to place i: [T k, H]. ``order`` [T k] sorts the T k choices by expert."""
-    out = x.new_empty(len(order), x.shape[1])
-    if len(order):
-        _permute_kernel[(len(order),)](x.contiguous(), order, out, x.shape[1], k, WIDTH=_width(x), num_warps=4)
+
+class Places(NamedTuple):
+    """Where T K choices of experts stand, among P rows, the most there can be. ``ends`` int32 [E]: the end of each
+    expert's rows, a multiple of 128. ``place`` int32 [T, K]: each choice's row. ``choice`` int32 [P]: the number
+    t K + j of the choice in a row, -1 where the row only fills up. Rows from ends[-1] on are never read."""
+
+    ends: Tensor
+    place: Tensor
+    choice: Tensor
+
+
+def places(indices: Tensor, counts: Tensor) -> Places:
+    """From ``indices`` [T, K] and the ``counts`` [E] of each expert in it, without waiting for the device. Choices of
+    one expert stay in order."""
+    device, experts = indices.device, len(counts)
+    expert, order = indices.flatten().to(torch.int16).sort(stable=True)
+    padded = (counts + BLOCK - 1) // BLOCK * BLOCK
+    ends = padded.cumsum(0)
+    shift = ends - padded - counts.cumsum(0) + counts
+    row = torch.arange(len(order), device=device) + shift[expert.long()]
+    most = (len(order) + experts * (BLOCK - 1)) // BLOCK * BLOCK
+    choice = torch.full((most,), -1, dtype=torch.int32, device=device)
+    choice[row] = order.to(torch.int32)
+    place = torch.zeros(len(order), dtype=torch.int32, device=device)
+    place[order] = row.to(torch.int32)
+    return Places(ends.to(torch.int32), place.view_as(indices), choice)
+
+
+def permute(x: Tensor, places: Places) -> Tensor:
+    """Each row of ``x`` [T, H] to the places of its choices: [P, H], zeros where a row fills up."""
+    k, rows = places.place.shape[1], len(places.choice)
+    out = x.new_empty(rows, x.shape[1])
+    if rows:
+        _permute_kernel[(rows,)](
+            x.contiguous(), places.choice, places.ends[-1:], out, x.shape[1], k, WIDTH=_width(x), num_warps=4
+        )
     return out
 
 
-def unpermute(y: Tensor, place: Tensor, gates: Tensor | None = None) -> Tensor:
-    """The sum over j of row ``place[t, j]`` of ``y`` [T k, H], each times ``gates[t, j]`` where given: [T, H], summed
-    in FP32. ``place`` [T, k] is the inverse of ``order``."""
+def unpermute(y: Tensor, place: Tensor, gates: Tensor | None = None, base: Tensor | None = None) -> Tensor:
+    """The sum over j of row ``place[t, j]`` of ``y`` [P, H], each times ``gates[t, j]`` where given, plus row t of
+    ``base`` [T, H] where given: [T, H], summed in FP32."""
     tokens, k = place.shape
-    out = torch.empty_like(y[:1]).expand(tokens, -1).contiguous()
+    out = y.new_empty(tokens, y.shape[1])
     if tokens:
         _unpermute_kernel[(tokens,)](
-            y.contiguous(), place, gates if gates is not None else y, out, y.shape[1], K=k, WIDTH=_width(y),
-            GATED=gates is not None, num_warps=4,
+            y.contiguous(), place, gates if gates is not None else y, base if base is not None else y, out, y.shape[1],
+            K=k, WIDTH=_width(y), GATED=gates is not None, BASED=base is not None, num_warps=4,
         )  # fmt: skip
     return out
 
@@ -38,20 +76,29 @@ def _width(x: Tensor) -> int:
 
 
 @triton.jit
-def _permute_kernel(x, order, out, hidden, k, WIDTH: tl.constexpr):
-    place = tl.program_id(0).to(tl.int64)
-    source = (tl.load(order + place) // k).to(tl.int64)
+def _permute_kernel(x, choice, total, out, hidden, k, WIDTH: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    if row >= tl.load(total):
+        return
+    chosen = tl.load(choice + row)
+    source = (chosen // k).to(tl.int64)
     for first in range(0, hidden, WIDTH):
         col = first + tl.arange(0, WIDTH)
-        tl.store(out + place * hidden + col, tl.load(x + source * hidden + col, mask=col < hidden), mask=col < hidden)
+        value = tl.load(x + source * hidden + col, mask=(col < hidden) & (chosen >= 0), other=0.0)
+        tl.store(out + row * hidden + col, value, mask=col < hidden)
 
 
 @triton.jit
-def _unpermute_kernel(y, place, gates, out, hidden, K: tl.constexpr, WIDTH: tl.constexpr, GATED: tl.constexpr):
+def _unpermute_kernel(
+    y, place, gates, base, out, hidden,
+    K: tl.constexpr, WIDTH: tl.constexpr, GATED: tl.constexpr, BASED: tl.constexpr,
+):  # fmt: skip
     token = tl.program_id(0).to(tl.int64)
     for first in range(0, hidden, WIDTH):
         col = first + tl.arange(0, WIDTH)
         total = tl.zeros([WIDTH], tl.float32)
+        if BASED:
+            total = tl.load(base + token * hidden + col, mask=col < hidden, other=0.0).to(tl.float32)
         for j in tl.static_range(K):
             source = tl.load(place + token * K + j).to(tl.int64)
             value = tl.load(y + source * hidden + col, mask=col < hidden, other=0.0).to(tl.float32)

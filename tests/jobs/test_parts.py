@@ -25,6 +25,7 @@ OTHER: dict[str, Any] = {
     "optimizer.beta2": 0.5,
     "optimizer.clip_norm": 0.2,
     "optimizer.bias_speed": 0.25,
+    "optimizer.moments": "bf16",
     "rollout.groups_per_step": 5,
     "rollout.samples_per_group": 4,
     "rollout.lag": 4,
@@ -49,10 +50,9 @@ OTHER: dict[str, Any] = {
 }
 ELSEWHERE = {
     "base", "run.dir", "run.keep_checkpoints", "run.trackers", "data.train", "data.held_out", "reward.added",
-    "evaluate.problems", "evaluate.samples", "precision.train", "precision.rollout", "rollout.max_rows",
-    "cluster.address",
-    "cluster.rollout_workers", "cluster.reward_workers", "cluster.trainer_threads", "cluster.rollout_threads",
-    "cluster.gpus_per_rollout_worker", "cluster.gpus_per_trainer",
+    "evaluate.problems", "evaluate.samples", "precision.train", "precision.recompute", "precision.rollout",
+    "rollout.max_rows", "cluster.address", "cluster.rollout_workers", "cluster.reward_workers",
+    "cluster.trainer_threads", "cluster.rollout_threads", "cluster.gpus_per_rollout_worker", "cluster.gpus_per_trainer",
 }  # fmt: skip
 """Used where the run is put together, and tested with it."""
 
@@ -98,6 +98,12 @@ def test_the_precisions_reach_policy_and_publish(workspace: Workspace, precision
     assert set(fp8) == {precision == "fp8"}
     assert str(trainer.policy.model.dtype) == {"bf16": "torch.bfloat16"}.get(precision, "torch.float32")
     assert trainer.policy.publish(trainer.rollout_precision).precision == precision
+
+
+def test_recomputation_reaches_the_model(workspace: Workspace) -> None:
+    for value in (False, True):
+        made = config.read(workspace.recipe, GrpoRecipe, [f"precision.recompute={str(value).lower()}"])
+        assert parts.make_trainer(made).policy.model.recompute is value
 
 
 def test_the_engine_takes_its_rows(workspace: Workspace) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from jobs import parts
-from jobs.config import OptimizerTable
+from jobs.config import OptimizerTable, TrainPrecisionTable
 from model import hf
 from model.config import ConfigError
 from model.policy import OptimizerSettings
@@ -89,14 +89,14 @@ def test_a_layout_is_the_one_of_transformers(tmp_path: Path) -> None:
 def test_bf16_is_taken_and_fp8_refused(tmp_path: Path) -> None:
     folder = folder_of("llama", tmp_path / "base")
     settings = OptimizerTable(lr=1e-3)
-    policy = parts.make_policy(folder, settings, "bf16")
+    policy = parts.make_policy(folder, settings, TrainPrecisionTable(train="bf16"))
     ids, segments = torch.arange(5), Segments.of([5])
     rounded = policy.model(ids, segments).hidden
-    exact = parts.make_policy(folder, settings, "fp32").model(ids, segments).hidden
+    exact = parts.make_policy(folder, settings, TrainPrecisionTable(train="fp32")).model(ids, segments).hidden
     assert 1e-4 < (rounded - exact).abs().max() < 0.1
     assert {p.dtype for p in policy.model.parameters()} == {torch.float32}
     with pytest.raises(ConfigError, match="fp8"):
-        parts.make_policy(folder, settings, "fp8")
+        parts.make_policy(folder, settings, TrainPrecisionTable(train="fp8"))
 
 
 def test_another_family_is_refused_by_name(tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def test_log_probabilities_in_chunks_are_those_at_once() -> None:
     results = []
     for chunk in (100, 10):
         head.grad = None
-        logp, entropy = token_logprobs(lambda h: h @ head.T, hidden, targets, 0.8, chunk)
+        logp, entropy = token_logprobs(hidden, head, targets, 0.8, chunk)
         logp.sum().backward()
         assert head.grad is not None
         results.append((logp.detach(), entropy, head.grad.clone()))
@@ -141,7 +141,7 @@ def test_log_probabilities_in_chunks_are_those_at_once() -> None:
 
 
 def test_entropy_is_in_nats() -> None:
-    _, entropy = token_logprobs(lambda h: torch.zeros(len(h), 4), torch.zeros(2, 1), torch.zeros(2, dtype=torch.int64))
+    _, entropy = token_logprobs(torch.zeros(2, 1), torch.zeros(4, 1), torch.zeros(2, dtype=torch.int64))
     assert torch.allclose(entropy, torch.tensor(4.0).log().expand(2))
 
 

@@ -3,12 +3,17 @@ are poisoned first, so that what a kernel does not write shows as a NaN."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 import torch
 from torch import Tensor
 
 from model import fp8
 from model.fp8 import Quantized
+
+if TYPE_CHECKING:
+    from model.kernels.rows import Places
 
 pytest.importorskip("triton", reason="the kernels are written in triton")
 pytestmark = [
@@ -69,6 +74,14 @@ def same_codes(q: Quantized, expected: Quantized) -> None:
     assert int((ours != theirs).sum()) <= 1 + 1e-3 * ours.numel()
 
 
+def placed(counts: list[int]) -> Places:
+    """Places of rows that come sorted by expert."""
+    from model.kernels.rows import places
+
+    each = torch.tensor(counts, device="cuda")
+    return places(torch.arange(len(counts), device="cuda").repeat_interleave(each).unsqueeze(-1), each)
+
+
 @pytest.mark.parametrize("kind", ["random", "outliers", "adversarial"])
 @pytest.mark.parametrize("shape", [(256, 512), (200, 320), (1, 128), (129, 2112)])
 def test_tiles_are_the_reference_s(kind: str, shape: tuple[int, int]) -> None:
@@ -96,14 +109,17 @@ def test_blocks_are_the_reference_s(kind: str, shape: tuple[int, int, int]) -> N
 
 @pytest.mark.parametrize("kind", ["random", "outliers"])
 def test_swiglu_is_rounded_once(kind: str) -> None:
-    from model.kernels.quantize import Segments, swiglu_quantize
+    from model.kernels.quantize import swiglu_quantize
+    from model.kernels.rows import permute
 
     counts = [0, 130, 70, 0, 1]
-    x, weights = inputs(kind, 201, 640), torch.rand(201, device="cuda")
-    segments = Segments.of(torch.tensor(counts, device="cuda"))
-    rows, columns = swiglu_quantize(x, weights, segments, transpose=True, powers_of_two=True)
+    x, weights = inputs(kind, 201, 640), torch.rand(201, 1, device="cuda")
+    places = placed(counts)
+    rows, columns = swiglu_quantize(permute(x, places), weights, places, transpose=True, powers_of_two=True)
+    at = places.place[:, 0]
+    rows = Quantized(rows.data[at], rows.scale[at])
     gate, up = x.double().chunk(2, -1)
-    expected = torch.nn.functional.silu(gate) * up * weights[:, None].double()
+    expected = torch.nn.functional.silu(gate) * up * weights.double()
     step = rows.scale.double().repeat_interleave(128, 1)[:, :320] * 2.0**-9
     assert bool(((decoded(rows) - expected).abs() <= expected.abs() * (2.0**-4 + 1e-5) + step).all())
     assert bool((rows.scale.log2() % 1 == 0).all())
@@ -117,13 +133,28 @@ def test_swiglu_is_rounded_once(kind: str) -> None:
 @pytest.mark.parametrize(("n", "k"), [(256, 512), (200, 320), (2112, 128), (128, 1040)])
 def test_forward_and_dgrad(kind: str, counts: list[int], n: int, k: int) -> None:
     from model.kernels.products import grouped_matmul
-    from model.kernels.quantize import Segments, quantize_blocks, quantize_tiles
+    from model.kernels.quantize import quantize_blocks, quantize_both
 
-    ends = Segments.of(torch.tensor(counts, device="cuda")).ends
-    x, w = quantize_tiles(inputs(kind, sum(counts), k)), quantize_blocks(inputs(kind, len(counts), n, k))[0]
-    out = grouped_matmul(x, w, ends)
-    expected = fp8.grouped_matmul(decoded(x), decoded(w, blocks=True), counts)
-    assert far(out, expected) < BF16_ERROR
+    places = placed(counts)
+    (x, _), (w, _) = (
+        quantize_both(inputs(kind, sum(counts), k), places),
+        quantize_blocks(inputs(kind, len(counts), n, k)),
+    )
+    out = grouped_matmul(x, w, places.ends, ours=True)
+    at = places.place[:, 0]
+    expected = fp8.grouped_matmul(decoded(Quantized(x.data[at], x.scale[at])), decoded(w, blocks=True), counts)
+    assert far(out[at], expected) < BF16_ERROR
+
+
+@pytest.mark.parametrize("kind", ["random", "outliers", "adversarial"])
+@pytest.mark.parametrize(("m", "n", "k"), [(384, 256, 512), (129, 200, 320), (1, 2112, 128), (1000, 576, 1344)])
+@pytest.mark.parametrize("ours", [True, False])
+def test_dense(kind: str, m: int, n: int, k: int, ours: bool) -> None:
+    from model.kernels.products import matmul
+    from model.kernels.quantize import quantize_blocks, quantize_tiles
+
+    x, (w, _) = quantize_tiles(inputs(kind, m, k)), quantize_blocks(inputs(kind, 1, n, k))
+    assert far(matmul(x, w, ours=ours), decoded(x) @ decoded(w, blocks=True)[0].T) < BF16_ERROR
 
 
 @pytest.mark.parametrize("kind", ["random", "outliers", "adversarial"])
@@ -132,14 +163,14 @@ def test_forward_and_dgrad(kind: str, counts: list[int], n: int, k: int) -> None
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_wgrad(kind: str, counts: list[int], n: int, k: int, dtype: torch.dtype) -> None:
     from model.kernels.products import grouped_wgrad
-    from model.kernels.quantize import Segments, quantize_both
+    from model.kernels.quantize import quantize_both
 
     if dtype == torch.bfloat16 and k % 8:
         k += 4
-    segments = Segments.of(torch.tensor(counts, device="cuda"))
-    dy = quantize_both(inputs(kind, sum(counts), n), segments)[1]
-    x = quantize_both(inputs("random", sum(counts), k), segments)[1]
-    out = grouped_wgrad(dy, x, segments.padded, dtype=dtype)
+    places = placed(counts)
+    dy = quantize_both(inputs(kind, sum(counts), n), places)[1]
+    x = quantize_both(inputs("random", sum(counts), k), places)[1]
+    out = grouped_wgrad(dy, x, places.ends, dtype=dtype)
     dy_d, x_d, start = decoded(dy), decoded(x), 0
     for e, count in enumerate(counts):
         end = start + -(-count // 128) * 128
@@ -150,29 +181,26 @@ def test_wgrad(kind: str, counts: list[int], n: int, k: int, dtype: torch.dtype)
 
 def test_the_same_at_every_run() -> None:
     from model.kernels.products import grouped_matmul
-    from model.kernels.quantize import Segments, quantize_blocks, quantize_tiles
+    from model.kernels.quantize import quantize_blocks, quantize_both
 
-    counts = torch.randint(0, 900, (16,), device="cuda")
-    ends = Segments.of(counts).ends
-    x, w = (
-        quantize_tiles(inputs("random", int(counts.sum()), 1024)),
-        quantize_blocks(inputs("random", 16, 768, 1024))[0],
-    )
-    first = grouped_matmul(x, w, ends)
-    assert all(torch.equal(first, grouped_matmul(x, w, ends)) for _ in range(20))
+    places = placed(torch.randint(0, 900, (16,)).tolist())
+    rows, end = len(places.place), int(places.ends[-1])
+    x, w = quantize_both(inputs("random", rows, 1024), places)[0], quantize_blocks(inputs("random", 16, 768, 1024))[0]
+    first, *others = (grouped_matmul(x, w, places.ends, ours=True)[:end] for _ in range(20))
+    assert all(torch.equal(first, other) for other in others)
 
 
 @pytest.mark.parametrize(("tokens", "hidden"), [(1, 64), (300, 2048), (77, 2112), (64, 7168)])
 def test_rows_there_and_back(tokens: int, hidden: int) -> None:
-    from model.kernels.rows import permute, unpermute
+    from model.kernels.rows import permute, places, unpermute
 
     k = 6
     x, gates = inputs("random", tokens, hidden), torch.rand(tokens, k, device="cuda")
-    order = torch.randperm(tokens * k, device="cuda")
-    place = order.argsort().view(tokens, k)
-    rows = permute(x, order, k)
-    assert torch.equal(rows, x[order // k])
-    assert far(unpermute(rows, place, gates), x.double() * gates.double().sum(1, keepdim=True)) < BF16_ERROR
+    indices = torch.rand(tokens, 16, device="cuda").argsort(-1)[:, :k]
+    found = places(indices, torch.bincount(indices.flatten(), minlength=16))
+    rows = permute(x, found)
+    assert torch.equal(rows[found.place], x.unsqueeze(1).expand(-1, k, -1))
+    assert far(unpermute(rows, found.place, gates), x.double() * gates.double().sum(1, keepdim=True)) < BF16_ERROR
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,223 @@
+"""`zeroth bench step --gpu`: a training step of a 3.4-billion-weight DeepSeek-V3 on one GPU, in BF16 and in FP8, beside
+transformers' model of the same shape in the same run.
+
+All take the same number of random tokens, in sequences of the same length. Forward and backward passes are timed apart
+from the whole step, which adds clipping, AdamW and the routing bias and which transformers' model is not asked for.
+Operations are those that the model needs: two a multiply-add of every product that a token goes through, thrice for
+forward and backward, and attention's over the tokens before it; recomputation is not counted. The limit is the
+vendor's dense BF16 rate, for FP8 too.
+"""
+
+# torch leaves events and some tensor methods untyped.
+# mypy: disable-error-code="no-untyped-call"
+
+from __future__ import annotations
+
+import gc
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from jobs import console
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from model.config import ModelConfig, Precision
+    from model.policy import Policy
+
+BF16_TFLOPS = 989.0
+"""Dense BF16 of an H100 or H200 SXM, from the vendor's datasheet."""
+LARGE: dict[str, Any] = {
+    "vocab_size": 32768, "hidden_size": 2048, "intermediate_size": 5632, "moe_intermediate_size": 512,
+    "num_hidden_layers": 16, "num_attention_heads": 16, "q_lora_rank": 768, "kv_lora_rank": 512,
+    "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128, "n_routed_experts": 64,
+    "num_experts_per_tok": 6, "n_group": 8, "topk_group": 4, "routed_scaling_factor": 2.5,
+    "max_position_embeddings": 4096, "rope_original_max_position_embeddings": 4096,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Work:
+    """``sequences`` of ``tokens`` tokens each; ``steps`` are timed after two that are not."""
+
+    config: ModelConfig
+    sequences: int
+    tokens: int
+    steps: int
+    device: str = "cuda"
+
+    @property
+    def total(self) -> int:
+        return self.sequences * self.tokens
+
+
+def measure(sequences: int, tokens: int, steps: int) -> dict[str, Any]:
+    """Needs a CUDA device; raises RecipeError where there is none."""
+    import torch
+
+    from jobs.config import RecipeError
+    from model.config import ModelConfig
+
+    if not torch.cuda.is_available():
+        raise RecipeError("zeroth bench step --gpu needs a CUDA device, and torch sees none on this machine")
+    work = Work(ModelConfig(**LARGE), sequences, tokens, steps)
+    rows = compare(work)
+    return {
+        "bench": "training step",
+        "gpu": torch.cuda.get_device_name(),
+        "shape": {**LARGE, "sequences": sequences, "tokens": tokens, "teraflops": flops(work) / 1e12},
+        "steps": rows,
+    }
+
+
+def table(results: dict[str, Any]) -> Table:
+    from rich.table import Table
+
+    shown = Table(
+        "3B, forward + backward", "tokens/s", "BF16 utilisation", "peak GiB", "times transformers'", "whole step"
+    )
+    for name, row in results["steps"].items():
+        whole = f"{row['step_seconds'] * 1e3:.0f} ms" if "step_seconds" in row else "-"
+        shown.add_row(name, f"{row['tokens_per_s']:,.0f}", f"{row['utilisation']:.1%}", f"{row['peak_gib']:.1f}",
+                      f"{row['ratio']:.2f}", whole)  # fmt: skip
+    return shown
+
+
+def compare(work: Work) -> dict[str, dict[str, float]]:
+    found = {
+        "transformers, bf16": lambda: theirs(work),
+        "zeroth, bf16": lambda: ours(work, "bf16"),
+        "zeroth, fp8": lambda: ours(work, "fp8"),
+    }
+    rows: dict[str, dict[str, float]] = {}
+    for name, run in found.items():
+        console.say(f"measuring {name}")
+        rows[name] = run()
+        seconds = rows[name]["seconds"]
+        rows[name]["tokens_per_s"] = work.total / seconds
+        rows[name]["utilisation"] = flops(work) / seconds / 1e12 / BF16_TFLOPS
+        rows[name]["ratio"] = rows["transformers, bf16"]["seconds"] / seconds
+        _free()
+    return rows
+
+
+def flops(work: Work) -> float:
+    """Of one forward and backward pass."""
+    c = work.config
+    heads, q = c.num_attention_heads, c.q_lora_rank
+    queries = heads * c.qk_head_dim * (q or c.hidden_size) + (c.hidden_size * q if q else 0)
+    latents = c.hidden_size * (c.kv_lora_rank + c.qk_rope_head_dim)
+    expansion = c.kv_lora_rank * heads * (c.qk_nope_head_dim + c.v_head_dim)
+    attention = queries + latents + expansion + heads * c.v_head_dim * c.hidden_size
+    experts = 3 * c.hidden_size * c.moe_intermediate_size * (c.num_experts_per_tok + c.n_shared_experts)
+    sparse = c.num_hidden_layers - c.first_k_dense_replace
+    weights = (
+        attention * c.num_hidden_layers
+        + (experts + c.hidden_size * c.n_routed_experts) * sparse
+        + 3 * c.hidden_size * c.intermediate_size * c.first_k_dense_replace
+        + c.hidden_size * c.vocab_size
+    )
+    scores = heads * (c.qk_head_dim + c.v_head_dim) * work.tokens / 2 * c.num_hidden_layers
+    return 6.0 * (weights + scores) * work.total
+
+
+def ours(work: Work, precision: Precision) -> dict[str, float]:
+    """Seconds of forward and backward and of the whole step, and the peak of memory in GiB."""
+    import torch
+
+    from model.segments import Segments
+
+    policy = make_policy(work, precision)
+    device = policy.model.device
+    tokens = _random_tokens(work)
+    segments = Segments.of([work.tokens] * work.sequences, device)
+    at = torch.arange(work.total, device=device).view(-1, work.tokens)[:, :-1].flatten()
+    targets = tokens[at + 1]
+
+    def gradient() -> None:
+        out = policy.forward(tokens, segments, at, targets, 1.0)
+        policy.backward(-out.logp.mean(), out.routing)
+
+    def whole() -> None:
+        gradient()
+        policy.apply()
+
+    timed = {"step_seconds": _median(whole, work.steps), "seconds": _median(gradient, work.steps, policy)}
+    return {**timed, **_memory()}
+
+
+def make_policy(work: Work, precision: Precision) -> Policy:
+    import torch
+
+    from model.policy import OptimizerSettings, Policy
+    from model.tokenizer import train
+    from model.transformer import Transformer
+
+    torch.manual_seed(0)
+    with torch.device(work.device):
+        model = Transformer(work.config)
+    return Policy(model, train(["a"], 300), OptimizerSettings(lr=1e-5, moments="bf16"), precision)
+
+
+def theirs(work: Work) -> dict[str, float]:
+    """transformers' model with BF16 weights, grouped products for its experts and torch's attention."""
+    import torch
+    from transformers import AutoModelForCausalLM, DeepseekV3Config
+
+    from model.config import to_hf
+
+    torch.manual_seed(0)
+    with torch.device(work.device):
+        model = AutoModelForCausalLM.from_config(
+            DeepseekV3Config(**{k: v for k, v in to_hf(work.config).items() if k != "model_type"}),
+            dtype=torch.bfloat16, attn_implementation="sdpa", experts_implementation="grouped_mm",
+        )  # fmt: skip
+    model.train()
+    tokens = _random_tokens(work).view(work.sequences, work.tokens)
+
+    def gradient() -> None:
+        model.zero_grad()
+        model(input_ids=tokens, labels=tokens, use_cache=False).loss.backward()
+
+    return {"seconds": _median(gradient, work.steps), **_memory()}
+
+
+def _random_tokens(work: Work) -> Any:
+    import torch
+
+    return torch.randint(0, work.config.vocab_size, (work.total,), device=work.device)
+
+
+def _median(call: Callable[[], None], steps: int, policy: Policy | None = None) -> float:
+    """Seconds on the device, after two calls that are not timed. Gradients of ``policy`` are dropped between calls."""
+    import torch
+
+    timed = []
+    for step in range(2 + steps):
+        if policy is not None:
+            policy.optimizer.zero_grad()
+        marks = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        torch.cuda.synchronize()
+        marks[0].record()
+        call()
+        marks[1].record()
+        torch.cuda.synchronize()
+        if step >= 2:
+            timed.append(marks[0].elapsed_time(marks[1]) / 1e3)
+    return float(statistics.median(timed))
+
+
+def _memory() -> dict[str, float]:
+    import torch
+
+    return {"peak_gib": torch.cuda.max_memory_allocated() / 2**30}
+
+
+def _free() -> None:
+    import torch
+
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
