@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from model import checkpoint, config, fp8, layout
 from model.checkpoint import WEIGHTS, CheckpointError, written_whole
 from model.config import ConfigError, ModelConfig, Precision
-from model.shards import INDEX
+from model.shards import INDEX, Shards
 from model.transformer import build
 from tests.fakes import TINY, tiny_tokenizer
 
@@ -57,6 +58,25 @@ def test_several_files_hold_what_the_precision_keeps(tmp_path: Path, precision: 
     loaded = dict(layout.to_published(checkpoint.load(tmp_path)[0].state_dict(), c))
     for name, tensor in layout.to_published(model.state_dict(), c):
         assert torch.equal(loaded[name], kept(name, tensor)), name
+
+
+def test_an_export_never_holds_more_than_a_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alive: list[weakref.ref[torch.Tensor]] = []
+    most = 0
+    decoded = checkpoint._decoded
+
+    def counted(stored: Shards, name: str) -> torch.Tensor:
+        nonlocal most
+        tensor = decoded(stored, name).clone()
+        alive.append(weakref.ref(tensor))
+        most = max(most, sum(t.nbytes for ref in alive if (t := ref()) is not None))
+        return tensor
+
+    monkeypatch.setattr(checkpoint, "_decoded", counted)
+    with written_whole(folder.with_name("out")) as draft:
+        checkpoint.export(folder, draft, "fp32", 50_000, None)
+    total = sum(path.stat().st_size for path in folder.with_name("out").glob("*.safetensors"))
+    assert most < 2 * 50_000 < total / 2
 
 
 def test_names_are_the_published_ones(folder: Path) -> None:

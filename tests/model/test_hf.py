@@ -43,6 +43,16 @@ def test_a_bf16_folder_of_several_files_with_mtp_loads_in_hf(tmp_path: Path) -> 
     assert_equal_to_hf(checkpoint.load(tmp_path)[0], tmp_path)
 
 
+def test_a_fp8_folder_is_decoded_by_hf_as_by_us(tmp_path: Path) -> None:
+    """With whole blocks, which is all that transformers decodes on a CPU."""
+    transformers = pytest.importorskip("transformers")
+    sizes = {"kv_lora_rank": 64, "qk_rope_head_dim": 64, "qk_nope_head_dim": 64, "v_head_dim": 64, "q_lora_rank": 128}
+    c = replace(TINY, hidden_size=128, intermediate_size=256, moe_intermediate_size=128, **sizes)
+    checkpoint.save(varied(build(c, seed=0)), tiny_tokenizer(), tmp_path, "fp8")
+    decoded = transformers.FineGrainedFP8Config(dequantize=True)
+    assert_equal_to_hf(checkpoint.load(tmp_path)[0], tmp_path, quantization_config=decoded)
+
+
 def varied(model: Transformer) -> Transformer:
     """Routing biases and norms that are not what they start as."""
     torch.manual_seed(1)
@@ -55,9 +65,9 @@ def varied(model: Transformer) -> Transformer:
     return model
 
 
-def assert_equal_to_hf(model: Transformer, folder: Path) -> None:
+def assert_equal_to_hf(model: Transformer, folder: Path, **settings: object) -> None:
     transformers = pytest.importorskip("transformers")
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **settings)
     tokens = torch.randint(0, TINY.vocab_size, (3, 40))
     with torch.no_grad():
         expected = theirs(tokens).logits.log_softmax(-1)
