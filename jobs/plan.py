@@ -3,9 +3,8 @@ run's measured load puts its experts."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +16,7 @@ from jobs.config import GrpoRecipe, PretrainRecipe, RecipeError, SftRecipe
 from jobs.grpo import Overrides, RecipeArgument
 
 if TYPE_CHECKING:
+    from model import placement
     from model.budget import Hardware
     from model.config import ModelConfig, Precision
 
@@ -55,9 +55,12 @@ def command(
     expert_gpus: Annotated[int, typer.Option(min=1, help="GPUs that hold the experts of a layer.")] = 8,
     nodes: Annotated[int, typer.Option(min=1, help="Nodes that these GPUs lie in.")] = 1,
     redundant: Annotated[int, typer.Option(min=0, help="Copies of experts beside the first.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Also write the JSON there.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")] = False,
 ) -> None:
     """Memory and time of a recipe by component, and a placement of experts from measured load."""
+    from jobs.bench import record
+
     kind, resolved = read(recipe, overrides or [])
     shape = shape_of(resolved)
     at = rates(hardware)
@@ -69,8 +72,8 @@ def command(
     }
     if load is not None:
         result["placement"] = placements(load, shape, expert_gpus, nodes, redundant)
-    if as_json:
-        typer.echo(json.dumps(result, indent=2))
+    if as_json or out:
+        record.emit(record.stamped(result), out)
     show(result)
 
 
@@ -238,39 +241,54 @@ def seconds_of(
 
 
 def placements(run_dir: Path, c: ModelConfig, gpus: int, nodes: int, redundant: int) -> dict[str, Any]:
-    """A placement of every layer's experts from the first half of a run's steps, judged by the second half: the
-    busiest GPU's tokens over the mean, averaged over steps and layers, in order and as planned."""
+    """A placement of every layer's experts from the first half of a run's steps, judged by the second half."""
     from model import placement
     from rl.journal import read_load
 
     steps = read_load(run_dir)
     if len(steps) < 2:
         raise RecipeError(f"{run_dir}: there is no measured load of two steps or more (expert_load.jsonl)")
-    seen, later = steps[: len(steps) // 2], steps[len(steps) // 2 :]
-    layers: dict[str, Any] = {}
-    for layer, first in seen[0][1].items():
-        if len(first) != c.n_routed_experts:
-            raise RecipeError(f"{run_dir}: its model has {len(first)} experts, the recipe's {c.n_routed_experts}")
-        at = placement.site(len(first), gpus, nodes, redundant)
-        total = [float(sum(counts)) for counts in zip(*(load[layer] for _, load in seen), strict=True)]
-        planned = placement.place(total, at, c.n_group)
-
-        def judged(chosen: placement.Placement, layer: int = layer) -> float:
-            each = [placement.imbalance(placement.gpu_loads(chosen, load[layer])) for _, load in later]
-            return math.fsum(each) / len(each)
-
-        before = judged(placement.in_order(len(first), gpus))
-        layers[str(layer)] = {"busiest_over_mean_in_order": before, "planned": judged(planned), "gpus": planned}
+    experts = {len(counts) for counts in steps[0][1].values()}
+    if experts != {c.n_routed_experts}:
+        raise RecipeError(f"{run_dir}: its layers have {sorted(experts)} experts, the recipe's {c.n_routed_experts}")
+    at = placement.site(c.n_routed_experts, gpus, nodes, redundant)
+    half = len(steps) // 2
+    layers = {
+        layer: _placed(
+            [load[layer] for _, load in steps[:half]], [load[layer] for _, load in steps[half:]], at, c.n_group
+        )
+        for layer in steps[0][1]
+    }
+    means = {
+        way: math.fsum(layer["busiest_over_mean"][way] for layer in layers.values()) / len(layers)
+        for way in ("in_order", "planned", "in_hindsight")
+    }
     return {
-        "run": str(run_dir), "steps_planned_from": len(seen), "steps_judged_by": len(later), "expert_gpus": gpus,
-        "nodes": nodes, "redundant": redundant,
-        "busiest_over_mean_in_order": _mean(layers, "busiest_over_mean_in_order"),
-        "busiest_over_mean_planned": _mean(layers, "planned"), "layers": layers,
+        "run": str(run_dir), "steps_planned_from": half, "steps_judged_by": len(steps) - half, "expert_gpus": gpus,
+        "nodes": nodes, "redundant": redundant, "busiest_over_mean": means, "layers": layers,
     }  # fmt: skip
 
 
-def _mean(layers: Mapping[str, Mapping[str, float]], key: str) -> float:
-    return math.fsum(layer[key] for layer in layers.values()) / len(layers)
+def _placed(
+    seen: Sequence[Sequence[int]], later: Sequence[Sequence[int]], at: placement.Site, groups: int
+) -> dict[str, Any]:
+    """One layer's experts by GPU, planned from ``seen``; and the busiest GPU's tokens over the mean, averaged over
+    ``later`` steps: in order, as planned, and as a plan from those steps themselves would have it."""
+    from model import placement
+
+    def total(steps: Sequence[Sequence[int]]) -> list[float]:
+        return [float(sum(counts)) for counts in zip(*steps, strict=True)]
+
+    ways = {
+        "in_order": placement.in_order(len(seen[0]), at.nodes * at.gpus),
+        "planned": placement.place(total(seen), at, groups),
+        "in_hindsight": placement.place(total(later), at, groups),
+    }
+    judged = {
+        way: math.fsum(placement.imbalance(placement.gpu_loads(gpus, load)) for load in later) / len(later)
+        for way, gpus in ways.items()
+    }
+    return {"busiest_over_mean": judged, "gpus": ways["planned"]}
 
 
 def show(result: Mapping[str, Any]) -> None:
@@ -295,8 +313,8 @@ def show(result: Mapping[str, Any]) -> None:
         console.console.print(table)
     if placed := result.get("placement"):
         console.say(
-            f"experts on {placed['expert_gpus']} GPUs: the busiest takes {placed['busiest_over_mean_in_order']:.2f} "
-            f"times the mean in order, {placed['busiest_over_mean_planned']:.2f} as planned with "
+            f"experts on {placed['expert_gpus']} GPUs: the busiest takes {placed['busiest_over_mean']['in_order']:.2f} "
+            f"times the mean in order, {placed['busiest_over_mean']['planned']:.2f} as planned with "
             f"{placed['redundant']} copies (planned from {placed['steps_planned_from']} steps, judged by "
             f"{placed['steps_judged_by']} later ones)"
         )

@@ -32,6 +32,28 @@ def step_rows() -> list[str]:
     return [f"| {name} | {row['seconds']:.3f} | {row['ratio']:.2f} |" for name, row in sorted(run["steps"].items())]
 
 
+def balance_rows() -> list[str]:
+    (run,) = recorded("balance-*.json")
+    columns = ("loss", "below_sequence_wise", "max_violation", "max_violation_batch")
+    rows = []
+    for way, row in run["ways"].items():
+        cells = [f"{row[name]['mean']:.3f} ± {row[name]['error']:.3f}" for name in columns]
+        rows.append(f"| {way} | {' | '.join(cells)} |")
+    return rows
+
+
+def placement_row() -> str:
+    (run,) = recorded("placement-*.json")
+    ways = run["placement"]["busiest_over_mean"]
+    return f"| {ways['in_order']:.2f} | {ways['planned']:.2f} | {ways['in_hindsight']:.2f} |"
+
+
+def test_the_planning_page_has_the_ways_to_balance_and_the_placement() -> None:
+    text = (ROOT / "docs" / "planning.md").read_text()
+    for row in (*balance_rows(), placement_row()):
+        assert row in text
+
+
 def test_the_readme_has_the_quickstart_runs() -> None:
     text = (ROOT / "README.md").read_text()
     for row in quickstart_rows():
@@ -64,4 +86,4 @@ def test_a_result_says_where_and_how_it_was_measured(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    print("\n".join([*quickstart_rows(), "", *step_rows()]))
+    print("\n".join([*quickstart_rows(), "", *step_rows(), "", *balance_rows()]))
