@@ -117,7 +117,7 @@ def digits(text: str) -> float:
 def ours(
     folder: Path, prompts: Sequence[str], steps: int, threads: int, lag: int, precision: Precision
 ) -> dict[str, float]:
-    """The trainer has all threads. With lag 0 there are as many rollout workers, since nothing else runs then."""
+    """With lag 0 trainer and rollout workers take turns and have all threads; with lag 1 they share them."""
     from jobs import cluster
 
     with tempfile.TemporaryDirectory() as run:
@@ -132,7 +132,7 @@ def ours(
             ),
             loss=config.LossTable(kl=0.0),
             precision=config.PrecisionTable(rollout=precision),
-            cluster=config.ClusterTable(trainer_threads=threads, rollout_workers=1 if lag else threads),
+            cluster=config.ClusterTable(trainer_threads=1 if lag else threads, rollout_workers=1 if lag else threads),
         )
         with cluster.connect(None, 2 * threads) as ray:
             timed = asyncio.run(run_pipeline(recipe, prompts, ray.trainer(recipe), ray.engine(recipe)))
