@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from model.config import ModelConfig
 from model.dispatch import on_gpu
-from model.linear import GroupedLinear, Linear
+from model.linear import GroupedLinear, Linear, together
 
 ExpertLoad = dict[int, list[int]]
 """Tokens sent to each expert, by the index of the MoE layer."""
@@ -84,7 +84,8 @@ class MLP(nn.Module):
 
     @on_gpu("mlp")
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        gate, up = together(x, self.gate_proj, self.up_proj)
+        out: Tensor = self.down_proj(F.silu(gate) * up)
         return out
 
 
