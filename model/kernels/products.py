@@ -72,9 +72,15 @@ def wgrad(dy: Quantized, x: Quantized, *, dtype: torch.dtype = torch.float32, ou
     """``dy^T @ x`` of transposed 128x1 tiles [N, P] and [K, P] -> [N, K] in ``dtype``."""
     if not ours and has_scaled_mm() and len(dy.data) % 16 == 0 and len(x.data) % 16 == 0 and dy.data.shape[1]:
         tiles = F.ScalingType.BlockWise1x128
-        dy_scale, x_scale = (q.scale.T.contiguous().T for q in (dy, x))
-        return F.scaled_mm(dy.data, x.data.T, dy_scale, tiles, x_scale, tiles, output_dtype=dtype)
+        return F.scaled_mm(dy.data, x.data.T, _alone(dy.scale), tiles, _alone(x.scale), tiles, output_dtype=dtype)
     return grouped_wgrad(dy, x, _all(dy.data.shape[1], dy.data.device), dtype=dtype)[0]
+
+
+def _alone(scale: Tensor) -> Tensor:
+    """A scale [N, blocks] with strides (1, N), which cuBLASLt wants; `swiglu_backward` gives parts of larger ones."""
+    if scale.stride() == (1, len(scale)):
+        return scale
+    return scale.new_empty(scale.shape[1], len(scale)).T.copy_(scale)
 
 
 @functools.cache

@@ -143,15 +143,11 @@ def _empty(like: Tensor, rows: int, width: int) -> Quantized:
 
 @triton.jit
 def _scale(amax, POWERS: tl.constexpr):
-    # Both quotients correctly rounded by a step of Newton's method: a division that serves every case is slow here.
-    amax = tl.maximum(amax, 1e-4)
-    scale = amax * (1.0 / 448.0)
-    scale = tl.fma(tl.fma(-scale, 448.0, amax), 1.0 / 448.0, scale)
+    scale = tl.div_rn(tl.maximum(amax, 1e-4), 448.0)
     if POWERS:
         bits = scale.to(tl.int32, bitcast=True)
         scale = ((bits + 0x7FFFFF) & 0x7F800000).to(tl.float32, bitcast=True)
-    inverse = 1.0 / scale
-    return scale, tl.fma(tl.fma(-scale, inverse, 1.0), inverse, inverse)
+    return scale, tl.div_rn(1.0, scale)
 
 
 @triton.jit

@@ -157,6 +157,17 @@ def test_dense(kind: str, m: int, n: int, k: int, ours: bool) -> None:
     assert far(matmul(x, w, ours=ours), decoded(x) @ decoded(w, blocks=True)[0].T) < BF16_ERROR
 
 
+@pytest.mark.parametrize("tokens", [100, 300])
+@pytest.mark.parametrize("ours", [True, False])
+def test_dense_wgrad_takes_parts_of_larger_tiles(tokens: int, ours: bool) -> None:
+    from model.kernels.products import wgrad
+    from model.kernels.quantize import quantize_both
+
+    (_, dy), (_, x) = quantize_both(inputs("random", tokens, 384)), quantize_both(inputs("random", tokens, 256))
+    part = Quantized(dy.data[128:], dy.scale[128:])
+    assert far(wgrad(part, x, ours=ours), decoded(part) @ decoded(x).T) < FP32_ERROR
+
+
 @pytest.mark.parametrize("kind", ["random", "outliers", "adversarial"])
 @pytest.mark.parametrize("counts", COUNTS)
 @pytest.mark.parametrize(("n", "k"), [(256, 512), (200, 320), (64, 132)])
