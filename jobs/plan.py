@@ -187,14 +187,16 @@ def budgets(
 
 
 def memory_of(c: ModelConfig, work: Work, recipe: Recipe, *, on_cpu: bool) -> dict[str, int]:
-    """Trainer and engine together. FP32 masters, gradients and two moments; a reference where KL is paid for."""
+    """Trainer and engine together. FP32 masters and gradients, two moments; a reference where KL is paid for."""
     from model import budget
 
     parameters = sum(each.parameters for each in budget.components(c))
     train = recipe.precision.train
     width = 4 if train == "fp32" or on_cpu else 2
-    kept = budget.activation_bytes(c, work.micro_batch, width, scores=work.sequence if on_cpu else 0)
-    found = {"weights, FP32": 4 * parameters, "gradients, FP32": 4 * parameters, "moments, FP32": 8 * parameters}
+    activations = budget.recomputed_bytes if recipe.precision.recompute else budget.activation_bytes
+    kept = activations(c, work.micro_batch, width, work.sequence if on_cpu else 0)
+    found = {"weights, FP32": 4 * parameters, "gradients, FP32": 4 * parameters}
+    found["moments"] = 2 * moment_width(recipe) * parameters
     if train != "fp32":
         found["weights as multiplied"] = width * parameters
     found |= {f"activations: {name}": each for name, each in kept.items()}
@@ -235,9 +237,15 @@ def seconds_of(
         found["reference and start"] = work.references * forward / product
         published = 4 * parameters + budget.weight_bytes(c, rollout)
         found["publishing"] = published / copy
-    found["forward and backward"] = 3 * forward / product
-    found["optimizer"] = 28 * parameters / copy  # reads weights, gradients and moments; writes all but gradients
+    found["forward and backward"] = (4 if recipe.precision.recompute else 3) * forward / product
+    # Weights, gradients and moments are read, weights and moments written.
+    found["optimizer"] = (12 + 4 * moment_width(recipe)) * parameters / copy
     return found
+
+
+def moment_width(recipe: Recipe) -> int:
+    """Bytes of one of AdamW's two moments."""
+    return 2 if recipe.optimizer.moments == "bf16" else 4
 
 
 def placements(run_dir: Path, c: ModelConfig, gpus: int, nodes: int, redundant: int) -> dict[str, Any]:

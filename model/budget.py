@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -67,21 +67,35 @@ def cache_bytes(c: ModelConfig, rows: int, context: int, width: int) -> int:
 
 
 def activation_bytes(c: ModelConfig, tokens: int, width: int, scores: int = 0) -> dict[str, int]:
-    """What the backward pass keeps of a forward pass over ``tokens`` tokens. ``scores`` is the length of a sequence
-    where attention keeps its probabilities (on a CPU, as torch's kernels there want keys as wide as values), else 0.
-    Logits are made 8192 rows at a time (`model/loss.py`)."""
+    """What the backward pass keeps of a forward pass over ``tokens`` tokens. ``scores`` is the length of a sequence on
+    a CPU, where attention keeps its probabilities (torch's kernels there want keys as wide as values) and an expert
+    five numbers a hidden one; 0 on a GPU, where fused kernels keep three. Logits are made 8192 rows at a time
+    (`model/loss.py`)."""
+    kept = 5 if scores else 3
     dense, sparse = c.first_k_dense_replace, c.num_hidden_layers - c.first_k_dense_replace
     latents = 2 * (c.q_lora_rank or 0) + 2 * c.kv_lora_rank + c.qk_rope_head_dim
     heads = c.num_attention_heads * (2 * c.qk_head_dim + 2 * c.v_head_dim + scores)
-    routed = c.num_experts_per_tok * (c.hidden_size + 5 * c.moe_intermediate_size) + c.n_routed_experts
+    routed = c.num_experts_per_tok * (c.hidden_size + kept * c.moe_intermediate_size) + c.n_routed_experts
     numbers = {
         "residual stream and norms": (4 * c.num_hidden_layers + 1) * c.hidden_size,
         "attention": c.num_hidden_layers * (latents + heads),
-        "dense layers": dense * 4 * c.intermediate_size,
-        "experts": sparse * (routed + 4 * c.n_shared_experts * c.moe_intermediate_size),
+        "dense layers": dense * min(kept, 4) * c.intermediate_size,
+        "experts": sparse * (routed + min(kept, 4) * c.n_shared_experts * c.moe_intermediate_size),
     }
-    kept = {name: each * tokens * width for name, each in numbers.items()}
-    return {**kept, "logits": 2 * min(tokens, 8192) * c.vocab_size * 4}
+    sizes = {name: each * tokens * width for name, each in numbers.items()}
+    return {**sizes, "logits": 2 * min(tokens, 8192) * c.vocab_size * 4}
+
+
+def recomputed_bytes(c: ModelConfig, tokens: int, width: int, scores: int = 0) -> dict[str, int]:
+    """`activation_bytes` where only each layer's input is kept, and one layer at a time is computed again."""
+    layers = (1,) if c.first_k_dense_replace == c.num_hidden_layers else (0, 1) if c.first_k_dense_replace else (0,)
+    alone = [
+        activation_bytes(replace(c, num_hidden_layers=1, first_k_dense_replace=dense), tokens, width, scores)
+        for dense in layers
+    ]
+    largest = max(sum(each.values()) - each["logits"] for each in alone)
+    inputs = c.num_hidden_layers * c.hidden_size * tokens * width
+    return {"layers' inputs": inputs, "one layer": largest, "logits": alone[0]["logits"]}
 
 
 def weight_bytes(c: ModelConfig, precision: Precision) -> int:

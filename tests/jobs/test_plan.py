@@ -43,11 +43,20 @@ def test_memory_and_time_are_summed_from_their_parts(recipe: Path, capsys: pytes
     assert status == 0
     assert result["trainer"] == "pretrain"
     parameters = sum(each["parameters"] for each in result["parameters"])  # type: ignore[attr-defined]
-    assert of(result["bytes"])["moments, FP32"] == 8 * parameters
+    assert of(result["bytes"])["moments"] == 8 * parameters
+    assert of(plan(capsys, recipe, "optimizer.moments=bf16")[1]["bytes"])["moments"] == 4 * parameters
     assert result["bytes_a_device"] == sum(of(result["bytes"]).values())
     assert result["seconds_a_step"] == pytest.approx(sum(of(result["seconds"]).values()))
     assert of(result["work"])["trained"] == 8 * 64
     assert "commit" in result, "a plan that is kept says with what it was made"
+
+
+def test_recomputing_keeps_less_and_takes_a_forward_pass_more(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept, again = (plan(capsys, recipe, *more)[1] for more in ([], ["precision.recompute=true"]))
+    assert of(again["bytes"])["activations: layers' inputs"] == 8 * 64 * 4 * 128 * 4
+    assert float(str(again["bytes_a_device"])) < float(str(kept["bytes_a_device"]))
+    ratio = of(again["seconds"])["forward and backward"] / of(kept["seconds"])["forward and backward"]
+    assert ratio == pytest.approx(4 / 3)
 
 
 def test_twice_the_devices_halve_products_and_half_the_efficiency_doubles_them(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -25,6 +27,7 @@ CASES: dict[str, ModelConfig] = {
     "all sparse, wide experts": replace(SHAPE, first_k_dense_replace=0, moe_intermediate_size=80),
 }
 ROWS, LENGTH = 4, 24
+RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
 
 
 def tokens(c: ModelConfig) -> tuple[torch.Tensor, Segments]:
@@ -37,6 +40,20 @@ def test_parameters_are_those_of_the_model(name: str) -> None:
     assert sum(each.parameters for each in budget.components(c)) == sum(
         t.numel() for t in build(c, 0).state_dict().values()
     )
+
+
+def test_a_measured_step_on_an_h200_is_planned_within_a_tenth() -> None:
+    """BF16 with one micro-batch: gradients come as activations go, so the peak is without them."""
+    run = json.loads((RESULTS / "training-h200.json").read_text())
+    names = {f.name for f in fields(ModelConfig)}
+    c = ModelConfig(**{name: value for name, value in run["shape"].items() if name in names})
+    tokens, length = run["shape"]["sequences"] * run["shape"]["tokens"], run["shape"]["tokens"]
+    parameters = sum(each.parameters for each in budget.components(c))
+    kept = sum(budget.activation_bytes(c, tokens, 2).values())
+    measured = run["steps"]["zeroth, bf16"]
+    assert 8 * parameters + 2 * parameters + kept == pytest.approx(measured["peak_gib"] * 2**30, rel=0.1)
+    flops = 3 * sum(budget.forward_flops(c, tokens, length / 2).values())
+    assert flops == pytest.approx(run["shape"]["teraflops"] * 1e12, rel=0.01)
 
 
 def test_deepseek_v3_is_671_billion_of_which_37_are_active() -> None:
