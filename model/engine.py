@@ -14,6 +14,12 @@ Routes = np.ndarray[tuple[int, int, int], np.dtype[np.int16]]
 """[tokens, MoE layers, experts a token]: the experts that each token was sent to."""
 
 
+class EngineError(ValueError):
+    """A request that an engine cannot serve."""
+
+    exit_status = 2
+
+
 @dataclass(frozen=True)
 class Sampling:
     """``temperature`` 0 is greedy. ``top_p`` keeps the smallest set of tokens whose probabilities reach it.

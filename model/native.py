@@ -8,22 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 
-import numpy as np
-
 from model import publish
 from model.config import ModelConfig
-from model.engine import Completion, Request, Sampling
+from model.engine import Completion, EngineError, Request, Sampling
 from model.publish import Published
-from model.sampling import Sampled, Start, Stops
+from model.sampling import Start, Stops, completed
 from model.tokenizer import Tokenizer
 from model.transformer import Transformer
 from model.waves import Waves
-
-
-class EngineError(ValueError):
-    """A request that the engine cannot serve."""
-
-    exit_status = 2
 
 
 class NativeEngine:
@@ -71,22 +63,8 @@ class NativeEngine:
         ]
         waves = Waves(self.model, self.max_rows, self.record_routes)
         sampled = waves.sample(starts, sampling, Stops(self.tokenizer, sampling.stop))
-        done = iter(self._completion(*row, sampling) for row in zip(starts, sampled, strict=True))
-        return [[next(done) for _ in request.seeds] for request in requests]
-
-    def _completion(self, start: Start, sampled: Sampled, sampling: Sampling) -> Completion:
-        """A row's tokens behind those that it had begun with, whose routes are kept as they were sampled."""
-        before, n = start.begun or Completion((), (), (), "paused", ""), len(sampled.tokens)
-        ids = before.token_ids + tuple(sampled.tokens)
-        full = len(ids) >= sampling.max_tokens or len(start.ids) + n >= self.config.max_position_embeddings
-        routes = sampled.routes
-        if routes is not None and before.routes is not None:
-            routes = np.concatenate([before.routes, routes[len(before.routes) :]])
-        return Completion(
-            ids,
-            before.logprobs + tuple(sampled.logprobs),
-            before.versions + (self.version,) * n,
-            "stop" if sampled.stopped else "length" if full else "paused",
-            self.tokenizer.decode(ids),
-            routes,
+        done = iter(
+            completed(start, row, [self.version] * len(row.tokens), sampling, limit, self.tokenizer)
+            for start, row in zip(starts, sampled, strict=True)
         )
+        return [[next(done) for _ in request.seeds] for request in requests]

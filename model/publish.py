@@ -191,7 +191,7 @@ def accept(model: Transformer, weights: Published) -> None:
     state = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("mtp.")}
     traces: dict[str, tuple[float, ...]] = {}
     for part in weights.parts:
-        check_bytes(part, weights.version)
+        check_bytes(part)
         load_state({n: t for n, t in state.items() if n in part.tensors}, part.tensors, part.name)
         for name in part.tensors:
             state.pop(name, None)
@@ -204,14 +204,14 @@ def accept(model: Transformer, weights: Published) -> None:
     check_probe(got, seen, weights, traces, ROUNDING)
 
 
-def check_bytes(part: Part, version: int) -> None:
+def check_bytes(part: Part) -> None:
     """Raises PublishError naming the first tensor whose bytes differ from what the trainer sent."""
     arrived = digests(part.tensors)
     for name, digest in part.digests.items():
         if arrived.get(name) != digest:
             raise PublishError(
-                f"weight version {version}: tensor {name} differs from what the trainer sent; no rollout was started. "
-                "Restart the run with --resume; if it comes back, check the memory or the network of this host"
+                f"published tensor {name} differs from what the trainer sent; no rollout was started. Restart the run "
+                "with --resume; if it comes back, check the memory or the network of this host"
             )
 
 

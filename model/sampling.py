@@ -7,6 +7,7 @@ been paused.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,6 +68,27 @@ class Stops:
             if any(s in text for s in self.strings):
                 return n
         return None
+
+
+def completed(
+    start: Start, sampled: Sampled, versions: Sequence[int], sampling: Sampling, limit: int, tokenizer: Tokenizer
+) -> Completion:
+    """A row's tokens behind those that it had begun with, whose routes are kept as they were sampled. ``versions`` are
+    those of the new tokens, ``limit`` the model's context."""
+    before = start.begun or Completion((), (), (), "paused", "")
+    ids = before.token_ids + tuple(sampled.tokens)
+    full = len(ids) >= sampling.max_tokens or len(start.ids) + len(sampled.tokens) >= limit
+    routes = sampled.routes
+    if routes is not None and before.routes is not None:
+        routes = np.concatenate([before.routes, routes[len(before.routes) :]])
+    return Completion(
+        ids,
+        before.logprobs + tuple(sampled.logprobs),
+        before.versions + tuple(versions),
+        "stop" if sampled.stopped else "length" if full else "paused",
+        tokenizer.decode(ids),
+        routes,
+    )
 
 
 def uniforms(seed: int, count: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

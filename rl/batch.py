@@ -23,8 +23,9 @@ class MicroBatch:
 
     ``tokens`` [N] int64, ``segments`` says which is which. For each of M sampled tokens: ``at`` [M], the place in
     ``tokens`` whose output predicts it, ``targets`` [M] the token, ``sampled`` [M] FP32 its log-probability when it was
-    sampled, ``versions`` [M] the weight version then, ``advantages`` [M] FP32 and ``weights`` [M] FP32 its share of the
-    batch's mean.
+    sampled, ``versions`` [M] the weight version then, ``advantages`` [M] FP32, ``weights`` [M] FP32 its share of the
+    batch's mean and ``sequences`` [M] the number of its completion in this micro-batch. ``routes`` int16
+    [N, MoE layers, K] are the experts that the engine used, -1 where it has not told; None where it told none.
     """
 
     segments: Segments
@@ -35,6 +36,8 @@ class MicroBatch:
     versions: Tensor
     advantages: Tensor
     weights: Tensor
+    sequences: Tensor
+    routes: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -125,4 +128,25 @@ def _micro_batch(bundles: Sequence[_Bundle]) -> MicroBatch:
         versions=torch.tensor([v for s in members for v in s.completion.versions]),
         advantages=torch.tensor([s.advantage for s in members]).repeat_interleave(counts),
         weights=torch.tensor([s.weight for s in members]).repeat_interleave(counts),
+        sequences=torch.arange(len(members)).repeat_interleave(counts),
+        routes=_routes(bundles),
     )
+
+
+def _routes(bundles: Sequence[_Bundle]) -> Tensor | None:
+    """The routes of a micro-batch's tokens; a prompt's are those of its first completion."""
+    known = [s.completion.routes for b in bundles for s in b.members if s.completion.routes is not None]
+    if not known:
+        return None
+    rows: list[Tensor] = []
+    for bundle in bundles:
+        length = len(bundle.prompt)
+        for i, s in enumerate(bundle.members):
+            own = s.completion.routes
+            found = (
+                torch.full((length + s.tokens, *known[0].shape[1:]), -1, dtype=torch.int16)
+                if own is None
+                else torch.from_numpy(own)
+            )
+            rows.append(found if i == 0 else found[length:])
+    return torch.cat(rows)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from model.moe import balance_loss
+from model.moe import Routing, balance_loss
 from model.policy import Forward, Policy
 from rl.batch import Aggregation, MicroBatch, pack
 from rl.loss import LossSettings, TokenLoss, grpo_loss
@@ -21,7 +21,8 @@ Metrics = dict[str, float]
 @dataclass(frozen=True)
 class StepSettings:
     """``micro_batch_tokens`` bounds memory and changes nothing else. ``minibatches`` is the number of optimizer
-    updates a step. ``balance`` weighs the sequence-wise auxiliary loss. ``reference_every`` is in steps."""
+    updates a step. ``balance`` weighs the sequence-wise auxiliary loss. ``reference_every`` is in steps.
+    ``replay_routes`` sends each token to the experts that the engine used, where it told them (arXiv:2510.11370)."""
 
     loss: LossSettings = field(default_factory=LossSettings)
     micro_batch_tokens: int = 8192
@@ -30,6 +31,7 @@ class StepSettings:
     balance: float = 0.0
     reference_every: int = 400
     temperature: float = 1.0
+    replay_routes: bool = False
 
 
 def step(policy: Policy, groups: Sequence[Group], settings: StepSettings) -> Metrics:
@@ -51,7 +53,7 @@ def step(policy: Policy, groups: Sequence[Group], settings: StepSettings) -> Met
             start = starts[i - 1][j] if i else None
             parts = grpo_loss(
                 out.logp, start, micro.sampled, _reference(policy, micro, settings), micro.advantages, micro.weights,
-                settings.loss,
+                micro.sequences, settings.loss,
             )  # fmt: skip
             policy.backward(parts.loss + _balance(out, micro, settings, policy), out.routing)
             tally.add(micro, out, parts, policy.updates)
@@ -60,7 +62,8 @@ def step(policy: Policy, groups: Sequence[Group], settings: StepSettings) -> Met
 
 
 def _forward(policy: Policy, micro: MicroBatch, settings: StepSettings) -> Forward:
-    return policy.forward(micro.tokens, micro.segments, micro.at, micro.targets, settings.temperature)
+    routes = micro.routes if settings.replay_routes else None
+    return policy.forward(micro.tokens, micro.segments, micro.at, micro.targets, settings.temperature, routes)
 
 
 def _reference(policy: Policy, micro: MicroBatch, settings: StepSettings) -> Tensor | None:
@@ -77,6 +80,15 @@ def _balance(out: Forward, micro: MicroBatch, settings: StepSettings, policy: Po
     return settings.balance * float(micro.weights.sum()) * torch.stack(losses).sum()
 
 
+def routes_differ(routing: Sequence[Routing], routes: Tensor) -> tuple[int, int]:
+    """Of N tokens: how many have known routes [N, MoE layers, K], and for how many of these the policy's own routers
+    would choose another set of experts in some layer."""
+    known = routes[:, 0, 0] >= 0
+    own = torch.stack([layer.own for layer in routing], 1).sort(-1).values[known]
+    theirs = routes.to(own.device, own.dtype).sort(-1).values[known]
+    return int(known.sum()), int((own != theirs).flatten(1).any(-1).sum())
+
+
 class _Tally:
     """Means over the step's sampled tokens, and maxima where a mean would hide the trouble."""
 
@@ -85,6 +97,7 @@ class _Tally:
         self.sums: dict[str, float] = {}
         self.largest_gap = 0.0
         self.largest_lag = 0
+        self.routed = self.rerouted = 0
         self.updates: list[dict[str, float]] = []
 
     def add(self, micro: MicroBatch, out: Forward, parts: TokenLoss, version: int) -> None:
@@ -101,10 +114,16 @@ class _Tally:
             "importance": parts.importance,
             "logprob_gap": gap,
             "sampler_kl": micro.sampled - logp,
+            "sampler_kl_k3": (logp - micro.sampled).exp() - (logp - micro.sampled) - 1,
+            "importance_left_out": (parts.importance == 0).float(),
             "lag": lag.float(),
         }.items():
             self.sums[name] = self.sums.get(name, 0.0) + float(value.sum())
         self.sums["loss"] = self.sums.get("loss", 0.0) + float(parts.loss.detach())
+        if micro.routes is not None:
+            known, differ = routes_differ(out.routing, micro.routes)
+            self.routed += known
+            self.rerouted += differ
 
     def update(self, applied: dict[str, float]) -> None:
         self.updates.append(applied)
@@ -117,6 +136,7 @@ class _Tally:
         return {
             "loss": self.sums["loss"] / len(self.updates),
             **means,
+            **({"routes_differ": self.rerouted / self.routed} if self.routed else {}),
             **applied,
             "logprob_gap_max": self.largest_gap,
             "lag_max": float(self.largest_lag),

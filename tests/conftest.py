@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import asyncio
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,3 +20,18 @@ def data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs real problems in {folder}, which is absent")
     return folder
+
+
+@pytest.fixture(scope="session")
+def vllm_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """One vLLM for all tests, in fp32, of a tiny policy's shape with `LOADABLE`: it takes half a minute to start."""
+    pytest.importorskip("vllm", reason="needs vLLM")
+    from model import checkpoint
+    from model.vllm_engine import VllmEngine
+    from tests.fakes import LOADABLE, tiny_policy
+
+    folder, policy = tmp_path_factory.mktemp("vllm"), tiny_policy(**LOADABLE)
+    checkpoint.save(policy.model, policy.tokenizer, folder)
+    engine = VllmEngine(folder, "fp32", max_rows=64)
+    yield engine
+    asyncio.run(engine.close())

@@ -35,6 +35,16 @@ TINY = ModelConfig(
 )
 
 
+LOADABLE: dict[str, int] = {
+    "moe_intermediate_size": 32,
+    "kv_lora_rank": 32,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 16,
+    "v_head_dim": 16,
+}
+"""What makes a tiny shape one that vLLM's CPU kernels take."""
+
+
 def tiny_tokenizer() -> Tokenizer:
     return train(["User: What is 1+2? Assistant: \\boxed{3}"] * 4, 300)
 

@@ -22,7 +22,7 @@ EXCEPTIONS = {"rewards/learned.py": {"model"}}
 """The learned reward is a model, which it imports when it is built."""
 HOMES = {
     "ray": {"jobs/cluster.py"},
-    "vllm": {"model/vllm.py"},
+    "vllm": {"model/vllm_engine.py"},
     "triton": {"model/kernels/"},
     "accelerate": {"model/policy.py"},
     "transformers": {"model/hf.py", "jobs/bench/"},

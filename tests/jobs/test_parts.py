@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from jobs import config, parts
-from jobs.config import GrpoRecipe
+from jobs.config import GrpoRecipe, RecipeError
+from model.engine import EngineError
+from model.native import NativeEngine
 from tests.jobs.conftest import Workspace
 
 OTHER: dict[str, Any] = {
@@ -29,6 +31,7 @@ OTHER: dict[str, Any] = {
     "rollout.groups_per_step": 5,
     "rollout.samples_per_group": 4,
     "rollout.lag": 4,
+    "rollout.routes": "replay",
     "rollout.temperature": 0.5,
     "rollout.top_p": 0.5,
     "rollout.max_tokens": 3,
@@ -40,7 +43,10 @@ OTHER: dict[str, Any] = {
     "loss.clip_low": 0.1,
     "loss.clip_high": 0.9,
     "loss.kl": 0.7,
+    "loss.importance": "sequence",
     "loss.importance_cap": 5.0,
+    "loss.importance_floor": 0.5,
+    "loss.importance_mask": True,
     "loss.aggregation": "sequence",
     "loss.advantage_by_std": False,
     "loss.mask_truncated": True,
@@ -53,6 +59,7 @@ ELSEWHERE = {
     "evaluate.problems", "evaluate.samples", "precision.train", "precision.recompute", "precision.rollout",
     "rollout.max_rows", "cluster.address", "cluster.rollout_workers", "cluster.reward_workers",
     "cluster.trainer_threads", "cluster.rollout_threads", "cluster.gpus_per_rollout_worker", "cluster.gpus_per_trainer",
+    "rollout.engine", "rollout.vllm", "rollout.on_publish",
 }  # fmt: skip
 """Used where the run is put together, and tested with it."""
 
@@ -108,6 +115,47 @@ def test_recomputation_reaches_the_model(workspace: Workspace) -> None:
 
 def test_the_engine_takes_its_rows(workspace: Workspace) -> None:
     assert parts.make_engine(workspace.base, max_rows=3, threads=1).max_rows == 3
+
+
+def test_the_native_engine_records_routes_when_they_are_wanted(workspace: Workspace) -> None:
+    for routes, wanted in (("off", False), ("record", True), ("replay", True)):
+        recipe = config.read(workspace.recipe, GrpoRecipe, [f"rollout.routes={routes}"])
+        engine = parts.rollout_engine(recipe)
+        assert isinstance(engine, NativeEngine)
+        assert engine.record_routes == wanted
+
+
+@pytest.mark.vllm
+def test_vllm_is_made_as_the_recipe_says(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    vllm_engine = pytest.importorskip("model.vllm_engine", reason="needs vLLM")
+    made: dict[str, Any] = {}
+    monkeypatch.setattr(vllm_engine, "VllmEngine", lambda *args, **named: made.update(named))
+    overrides = ["rollout.engine=vllm", "rollout.on_publish=mixed", "rollout.top_p=0.9", "rollout.vllm.seed=3"]
+    parts.rollout_engine(config.read(workspace.recipe, GrpoRecipe, overrides))
+    assert made == {"max_rows": 512, "on_publish": "mixed", "before_top_p": True, "arguments": {"seed": 3}}
+
+
+@pytest.mark.vllm
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["rollout.top_p=0.9", "rollout.temperature=0.7"], "rollout.engine to native"),
+        (["rollout.routes=record"], "rollout.routes"),
+        (["rollout.vllm.max_num_seq=3"], "max_num_seqs"),
+    ],
+)
+def test_what_vllm_cannot_do_is_refused_before_the_run(
+    workspace: Workspace, overrides: list[str], message: str
+) -> None:
+    pytest.importorskip("vllm", reason="needs vLLM")
+    recipe = config.read(workspace.recipe, GrpoRecipe, ["rollout.engine=vllm", *overrides])
+    with pytest.raises((RecipeError, EngineError), match=message):
+        parts.check_engine(recipe)
+
+
+def test_arguments_for_vllm_need_vllm(workspace: Workspace) -> None:
+    with pytest.raises(RecipeError, match="rollout.vllm"):
+        parts.check_engine(config.read(workspace.recipe, GrpoRecipe, ["rollout.vllm.seed=3"]))
 
 
 def test_evaluation_looks_at_so_many_problems(workspace: Workspace) -> None:

@@ -8,8 +8,8 @@ import torch
 
 from model import publish
 from model.config import Precision
-from model.engine import Completion, Request, Sampling
-from model.native import EngineError, NativeEngine
+from model.engine import Completion, EngineError, Request, Sampling
+from model.native import NativeEngine
 from model.sampling import draw, uniforms
 from model.segments import Segments
 from model.transformer import build

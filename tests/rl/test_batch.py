@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from model.engine import Completion
 from rl.batch import Aggregation, MicroBatch, pack
 from rl.rollout import Group
-from tests.rl.makers import group
+from tests.rl.makers import completion, group
 
 LENGTHS = st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=4), min_size=1, max_size=5)
 
@@ -89,3 +93,18 @@ def test_minibatches_split_whole_groups_and_weigh_each_alone() -> None:
     assert len(batches) == 2
     assert [weights(b) for b in batches] == pytest.approx([1, 1], abs=1e-5)
     assert [sum(len(m.targets) for m in b) for b in batches] == [11, 4]
+
+
+def test_routes_lie_beside_their_tokens_and_a_prompt_has_those_of_its_first_completion() -> None:
+    def routed(ids: list[int], first: int) -> Completion:
+        rows = np.arange(first, first + 2 + len(ids) - 1, dtype=np.int16).reshape(-1, 1, 1)
+        return replace(completion(ids), routes=rows)
+
+    made = group([[5, 6, 7], [8, 9], [5, 5]], [1.0, 2.0, 3.0])
+    told = replace(made, completions=(routed([5, 6, 7], 10), routed([8, 9], 20), completion([5, 5])))
+    ((micro,),) = pack([told], max_tokens=99, minibatches=1, by="token")
+    assert micro.routes is not None
+    assert micro.routes.flatten().tolist() == [10, 11, 12, 13, 22, -1]
+    assert micro.sequences.tolist() == [0, 0, 0, 1, 1, 2, 2]
+    ((untold,),) = pack([made], max_tokens=99, minibatches=1, by="token")
+    assert untold.routes is None

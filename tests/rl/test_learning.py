@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from model.engine import Sampling
+from model.engine import Engine, Sampling
 from model.native import NativeEngine
 from rl.journal import Journal, read
 from rl.loss import LossSettings
@@ -22,7 +22,7 @@ from rl.problems import Draw, Problem, Stream
 from rl.rollout import Group, RolloutSettings, rollout
 from rl.step import StepSettings
 from rl.trainer import LocalTrainer
-from tests.fakes import FakeReward, tiny_policy
+from tests.fakes import LOADABLE, FakeReward, tiny_policy
 
 GOLDEN = Path(__file__).with_name("golden.json")
 PROBLEMS = [Problem(str(i), f"{i}", "math", {"id": str(i), "prompt": f"{i}", "reward": "math"}) for i in range(10, 40)]
@@ -44,14 +44,19 @@ def train(
     reward: Callable[[dict[str, Any], str], float | None] = right,
     publishes: bool = True,
     change: Callable[[Group], Group] = lambda group: group,
+    other: Engine | None = None,
+    routes: str = "off",
+    **shape: int,
 ) -> list[dict[str, Any]]:
     """A run; returns its metrics. ``change`` edits each group before training; without ``publishes`` the engine keeps
-    the first weights."""
+    the first weights. ``other`` is an engine of fp32 weights in place of the native one, ``shape`` changes the model's,
+    ``routes`` is as in a recipe."""
     torch.set_num_threads(1)
-    policy = tiny_policy(lr=2e-2)
-    engine = NativeEngine(policy.model.c, policy.tokenizer)
+    policy = tiny_policy(lr=2e-2, **shape)
+    engine = other or NativeEngine(policy.model.c, policy.tokenizer, record_routes=routes != "off")
     settings = RolloutSettings(8, Sampling(max_tokens=4))
-    trainer = LocalTrainer(policy, StepSettings(loss=LossSettings(kl=0.001)), "fp8")
+    step_settings = StepSettings(loss=LossSettings(kl=0.001), replay_routes=routes == "replay")
+    trainer = LocalTrainer(policy, step_settings, "fp32" if other else "fp8")
 
     async def publish(weights: Any) -> None:
         if publishes or weights.version == 0:
@@ -100,6 +105,22 @@ def test_the_loop_learns(tmp_path: Path, lag: int) -> None:
     metrics = measured(train(tmp_path, 40, lag=lag), tmp_path)
     assert metrics[0]["true_reward"] < 0.1
     assert learned(metrics)
+
+
+@pytest.mark.vllm
+def test_the_loop_learns_with_vllm_as_the_engine(tmp_path: Path, vllm_engine: Engine) -> None:
+    metrics = measured(train(tmp_path, 40, other=vllm_engine, **LOADABLE), tmp_path)
+    assert metrics[0]["true_reward"] < 0.1
+    assert learned(metrics)
+    assert max(line["logprob_gap_max"] for line in metrics) < 1e-3
+
+
+def test_replaying_the_engine_s_routes_narrows_the_gap_to_its_probabilities(tmp_path: Path) -> None:
+    """Samples of FP8 weights, trained in FP32: some routers choose otherwise, unless they are told."""
+    own, replayed = (train(tmp_path / routes, 6, routes=routes) for routes in ("record", "replay"))
+    assert own[0]["routes_differ"] == replayed[0]["routes_differ"] > 0
+    assert replayed[0]["logprob_gap_max"] < own[0]["logprob_gap_max"]
+    assert replayed[0]["logprob_gap"] < own[0]["logprob_gap"]
 
 
 @pytest.mark.parametrize("removed", ABLATIONS)

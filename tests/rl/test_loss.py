@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rl.loss import LossSettings, TokenLoss, grpo_loss
+from rl.loss import LossSettings, TokenLoss, grpo_loss, importance_weights
 
 SETTINGS = LossSettings(clip_low=0.2, clip_high=0.3, kl=0.1, importance_cap=2.0)
 NATS = st.floats(-3, 0)
@@ -27,7 +27,7 @@ def loss(
     return grpo_loss(
         logp, one(start), torch.tensor([sampled], dtype=torch.float64), one(reference),
         torch.tensor([advantage], dtype=torch.float64), torch.ones(1, dtype=torch.float64),
-        replace(SETTINGS, **changes),
+        torch.zeros(1, dtype=torch.int64), replace(SETTINGS, **changes),
     )  # fmt: skip
 
 
@@ -78,3 +78,22 @@ def test_the_divergence_is_never_negative_and_zero_at_the_reference(logp: float,
 
 def test_without_weight_the_reference_does_not_count() -> None:
     assert float(loss(torch.tensor([-1.0], dtype=torch.float64), None, -1.0, -3.0, 0.0, kl=0.0).loss) == 0
+
+
+GAPS = torch.tensor([0.5, 0.5, -2.0, 0.1, 0.1])
+SEQUENCES = torch.tensor([0, 0, 0, 1, 1])
+
+
+def test_importance_over_a_sequence_is_the_product_of_its_tokens() -> None:
+    weights = importance_weights(GAPS, SEQUENCES, LossSettings(importance="sequence", importance_cap=10.0))
+    assert torch.allclose(weights, torch.tensor([-1.0, -1.0, -1.0, 0.2, 0.2]).exp())
+
+
+def test_importance_beyond_its_bounds_is_cut_off_or_left_out() -> None:
+    truncated = importance_weights(GAPS, SEQUENCES, LossSettings(importance_cap=1.5))
+    assert torch.allclose(truncated, GAPS.exp().clamp(max=1.5))
+    outside = torch.tensor([0.0, 0.0, 0.0, 1.0, 1.0])
+    masked = LossSettings(importance_cap=1.5, importance_mask=True, importance_floor=0.5)
+    assert torch.allclose(importance_weights(GAPS, SEQUENCES, masked), outside * math.exp(0.1))
+    whole = LossSettings(importance="sequence", importance_floor=0.5)
+    assert torch.allclose(importance_weights(GAPS, SEQUENCES, whole), outside * math.exp(0.2))

@@ -1,0 +1,302 @@
+"""vLLM as an engine, through its own interfaces alone. Run with version 0.32 on CPUs.
+
+vLLM lives in processes of its own; a thread of this one owns its client. New weights go to it part by part, through
+files in memory: one is written while the one before is loaded, and none stays. In vLLM's workers a `WeightReceiver`
+checks each part's digests and feeds `reload_weights`. Then vLLM's log-probabilities of the publish's probe are compared
+with the trainer's.
+
+Rows that begin with the same prompt share its cache. They are seeded one by one, but vLLM's arithmetic may change with
+what else it samples at the same time: unlike the native engine's, its completions are not the same at every run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import difflib
+import hashlib
+import itertools
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+
+from model import checkpoint, publish, receiver
+from model.config import ModelConfig, Precision
+from model.engine import Completion, EngineError, Request, Sampling
+from model.publish import Published, PublishError, Tolerance
+from model.sampling import Sampled, Start, Stops, completed
+
+T = TypeVar("T")
+OnPublish = Literal["drained", "paused", "mixed"]
+PAUSE = {"drained": "wait", "paused": "abort", "mixed": "keep"}
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp8": "bfloat16"}
+OTHER_KERNELS = Tolerance(1.0, 0.05, 0.1)
+"""In BF16 and FP8, where other kernels round differently and near ties of the router fall the other way (measured in
+BF16: 0.26 at most and 0.012 on average)."""
+AHEAD = 2
+"""Parts that are written and not yet loaded."""
+
+
+class VllmEngine:
+    """``folder`` gives shape and tokenizer; weights come with publishes. ``arguments`` go to vLLM as they are (its
+    ``AsyncEngineArgs``).
+
+    ``on_publish`` says what becomes of completions that are being sampled when new weights come: "drained" waits for
+    their end; "paused" stops them, and they go on from their tokens under the new weights; "mixed" freezes them, and
+    they go on with the cache that the old weights filled. ``before_top_p`` makes log-probabilities those of the whole
+    distribution where there is top-p, which vLLM can do at temperature 1 alone.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        precision: Precision,
+        *,
+        max_rows: int = 512,
+        on_publish: OnPublish = "drained",
+        before_top_p: bool = False,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.config, self.tokenizer = checkpoint.shape(folder)
+        self.precision, self.on_publish, self.before_top_p = precision, on_publish, before_top_p
+        self.version = -1
+        self.names = map(str, itertools.count())
+        given = {**engine_arguments(folder, self.config, precision, max_rows, before_top_p), **known(arguments or {})}
+        self.workers = given.get("tensor_parallel_size", 1) * given.get("pipeline_parallel_size", 1)
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self.loop.run_forever, name="vllm", daemon=True)
+        self.thread.start()
+        with environment(self.config):
+            self.llm: Any = asyncio.run_coroutine_threadsafe(_started(given), self.loop).result()
+        self.open = asyncio.Event()
+
+    async def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Completion]]:
+        """For each request its completions, one a seed, in order. Raises EngineError."""
+        self._check(requests, sampling)
+        return await self._run(self._generate(requests, sampling))
+
+    async def publish(self, weights: Published) -> None:
+        """Takes new weights and checks them. Raises PublishError; nothing is sampled from then on."""
+        if weights.precision != self.precision:
+            raise PublishError(f"weights in {weights.precision} were sent to an engine that runs {self.precision}")
+        await self._run(self._publish(weights))
+
+    async def close(self) -> None:
+        """Ends vLLM's processes."""
+        if self.thread.is_alive():
+            self.llm.shutdown()
+            self.loop.call_soon_threadsafe(self.loop.stop)
+            self.thread.join()
+            self.llm = None
+
+    async def call(self, method: str, *arguments: Any) -> list[Any]:
+        """A method of every worker."""
+        answers: list[Any] = await self._run(self.llm.collective_rpc(method, args=arguments))
+        return answers
+
+    async def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        """In the loop that vLLM's client belongs to, whichever loop the caller has."""
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self.loop))
+
+    def _check(self, requests: Sequence[Request], sampling: Sampling) -> None:
+        limit = self.config.max_position_embeddings
+        for request in requests:
+            if not 0 < len(request.prompt_ids) < limit:
+                raise EngineError(f"a prompt has {len(request.prompt_ids)} tokens; the model takes 1 to {limit - 1}")
+        check_sampling(sampling, self.before_top_p)
+
+    async def _generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Completion]]:
+        stops = Stops(self.tokenizer, sampling.stop)
+        rows = [self._row(request, *row, sampling, stops) for request in requests for row in request.rows()]
+        done = iter(await asyncio.gather(*rows))
+        return [[next(done) for _ in request.seeds] for request in requests]
+
+    async def _row(
+        self, request: Request, seed: int, begun: Completion | None, sampling: Sampling, stops: Stops
+    ) -> Completion:
+        """One completion; where a publish stops it, it goes on afterwards."""
+        limit, first = self.config.max_position_embeddings, len(begun.token_ids) if begun else 0
+        while True:
+            await self.open.wait()
+            done = len(begun.token_ids) if begun else 0
+            left = sampling if sampling.pause_after is None else replace(
+                sampling, pause_after=sampling.pause_after - (done - first)
+            )  # fmt: skip
+            start = Start.of(request, seed, begun, left, limit)
+            sampled, versions = await self._sample(start, sampling, stops)
+            begun = completed(start, sampled, versions, sampling, limit, self.tokenizer)
+            if begun.finish_reason != "paused" or len(sampled.tokens) == start.room:
+                return begun
+
+    async def _sample(self, start: Start, sampling: Sampling, stops: Stops) -> tuple[Sampled, list[int]]:
+        """Up to ``start.room`` tokens, fewer where the row stops or is stopped, and the version that sampled each."""
+        tokens: list[int] = []
+        logprobs: list[float] = []
+        versions: list[int] = []
+        name, ended = next(self.names), False
+        async for out in self._stream(start, sampling, name):
+            new, seen = out.outputs[0], len(tokens)
+            tokens += new.token_ids
+            logprobs += [place[token].logprob for token, place in zip(new.token_ids, new.logprobs or (), strict=True)]
+            versions += [self.version] * len(new.token_ids)
+            at = stops.first(start, tokens, seen) if stops.strings else None
+            if at is not None:
+                tokens, logprobs, versions, ended = tokens[:at], logprobs[:at], versions[:at], True
+                await self.llm.abort(name)
+                break
+        ended = ended or (bool(tokens) and tokens[-1] == self.config.eos_token_id)
+        return Sampled(tokens, logprobs, ended), versions
+
+    def _stream(self, start: Start, sampling: Sampling, name: str) -> AsyncIterator[Any]:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        wanted = SamplingParams(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            max_tokens=start.room,
+            seed=continued(start.seed, start.done),
+            stop_token_ids=[self.config.eos_token_id],
+            ignore_eos=True,
+            logprobs=0,
+            detokenize=False,
+            output_kind=RequestOutputKind.DELTA,
+        )
+        stream: AsyncIterator[Any] = self.llm.generate({"prompt_token_ids": list(start.ids)}, wanted, name)
+        return stream
+
+    async def _publish(self, weights: Published) -> None:
+        self.open.clear()
+        await self.llm.pause_generation(mode=PAUSE[self.on_publish], clear_cache=self.on_publish != "mixed")
+        traces = await self._send(weights)
+        await self.llm.reset_prefix_cache()
+        await self.llm.resume_generation()
+        await self.llm.collective_rpc("watch_layers", args=(True,))
+        got = await self._probe(weights.probe)
+        (seen, *_) = await self.llm.collective_rpc("watch_layers", args=(False,))
+        tolerance = publish.ROUNDING if self.precision == "fp32" else OTHER_KERNELS
+        publish.check_probe(got, seen, weights, traces, tolerance)
+        self.version = weights.version
+        self.open.set()
+
+    async def _send(self, weights: Published) -> dict[str, tuple[float, ...]]:
+        """Streams the parts into vLLM's workers; returns each part's trace. Raises PublishError."""
+        memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - files in memory
+        folder = Path(tempfile.mkdtemp(prefix="zeroth-publish-", dir=memory))
+        loading = asyncio.ensure_future(self.llm.collective_rpc("receive_weights", args=(str(folder),)))
+        traces: dict[str, tuple[float, ...]] = {}
+        try:
+            for number, part in enumerate(weights.parts):
+                receiver.write_part(part, folder, number)
+                traces[part.name] = part.trace
+                await self._taken(folder, number + 1 - AHEAD, loading)
+            (folder / "end").touch()
+            problems = [problem for problem in await loading if problem is not None]
+        finally:
+            (folder / "end").touch()
+            shutil.rmtree(folder, ignore_errors=True)
+        if problems:
+            raise PublishError(f"weight version {weights.version}: {problems[0]}")
+        return traces
+
+    async def _taken(self, folder: Path, number: int, loading: asyncio.Future[Any]) -> None:
+        """Waits until every worker has loaded a part, then removes it."""
+        since = time.monotonic()
+        while number >= 0 and not all((folder / f"{number}.{r}.taken").exists() for r in range(self.workers)):
+            if loading.done() or time.monotonic() - since > receiver.PART_SECONDS:
+                why = loading.exception() if loading.done() else f"{receiver.PART_SECONDS:g} s have passed"
+                raise PublishError(f"vLLM did not take part {number} of a publish: {why}")
+            await asyncio.sleep(0.001)
+        (folder / f"{number}.part").unlink(missing_ok=True)
+
+    async def _probe(self, probe: tuple[int, ...]) -> list[float]:
+        """The log-probabilities of a prompt's tokens after the first."""
+        from vllm import SamplingParams
+
+        wanted = SamplingParams(max_tokens=1, prompt_logprobs=0, detokenize=False)
+        prompt = {"prompt_token_ids": list(probe)}
+        outs = [out async for out in self.llm.generate(prompt, wanted, next(self.names)) if out.prompt_logprobs]
+        found = outs[0].prompt_logprobs[1:]
+        return [place[token].logprob for token, place in zip(probe[1:], found, strict=True)]
+
+
+def check_sampling(sampling: Sampling, before_top_p: bool) -> None:
+    """Raises EngineError where vLLM cannot give the log-probabilities that a completion promises."""
+    exact = sampling.temperature == 1 if before_top_p else sampling.top_p == 1
+    if not exact and sampling.temperature > 0:
+        raise EngineError(
+            f"temperature {sampling.temperature} with top_p {sampling.top_p}: vLLM gives the log-probabilities of the "
+            "whole distribution only where one of them is 1; set rollout.temperature or rollout.top_p to 1, or "
+            "rollout.engine to native"
+        )
+
+
+def engine_arguments(
+    folder: Path, config: ModelConfig, precision: Precision, max_rows: int, before_top_p: bool
+) -> dict[str, Any]:
+    """What vLLM is started with."""
+    return {
+        "model": str(folder),
+        "skip_tokenizer_init": True,
+        "load_format": "dummy",
+        "dtype": DTYPES[precision],
+        "hf_overrides": {"quantization_config": checkpoint.QUANTIZATION} if precision == "fp8" else {},
+        "max_model_len": config.max_position_embeddings,
+        "max_num_seqs": max_rows,
+        "enable_prefix_caching": True,
+        "enforce_eager": not torch.cuda.is_available(),
+        "logprobs_mode": "raw_logprobs" if before_top_p else "processed_logprobs",
+        "disable_log_stats": True,
+        "worker_extension_cls": f"{receiver.__name__}.{receiver.WeightReceiver.__name__}",
+    }
+
+
+def known(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The arguments, every one found to be one of vLLM's. Raises EngineError naming the nearest."""
+    from vllm import AsyncEngineArgs
+
+    names = [field.name for field in dataclasses.fields(AsyncEngineArgs)]
+    for key in arguments:
+        if key not in names:
+            near = difflib.get_close_matches(key, names, n=1, cutoff=0.0)[0]
+            raise EngineError(f"rollout.vllm: vLLM has no argument {key!r}; the nearest is {near!r}")
+    return arguments
+
+
+@contextmanager
+def environment(config: ModelConfig) -> Iterator[None]:
+    """The environment variables that vLLM's processes are started with, where the user has not set them."""
+    wanted = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1", "VLLM_USE_DEEP_GEMM_E8M0": "0"}
+    if not torch.cuda.is_available():
+        # One thread for each that torch has here; no compiler, which takes longer than what it compiles.
+        wanted |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "TORCHDYNAMO_DISABLE": "1"}
+        if config.kv_lora_rank + config.qk_rope_head_dim != 576:
+            wanted["VLLM_MLA_DISABLE"] = "1"  # its CPU kernel for latent attention takes no other size
+    added = {name: value for name, value in wanted.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
+
+
+async def _started(arguments: Mapping[str, Any]) -> Any:
+    from vllm import AsyncEngineArgs
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+
+
+def continued(seed: int, done: int) -> int:
+    """The seed of a row that goes on behind ``done`` tokens: vLLM cannot start within a stream of random numbers."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}/{done}".encode(), digest_size=7).digest(), "big")
