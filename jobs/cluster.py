@@ -128,10 +128,11 @@ class RemoteTrainer:
 
 
 class RemoteEngine:
-    """Rollout workers as one engine: requests are dealt out in order, in equal runs."""
+    """Rollout workers as one engine: requests are dealt out in order, in equal runs. ``has_processes``: a worker has
+    started others, which its own end would leave behind."""
 
-    def __init__(self, actors: Sequence[Any]) -> None:
-        self.actors = actors
+    def __init__(self, actors: Sequence[Any], has_processes: bool = False) -> None:
+        self.actors, self.has_processes = actors, has_processes
 
     async def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Completion]]:
         parts = deal(requests, len(self.actors))
@@ -150,7 +151,9 @@ class RemoteEngine:
         )
 
     async def close(self) -> None:
-        await asyncio.gather(*(call(actor.close.remote(), "a rollout worker") for actor in self.actors))
+        """Ends vLLM's processes, where there are any; a worker that died has none, and its death is told elsewhere."""
+        if self.has_processes:
+            await asyncio.gather(*(actor.close.remote() for actor in self.actors), return_exceptions=True)
 
 
 class RemoteReward:
@@ -192,7 +195,8 @@ class Cluster:
             [
                 _place(RolloutActor, table.rollout_threads, table.gpus_per_rollout_worker, absolute, calls=calls)
                 for _ in range(table.rollout_workers)
-            ]
+            ],
+            has_processes=recipe.rollout.engine == "vllm",
         )
 
     def reward(self, make: Callable[[], Any], workers: int) -> RemoteReward:
