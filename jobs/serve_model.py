@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from jobs.lifecycle import needs, new_app, refused, serve
+from jobs.lifecycle import ServiceError, needs, new_app, refused, serve
 
 if TYPE_CHECKING:
     from fastapi import APIRouter, FastAPI, Request
@@ -243,7 +243,8 @@ def model(
     name: Annotated[str | None, typer.Option(help="The model's name; by default the folder's.")] = None,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The port; 0 takes a free one.")] = 8000,
-    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp8.")] = "fp32",
+    engine: Annotated[str, typer.Option(help="native, or vllm: vLLM's own server in place of this one.")] = "native",
+    precision: Annotated[str | None, typer.Option(help="fp32 (native's), bf16 (vllm's) or fp8.")] = None,
     template: Annotated[
         str | None, typer.Option(help="Holds {prompt}; by default that of the checkpoint's run, or its chat template.")
     ] = None,
@@ -259,16 +260,21 @@ def model(
     from jobs import loaded
     from jobs.serving.desk import ModelDesk
 
-    keys = _keys(api_key_file)
-    engine = loaded.loaded_engine(checkpoint, precision, rows)
-    layout = loaded.layout_of(checkpoint, engine.tokenizer, template)
-    desk = ModelDesk(name or checkpoint.resolve().name, engine, layout, queue, chunk_tokens)
+    keys, known = _keys(api_key_file), name or checkpoint.resolve().name
+    if engine == "vllm":
+        from jobs.serving import vllm_server
+
+        options = ["--served-model-name", known, "--host", host, "--port", str(port), "--max-num-seqs", str(rows)]
+        vllm_server.serve(checkpoint, precision or "bf16", template, keys, options, drain_seconds)
+        return
+    if engine != "native":
+        raise ServiceError(f"--engine {engine!r}: it is native or vllm")
+    sampler = loaded.loaded_engine(checkpoint, precision or "fp32", rows)
+    desk = ModelDesk(known, sampler, loaded.layout_of(checkpoint, sampler.tokenizer, template), queue, chunk_tokens)
     serve(create_app(desk, keys, max_body_mb), desk, f"model {desk.name}", host, port, drain_seconds)
 
 
 def _keys(path: Path | None) -> list[str]:
-    from jobs.lifecycle import ServiceError
-
     if path is None:
         return []
     try:

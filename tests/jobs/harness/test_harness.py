@@ -91,7 +91,7 @@ def evaluated(place: Workspace, model: Any, *tasks: str, **arguments: Any) -> di
     harness.register()
     done = lm_eval.simple_evaluate(
         model=model, tasks=list(tasks), model_args=arguments or None, bootstrap_iters=0,
-        task_manager=TaskManager(include_path=str(place.folder / "tasks")),
+        task_manager=TaskManager(include_path=str(place.folder / "tasks"), include_defaults=False),
     )  # fmt: skip
     samples: dict[str, list[Any]] = done["samples"]
     return {
@@ -184,8 +184,8 @@ class Half(LM):  # type: ignore[misc]
 
 def test_our_rewards_judge_a_task_of_the_harness() -> None:
     done = lm_eval.simple_evaluate(
-        model=Half(), tasks=["zeroth_generated_math"], task_manager=TaskManager(include_path=str(harness.TASKS)),
-        bootstrap_iters=0,
+        model=Half(), tasks=["zeroth_generated_math"], bootstrap_iters=0,
+        task_manager=TaskManager(include_path=str(harness.TASKS), include_defaults=False),
     )  # fmt: skip
     result = done["results"]["zeroth_generated_math"]
     assert (result["score,none"], result["not_judged,none"]) == (0.5, 0.0)
