@@ -14,6 +14,7 @@ vendor's dense BF16 rate, for FP8 too.
 from __future__ import annotations
 
 import gc
+import math
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -105,22 +106,9 @@ def compare(work: Work) -> dict[str, dict[str, float]]:
 
 def flops(work: Work) -> float:
     """Of one forward and backward pass."""
-    c = work.config
-    heads, q = c.num_attention_heads, c.q_lora_rank
-    queries = heads * c.qk_head_dim * (q or c.hidden_size) + (c.hidden_size * q if q else 0)
-    latents = c.hidden_size * (c.kv_lora_rank + c.qk_rope_head_dim)
-    expansion = c.kv_lora_rank * heads * (c.qk_nope_head_dim + c.v_head_dim)
-    attention = queries + latents + expansion + heads * c.v_head_dim * c.hidden_size
-    experts = 3 * c.hidden_size * c.moe_intermediate_size * (c.num_experts_per_tok + c.n_shared_experts)
-    sparse = c.num_hidden_layers - c.first_k_dense_replace
-    weights = (
-        attention * c.num_hidden_layers
-        + (experts + c.hidden_size * c.n_routed_experts) * sparse
-        + 3 * c.hidden_size * c.intermediate_size * c.first_k_dense_replace
-        + c.hidden_size * c.vocab_size
-    )
-    scores = heads * (c.qk_head_dim + c.v_head_dim) * work.tokens / 2 * c.num_hidden_layers
-    return 6.0 * (weights + scores) * work.total
+    from model import budget
+
+    return 3 * math.fsum(budget.forward_flops(work.config, work.total, work.tokens / 2).values())
 
 
 def ours(work: Work, precision: Precision) -> dict[str, float]:
