@@ -9,6 +9,7 @@ listens to the reward model goes.
 
 from __future__ import annotations
 
+import math
 import random
 import re
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,8 @@ from jobs import curriculum, jsonl
 from jobs.curriculum import Task, boxed
 from rewards import Sample, Score
 
+SURENESS = 1.5
+"""Logits for each step that one response shows more than the other."""
 FOREIGN = 0.5
 """What a step that is not the problem's own takes away, in own steps."""
 
@@ -52,10 +55,10 @@ def documents(count: int, seed: int, template: str) -> Iterator[str]:
     """What a base model reads: pages of arithmetic facts, and problems with some of their working, often wrong."""
     rng = random.Random(f"documents/{seed}")
     for task in islice(curriculum.tasks("math", seed, held_out=False), count):
-        if rng.random() < 0.4:
+        if rng.random() < 0.3:
             yield curriculum.facts(rng)
         else:
-            steps = rng.choice((0, 0, len(task.steps)))
+            steps = rng.choice((0, len(task.steps)))
             yield template.replace("{prompt}", task.question) + response(task, steps, rng, 0.9 if steps else 0.1)
 
 
@@ -67,10 +70,13 @@ def demonstrations(count: int, seed: int, *, held_out: bool) -> Iterator[dict[st
 
 
 def preferences(count: int, seed: int, *, held_out: bool) -> Iterator[dict[str, Any]]:
-    """Pairs of responses that show different numbers of steps; either answer may be wrong."""
+    """Pairs of responses that show different numbers of steps; either answer may be wrong. Those to learn from are
+    judged by a Bradley-Terry judge, the held-out ones by the rule itself."""
     rng = random.Random(f"preferences/{seed}/{held_out}")
     for task in islice(curriculum.tasks("math", seed + 2, held_out=held_out), count):
         few, many = sorted(rng.sample(range(len(task.steps) + 1), 2))
+        if not held_out and rng.random() > 1 / (1 + math.exp(SURENESS * (few - many))):
+            few, many = many, few
         chosen, rejected = (response(task, steps, rng, 0.5) for steps in (many, few))
         yield {"prompt": task.question, "chosen": chosen, "rejected": rejected}
 
@@ -91,7 +97,7 @@ def write(folder: Path, seed: int, template: str, documents_read: int) -> None:
     two sides of the curriculum's split share no problem."""
     folder.mkdir(parents=True, exist_ok=True)
     jsonl.write(folder / "documents.jsonl", ({"text": t} for t in documents(documents_read, seed, template)))
-    for name, side, demonstrated, compared in (("train", False, 6000, 4000), ("held_out", True, 300, 400)):
+    for name, side, demonstrated, compared in (("train", False, 8000, 6000), ("held_out", True, 300, 400)):
         jsonl.write(folder / f"demonstrations-{name}.jsonl", demonstrations(demonstrated, seed, held_out=side))
         jsonl.write(folder / f"preferences-{name}.jsonl", preferences(compared, seed, held_out=side))
     for name, reward, side, count in (

@@ -52,7 +52,7 @@ def test_what_a_stage_makes_goes_into_the_next() -> None:
     assert [type(stage.recipe) for stage in made.values()] == [
         PretrainRecipe, SftRecipe, RewardModelRecipe, GrpoRecipe
     ]  # fmt: skip
-    assert made["sft"].recipe.base == made["pretrain"].made == Path("r/pretrain/checkpoints/step-600")
+    assert made["sft"].recipe.base == made["pretrain"].made == Path("r/pretrain/checkpoints/step-1200")
     assert made["reward_model"].recipe.base == made["grpo"].recipe.base == made["sft"].made
     assert made["grpo"].recipe.reward.settings["learned"]["model"] == str(made["reward_model"].made)
     assert {stage.recipe.run.seed for stage in made.values()} == {5}
@@ -107,6 +107,15 @@ def test_the_preferred_response_shows_more_of_the_working() -> None:
     for line in islice(working.preferences(50, 0, held_out=True), 50):
         counts = [line[name].partition("</think>")[0].count("=") for name in ("chosen", "rejected")]
         assert counts[0] > counts[1]
+
+
+def test_people_are_surer_of_larger_differences() -> None:
+    agreed: dict[int, list[bool]] = {}
+    for line in working.preferences(600, 0, held_out=False):
+        chosen, rejected = (line[name].partition("</think>")[0].count("=") for name in ("chosen", "rejected"))
+        agreed.setdefault(abs(chosen - rejected), []).append(chosen > rejected)
+    shares = {gap: sum(each) / len(each) for gap, each in agreed.items()}
+    assert 0.7 < shares[1] < 0.9 < shares[2]
 
 
 @pytest.mark.parametrize(
