@@ -108,7 +108,7 @@ def evaluated(chain: ChainRecipe, planned: list[Stage]) -> Iterator[tuple[str, d
     from model.engine import Sampling
 
     table = chain.eval
-    problems = dict(suites.find(str(path), Path("data")) for path in table.suites)
+    problems = dict(suites.find(f"{path.stem}={path}", Path("data")) for path in table.suites)
     sampling = Sampling(table.temperature, table.top_p, table.max_tokens)
     for stage in planned if problems else []:
         if stage.name == "reward_model":
@@ -125,7 +125,7 @@ def show(result: dict[str, Any], seconds: dict[str, float]) -> None:
 
     rows = result["checkpoints"]
     columns = [(suite, reward) for suite, found in next(iter(rows.values()), {}).items() for reward in found]
-    table = Table("checkpoint", *(f"{suite} ({reward})" for suite, reward in columns), title=f"{seconds['all']:.0f} s")
+    table = Table("checkpoint", *(f"{suite}: {reward}" for suite, reward in columns), title=f"{seconds['all']:.0f} s")
     for name, found in rows.items():
         cells = [found[suite][reward]["mean"] for suite, reward in columns]
         table.add_row(name, *(f"{cell['value']:.3f} ({cell['low']:.3f} to {cell['high']:.3f})" for cell in cells))

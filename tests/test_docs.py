@@ -54,6 +54,55 @@ def test_the_planning_page_has_the_ways_to_balance_and_the_placement() -> None:
         assert row in text
 
 
+def interval(found: dict[str, float]) -> str:
+    return f"{found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
+
+
+def chain_rows() -> list[str]:
+    rows = []
+    for run in recorded("chain-*.json"):
+        for name, suites in run["checkpoints"].items():
+            cells = [interval(row["mean"]) for suite in suites.values() for row in suite.values()]
+            rows.append(f"| {name} | {' | '.join(cells)} |")
+        pairs = run["reward_model"]["pairs"]
+        low, high = pairs["interval"]
+        rows.append(f"{pairs['accuracy']:.1%} of {pairs['count']} held-out pairs ({low:.1%} to {high:.1%})")
+        rows.append(f"{run['seconds']['all'] / 60:.1f} minutes")
+    return rows
+
+
+def pair_rows() -> list[str]:
+    rows = []
+    for run in recorded("reward-*.json"):
+        wilson, problems = (
+            f"{low:.1%} to {high:.1%}" for low, high in (run["interval_wilson"], run["interval_by_problem"])
+        )
+        rows.append(
+            f"| {run['pairs'].removesuffix('.jsonl.gz')} | {run['held_out_pairs']} of {run['problems']} problems "
+            f"| {run['accuracy']:.1%} | {wilson} | {problems} | {run['accuracy_of_length']:.1%} |"
+        )
+    return rows
+
+
+def cap_rows() -> list[str]:
+    """By run: the reward model's score over the first and the last ten steps, the hidden rule at its best and at the
+    end."""
+    (run,) = recorded("cap-*.json")
+    rows = []
+    for name, found in run["runs"].items():
+        score = [value for _, value in found["score"]]
+        rule = [value for _, value in found["rule"]]
+        early, late = (sum(part) / len(part) for part in (score[:10], score[-10:]))
+        rows.append(f"| {name} | {early:.2f} | {late:.2f} | {rule[0]:.2f} | {max(rule):.2f} | {rule[-1]:.2f} |")
+    return rows
+
+
+def test_the_reward_models_page_has_its_runs() -> None:
+    text = (ROOT / "docs" / "reward-models.md").read_text()
+    for row in [*chain_rows(), *pair_rows(), *cap_rows()]:
+        assert row in text
+
+
 def test_the_readme_has_the_quickstart_runs() -> None:
     text = (ROOT / "README.md").read_text()
     for row in quickstart_rows():
@@ -86,4 +135,5 @@ def test_a_result_says_where_and_how_it_was_measured(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    print("\n".join([*quickstart_rows(), "", *step_rows(), "", *balance_rows()]))
+    rows = (quickstart_rows, step_rows, chain_rows, pair_rows, cap_rows, balance_rows)
+    print("\n\n".join("\n".join(make()) for make in rows))

@@ -28,7 +28,7 @@ def command(
     made: Annotated[Path, typer.Argument(help="A folder that `zeroth quickstart --full` made.")],
     steps: Annotated[int, typer.Option(min=1)] = 100,
     quantile: Annotated[float, typer.Option(min=0.01, max=1.0, help="Of the run with a cap.")] = 0.9,
-    lr: Annotated[float, typer.Option()] = 1e-3,
+    lr: Annotated[float, typer.Option()] = 3e-4,
     picture: Annotated[Path | None, typer.Option(help="A PNG of both runs.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where the JSON goes as well.")] = None,
 ) -> None:

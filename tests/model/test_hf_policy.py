@@ -103,3 +103,23 @@ def test_another_family_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "mamba"}')
     with pytest.raises(ConfigError, match=r"'mamba'.*qwen2"):
         parts.shape(tmp_path)
+
+
+def test_a_reward_model_has_such_a_body_too(tmp_path: Path) -> None:
+    from model.reward import Card, RewardModel, RewardPolicy
+    from rl import preferences
+
+    folder = folder_of("qwen2", tmp_path / "base")
+    policy = RewardPolicy(folder, OptimizerSettings(lr=1e-2), "fp32", "{prompt}=")
+    policy.describe = lambda: Card("{prompt}=")
+    pairs = [preferences.Pair((*each.ids, 7), (*each.ids, 9)) for each in SOME]
+    losses = [preferences.update(policy, pairs, 1000)["loss"] for _ in range(8)]
+    assert losses[-1] < 0.5 * losses[0]
+    saved = tmp_path / "saved"
+    saved.mkdir()
+    policy.save_weights(saved)
+    (score,) = RewardModel(saved).scores([("1+1", "2")])
+    ids = RewardModel(saved).layout.answered("1+1", "2").ids
+    with torch.no_grad():
+        hidden = transformers.AutoModelForCausalLM.from_pretrained(saved).model(torch.tensor([ids])).last_hidden_state
+        assert score == pytest.approx(float(policy.scorer.score(hidden[0, -1])), abs=1e-4)
