@@ -66,6 +66,8 @@ def stages(chain: ChainRecipe, source: str) -> list[Stage]:
         found[name] = Stage(name, config.build(values, kind, f"{source} [{name}]"))
     if not found:
         raise RecipeError(f"{source}: a chain has one of the tables {', '.join(KINDS)}")
+    if len({path.stem for path in chain.eval.suites}) < len(chain.eval.suites):
+        raise RecipeError(f"{source}: eval.suites: files of different names are wanted, since the table names them so")
     return list(found.values())
 
 
@@ -104,11 +106,11 @@ def trainer(name: str) -> Any:
 def evaluated(chain: ChainRecipe, planned: list[Stage]) -> Iterator[tuple[str, dict[str, Any]]]:
     """For each policy of the chain its figures on each suite: the mean with its interval, and the mean length."""
     from jobs import evaluate
-    from jobs.evaluation import suites
     from model.engine import Sampling
+    from rl.problems import load
 
     table = chain.eval
-    problems = dict(suites.find(f"{path.stem}={path}", Path("data")) for path in table.suites)
+    problems = {path.stem: load(path) for path in table.suites}
     sampling = Sampling(table.temperature, table.top_p, table.max_tokens)
     for stage in planned if problems else []:
         if stage.name == "reward_model":

@@ -63,8 +63,7 @@ def test_it_runs_evaluates_and_does_nothing_twice(recipe: Path, monkeypatch: pyt
     chain.run(resolved, str(recipe))
     result = json.loads((resolved.dir / "chain.json").read_text())
     assert set(result["checkpoints"]) == {"sft"}
-    (found,) = result["checkpoints"]["sft"].values()
-    assert found["math"]["problems"] == 8
+    assert result["checkpoints"]["sft"]["problems"]["math"]["problems"] == 8
     assert result["reward_model"]["pairs"]["count"] == 8
     assert set(result["seconds"]) == {"sft", "reward_model", "eval", "all"}
     monkeypatch.setattr(chain, "trainer", lambda name: pytest.fail(f"{name} was trained again"))
@@ -74,6 +73,8 @@ def test_it_runs_evaluates_and_does_nothing_twice(recipe: Path, monkeypatch: pyt
 def test_a_wrong_key_names_its_stage(recipe: Path) -> None:
     with pytest.raises(RecipeError, match=r"chain.toml \[sft\]: unknown key 'train.stepz'"):
         chain.stages(config.read(recipe, ChainRecipe, ["sft.train.stepz=3"]), str(recipe))
+    with pytest.raises(RecipeError, match="files of different names"):
+        chain.stages(config.read(recipe, ChainRecipe, ['eval.suites=["a/x.jsonl", "b/x.jsonl"]']), str(recipe))
     with pytest.raises(RecipeError, match="one of the tables pretrain"):
         chain.stages(ChainRecipe(dir=Path("x")), "empty.toml")
 
