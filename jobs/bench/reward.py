@@ -28,6 +28,7 @@ MODEL = {
     "n_routed_experts": 4, "n_group": 1, "topk_group": 1, "num_experts_per_tok": 2, "first_k_dense_replace": 1,
     "initializer_range": 0.03, "max_position_embeddings": 768,
 }  # fmt: skip
+BASE_STEPS, SFT_STEPS, BATCH = 240, 60, 32
 RESAMPLES = 2000
 
 Line = Mapping[str, Any]
@@ -38,7 +39,6 @@ def command(
     work: Annotated[Path, typer.Option(help="Where the models are made; an unfinished run goes on.")],
     folds: Annotated[int, typer.Option(min=2, help="Parts that the problems are split into.")] = 5,
     used: Annotated[int, typer.Option(min=1, help="How many of the parts are held out in turn.")] = 1,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of the reward model.")] = 120,
     out: Annotated[Path | None, typer.Option(help="Where the JSON goes as well.")] = None,
 ) -> None:
     """Train reward models on real pairs and judge them on problems they have not seen."""
@@ -49,8 +49,8 @@ def command(
         held_out = [line for line in lines if fold_of(line, folds) == fold]
         train = [line for line in lines if fold_of(line, folds) != fold]
         console.say(f"fold {fold}: {len(train)} pairs to learn from, {len(held_out)} held out")
-        judged += scored(trained(train, held_out, work / f"fold-{fold}", steps), held_out)
-    result = {"pairs": pairs.name, "steps": steps, "folds": folds, "used": used, **figures(judged)}
+        judged += scored(trained(train, held_out, work / f"fold-{fold}"), held_out)
+    result = {"pairs": pairs.name, "folds": folds, "used": used, **figures(judged)}
     record.emit(record.stamped({**result, "seconds": time.monotonic() - started}), out)
 
 
@@ -67,8 +67,8 @@ def fold_of(line: Line, folds: int) -> int:
     return zlib.crc32(line["prompt"].encode()) % folds
 
 
-def trained(train: Sequence[Line], held_out: Sequence[Line], folder: Path, steps: int) -> Path:
-    """The reward model's folder."""
+def trained(train: Sequence[Line], held_out: Sequence[Line], folder: Path) -> Path:
+    """The reward model's folder. It sees each pair once, as R1's did."""
     from jobs import pretrain, reward_model, sft
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -76,35 +76,35 @@ def trained(train: Sequence[Line], held_out: Sequence[Line], folder: Path, steps
     texts = [{"text": line["prompt"] + text} for line in train for text in (line["chosen"], line["rejected"])]
     for name, rows in (("texts", texts), ("answers", answers), ("train", train), ("held_out", held_out)):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    common = {"threads": 1}
+    common, steps = {"threads": 1}, max(1, len(train) // BATCH)
     base = config.build(
         {
             "run": {"dir": str(folder / "base")},
             "data": {"documents": str(folder / "texts.jsonl"), "vocab_size": 1024},
             "model": MODEL,
-            "train": {"steps": 2 * steps, "batch_documents": 16, "sequence_tokens": 512, **common},
-            "optimizer": {"lr": 3e-3, "warmup_steps": 20, "decay_steps": 2 * steps},
+            "train": {"steps": BASE_STEPS, "batch_documents": 16, "sequence_tokens": 512, **common},
+            "optimizer": {"lr": 3e-3, "warmup_steps": 20, "decay_steps": BASE_STEPS},
         },
         PretrainRecipe,
         "bench",
     )
     tuned = {
         "run": {"dir": str(folder / "sft")},
-        "base": str(folder / "base" / "checkpoints" / f"step-{2 * steps}"),
+        "base": str(folder / "base" / "checkpoints" / f"step-{BASE_STEPS}"),
         "data": {"train": str(folder / "answers.jsonl"), "template": "{prompt}"},
-        "train": {"steps": steps // 2, "batch_samples": 16, "sequence_tokens": 768, **common},
-        "optimizer": {"lr": 1e-3, "warmup_steps": 10, "decay_steps": steps // 2},
+        "train": {"steps": SFT_STEPS, "batch_samples": 16, "sequence_tokens": 768, **common},
+        "optimizer": {"lr": 1e-3, "warmup_steps": 10, "decay_steps": SFT_STEPS},
     }
     judge = {
         **tuned,
         "run": {"dir": str(folder / "reward")},
-        "base": str(folder / "sft" / "checkpoints" / f"step-{steps // 2}"),
+        "base": str(folder / "sft" / "checkpoints" / f"step-{SFT_STEPS}"),
         "data": {
             "train": str(folder / "train.jsonl"), "held_out": str(folder / "held_out.jsonl"), "template": "{prompt}"
         },
-        "train": {"steps": steps, "batch_samples": 32, "sequence_tokens": 768, **common},
+        "train": {"steps": steps, "batch_samples": BATCH, "sequence_tokens": 768, **common},
         "optimizer": {"lr": 5e-4, "warmup_steps": 10, "decay_steps": steps, "weight_decay": 0.1},
-        "evaluate": {"every": max(1, steps // 4)},
+        "evaluate": {"every": steps},
     }  # fmt: skip
     stages: list[tuple[Any, Any]] = [
         (pretrain.train, base),
