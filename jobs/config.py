@@ -78,9 +78,11 @@ class TrainPrecisionTable(Table):
 
 
 class PrecisionTable(TrainPrecisionTable):
-    """``rollout``: of the weights that engines are given and sample from."""
+    """``rollout``: of the weights that engines are given and sample from. ``exact``: on a GPU, the trainer's
+    log-probabilities are the native engine's to the bit, for one more forward pass an update."""
 
     rollout: Precision = "fp8"
+    exact: bool = False
 
 
 class DataTable(Table):
@@ -94,7 +96,8 @@ class DataTable(Table):
 class RolloutTable(Table):
     """``engine`` samples; ``vllm`` holds arguments for vLLM, by their names there, and ``on_publish`` says what it does
     with completions that are being sampled when new weights come (`model.vllm_engine`). ``routes``: the native engine
-    records each token's experts, and the policy replays them."""
+    records each token's experts, and the policy replays them. ``draft``: the native engine guesses tokens with the
+    model's first MTP module; the same tokens come out."""
 
     engine: Literal["native", "vllm"] = "native"
     vllm: dict[str, Any] = Field(default_factory=dict)
@@ -110,6 +113,7 @@ class RolloutTable(Table):
     dynamic_sampling: bool = False
     max_dropped_groups: Count = 1000
     max_rows: Count = 512
+    draft: bool = False
 
 
 class RewardTable(Table):

@@ -90,7 +90,8 @@ def make_trainer(recipe: GrpoRecipe) -> LocalTrainer:
     torch.set_num_threads(recipe.cluster.trainer_threads)
     model, tokenizer = checkpoint.load(recipe.base)
     settings, precision = optimizer_settings(recipe.optimizer), recipe.precision
-    policy = Policy(model, tokenizer, settings, precision.train, recompute=precision.recompute)
+    exact = precision.rollout if precision.exact else None
+    policy = Policy(model, tokenizer, settings, precision.train, recompute=precision.recompute, exact=exact)
     return LocalTrainer(policy, step_settings(recipe), recipe.precision.rollout)
 
 
@@ -119,19 +120,23 @@ def layout(table: LayoutTable, tokenizer: Tokenizer) -> Layout:
     return Layout(tokenizer, table.template)
 
 
-def make_engine(folder: Path, max_rows: int, threads: int, *, record_routes: bool = False) -> NativeEngine:
+def make_engine(
+    folder: Path, max_rows: int, threads: int, *, record_routes: bool = False, draft: bool = False
+) -> NativeEngine:
     """A native engine with the shape and tokenizer of a checkpoint; weights come with the first publish."""
     torch.set_num_threads(threads)
     config, tokenizer = checkpoint.shape(folder)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return NativeEngine(config, tokenizer, max_rows=max_rows, device=device, record_routes=record_routes)
+    settings = {"record_routes": record_routes, "draft": draft}
+    return NativeEngine(config, tokenizer, max_rows=max_rows, device=device, **settings)
 
 
 def rollout_engine(recipe: GrpoRecipe) -> Engine:
     """The engine that a recipe names, with the shape and tokenizer of its base."""
     table, threads = recipe.rollout, recipe.cluster.rollout_threads
     if table.engine == "native":
-        return make_engine(recipe.base, table.max_rows, threads, record_routes=table.routes != "off")
+        record = table.routes != "off"
+        return make_engine(recipe.base, table.max_rows, threads, record_routes=record, draft=table.draft)
     from model.vllm_engine import VllmEngine
 
     torch.set_num_threads(threads)

@@ -65,22 +65,22 @@ class _Rows:
 
 
 class DraftedWaves:
-    def __init__(self, model: Transformer, max_rows: int) -> None:
-        self.model, self.max_rows = model, max_rows
+    def __init__(self, model: Transformer, max_rows: int, record_routes: bool) -> None:
+        self.model, self.max_rows, self.record_routes = model, max_rows, record_routes
         module = model.mtp[0]
         assert isinstance(module, MTP)
         self.module = module
         self.tally = Tally()
 
     @torch.no_grad()
-    def sample(self, starts: Sequence[Start], sampling: Sampling, stops: Stops) -> list[Sampled]:
+    def sample(self, starts: Sequence[Start], sampling: Sampling, stops: Stops | None = None) -> list[Sampled]:
         """For each start what it sampled."""
         done: list[Sampled] = []
         for first in range(0, len(starts), self.max_rows):
             done += self._wave(starts[first : first + self.max_rows], sampling, stops)
         return done
 
-    def _wave(self, wave: Sequence[Start], sampling: Sampling, stops: Stops) -> list[Sampled]:
+    def _wave(self, wave: Sequence[Start], sampling: Sampling, stops: Stops | None = None) -> list[Sampled]:
         rows, most, done = self._prefill(wave), max(start.room for start in wave), [Sampled([], [], False)] * len(wave)
         random = [uniforms(start.seed, start.done + most)[start.done :] for start in wave]
         # A guess may look one past the last token.
@@ -90,14 +90,8 @@ class DraftedWaves:
         for step in range(1, most + 1):
             before = rows.count
             self._step(rows, u, tokens, logprobs, sampling)
-            for i in range(len(rows.which)) if stops.strings else ():
-                place, n = int(rows.which[i]), int(rows.count[i])
-                stopped = (
-                    stops.first(wave[place], tokens[place, :n].tolist(), int(before[i])) if n > before[i] else None
-                )
-                if stopped is not None:
-                    done[place] = Sampled([], [], True)
-                    rows.count[i], rows.alive[i] = stopped, False
+            if stops is not None:
+                self._stop(rows, before, wave, tokens, stops, done)
             self._finish(rows, wave, tokens, logprobs, done)
             if not rows.alive.any():
                 break
@@ -131,6 +125,17 @@ class DraftedWaves:
         rows.lengths = torch.where(rows.alive, rows.lengths + taken, rows.lengths)
         rows.guess, _ = draw(model.logits(further), u[rows.which, rows.count], sampling)
 
+    def _stop(
+        self, rows: _Rows, before: Tensor, wave: Sequence[Start], tokens: Tensor, stops: Stops, done: list[Sampled]
+    ) -> None:
+        """Ends rows, at the token that completes it, whose new tokens complete a stop string."""
+        for i in (rows.count > before).nonzero().squeeze(-1).tolist():
+            place, n = int(rows.which[i]), int(rows.count[i])
+            stopped = stops.first(wave[place], tokens[place, :n].tolist(), int(before[i]))
+            if stopped is not None:
+                done[place] = Sampled([], [], True)
+                rows.count[i], rows.alive[i] = stopped, False
+
     def _finish(
         self, rows: _Rows, wave: Sequence[Start], tokens: Tensor, logprobs: Tensor, done: list[Sampled]
     ) -> None:
@@ -141,7 +146,8 @@ class DraftedWaves:
             if done[place].tokens:
                 continue
             ids = tokens[place, :n].tolist()
-            routes = rows.routes[i, : len(wave[place].ids) + n - 1].cpu().numpy().copy()
+            kept = rows.routes[i, : len(wave[place].ids) + n - 1].cpu().numpy().copy()
+            routes = kept if self.record_routes else None
             done[place] = Sampled(ids, logprobs[place, :n].tolist(), done[place].stopped or ids[-1] == end, routes)
 
     def _prefill(self, wave: Sequence[Start]) -> _Rows:

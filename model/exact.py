@@ -24,8 +24,9 @@ from model.kernels import stream
 from model.kernels.latent import PAGE, Places
 from model.linear import GroupedLinear
 from model.moe import Routing
+from model.publish import SCALE
 from model.segments import Segments
-from model.serving import SCALE, Routes, Served, new_pool
+from model.serving import Routes, Served, new_pool
 from model.transformer import Block, Output, Transformer
 
 LOGIT_ROWS = 4096

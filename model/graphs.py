@@ -125,7 +125,7 @@ class Graphs:
     tally: Tally = field(default_factory=Tally)
 
     @torch.no_grad()
-    def sample(self, starts: Sequence[Start], sampling: Sampling, stops: Stops) -> list[Sampled]:
+    def sample(self, starts: Sequence[Start], sampling: Sampling, stops: Stops | None = None) -> list[Sampled]:
         """For each start what it sampled. Raises CacheFull."""
         run = _Run(self, self._reserve(starts), starts, sampling, stops)
         return run.all()
@@ -213,7 +213,9 @@ class Graphs:
 class _Run:
     """One call: the queue, the rows in flight, and what has come out."""
 
-    def __init__(self, graphs: Graphs, state: State, starts: Sequence[Start], sampling: Sampling, stops: Stops) -> None:
+    def __init__(
+        self, graphs: Graphs, state: State, starts: Sequence[Start], sampling: Sampling, stops: Stops | None
+    ) -> None:
         self.graphs, self.state, self.starts, self.sampling, self.stops = graphs, state, starts, sampling, stops
         self.device = graphs.served.device
         self.queue = deque(range(len(starts)))
@@ -335,15 +337,15 @@ class _Run:
         p = self.state.progress
         slots = self._tensor([row.slot for row in rows])
         found = [p.done[slots], p.alive[slots]]
-        if self.sampling.stop:
+        if self.stops is not None:
             width = 1 + int(self.graphs.draft)
             found.append(p.tokens[slots, : max(width * row.launched for row in rows)])
         if self.device.type != "cuda":
-            return _Look(rows, found[0], found[1], found[2] if self.sampling.stop else None, None)
+            return _Look(rows, found[0], found[1], found[2] if self.stops is not None else None, None)
         held = [torch.empty(t.shape, dtype=t.dtype, pin_memory=True).copy_(t, non_blocking=True) for t in found]
         event = torch.cuda.Event()
         event.record()
-        return _Look(rows, held[0], held[1], held[2] if self.sampling.stop else None, event)
+        return _Look(rows, held[0], held[1], held[2] if self.stops is not None else None, event)
 
     def _settle(self, look: _Look) -> None:
         """Takes out the rows that had ended by this look."""
@@ -355,7 +357,7 @@ class _Run:
             if row.index not in going:
                 continue
             stop = None
-            if look.tokens is not None:
+            if look.tokens is not None and self.stops is not None:
                 stop = self.stops.first(row.start, look.tokens[i, :count].tolist(), row.seen)
                 row.seen = count
             if stop is not None or not alive:

@@ -1,25 +1,42 @@
 """The native engine: samples from a compressed KV cache, with the policy's own arithmetic.
 
-Rows are sampled in waves by the policy's modules (`model.waves`).
+On a GPU, in BF16 and FP8, rows are decoded by CUDA graphs in continuous batches (`model.graphs`); elsewhere in waves by
+the policy's modules (`model.waves`), with drafts by the MTP module where they are asked for (`model.drafting`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
 
 from model import publish
-from model.config import ModelConfig
+from model.config import ModelConfig, Precision
+from model.dispatch import has_triton
+from model.drafting import DraftedWaves
 from model.engine import Completion, EngineError, Request, Sampling
-from model.publish import Published
+from model.publish import Published, PublishError, Tolerance
 from model.sampling import Start, Stops, completed
 from model.tokenizer import Tokenizer
 from model.transformer import Transformer
 from model.waves import Waves
 
+if TYPE_CHECKING:
+    from model.graphs import Graphs
+    from model.serving import Served
+
+OTHER_KERNELS = Tolerance(1.0, 0.1, 0.1)
+"""The probe is the trainer's modules', which round elsewhere in BF16 and FP8 than the kernels of a GPU engine."""
+CACHE_SHARE = 0.7
+"""Of the memory that is free when a GPU engine gets its first weights, at most so much goes to its cache."""
+
 
 class NativeEngine:
-    """``max_rows`` bounds how many completions are sampled at once; ``record_routes`` keeps each token's experts."""
+    """``max_rows`` bounds how many completions are sampled at once; ``record_routes`` keeps each token's experts.
+    ``draft`` lets the model's first MTP module guess tokens, which changes how fast they come and nothing else."""
 
     def __init__(
         self,
@@ -29,12 +46,18 @@ class NativeEngine:
         max_rows: int = 512,
         device: str = "cpu",
         record_routes: bool = False,
+        draft: bool = False,
     ) -> None:
+        """Raises EngineError where drafts are asked of a model without an MTP module."""
+        if draft and not config.num_nextn_predict_layers:
+            raise EngineError("drafts need a model with an MTP module: num_nextn_predict_layers is 0")
         self.config, self.device = config, device
         self.tokenizer = tokenizer
         self.max_rows = max_rows
         self.record_routes = record_routes
+        self.draft = draft
         self.version = -1
+        self.graphs: Graphs | None = None
 
     @cached_property
     def model(self) -> Transformer:
@@ -42,8 +65,51 @@ class NativeEngine:
         return Transformer(self.config).to(self.device).requires_grad_(False)
 
     async def publish(self, weights: Published) -> None:
-        publish.accept(self.model, weights)
+        if self._has_kernels(weights.precision):
+            self._serve(weights)
+        else:
+            publish.accept(self.model, weights)
         self.version = weights.version
+
+    def share(self, served: Served, version: int) -> None:
+        """Samples from now on with weights that a trainer keeps in the memory of this process (`model.exact`), without
+        a copy; to be called again when it has renewed them."""
+        from model.graphs import Graphs
+
+        if self.graphs is None or self.graphs.served is not served:
+            free = torch.cuda.mem_get_info()[0] if served.device.type == "cuda" else 2**30
+            self.graphs = Graphs(served, self.max_rows, int(CACHE_SHARE * free), self.draft, self.record_routes)
+        self.version = version
+
+    def _has_kernels(self, precision: Precision) -> bool:
+        if not self.device.startswith("cuda") or not has_triton():
+            return False
+        from model import serving
+
+        return serving.unsupported(self.config, precision) is None
+
+    def _serve(self, weights: Published) -> None:
+        """Loads new weights into the kernels' memory and checks digests and probe. Raises PublishError."""
+        from model.serving import Served
+
+        tensors: dict[str, Tensor] = {}
+        traces = {}
+        for part in weights.parts:
+            publish.check_bytes(part)
+            tensors |= part.tensors
+            traces[part.name] = part.trace
+        try:
+            if self.graphs is not None and self.graphs.served.precision == weights.precision:
+                self.graphs.served.load(tensors)
+            else:
+                self.graphs = None
+                served = Served(self.config, tensors, weights.precision, torch.device(self.device))
+                self.share(served, weights.version)
+        except KeyError as error:
+            raise PublishError(f"published tensors do not fit the engine's model: {error} is missing") from None
+        assert self.graphs is not None
+        got, seen = self.graphs.served.probed(weights.probe)
+        publish.check_probe(got, seen, weights, traces, OTHER_KERNELS)
 
     async def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Completion]]:
         return self.sample(requests, sampling)
@@ -61,10 +127,15 @@ class NativeEngine:
         starts = [
             Start.of(request, seed, begun, sampling, limit) for request in requests for seed, begun in request.rows()
         ]
-        waves = Waves(self.model, self.max_rows, self.record_routes)
-        sampled = waves.sample(starts, sampling, Stops(self.tokenizer, sampling.stop))
+        sampler = self.graphs or self._waves()
+        sampled = sampler.sample(starts, sampling, Stops(self.tokenizer, sampling.stop) if sampling.stop else None)
         done = iter(
             completed(start, row, [self.version] * len(row.tokens), sampling, limit, self.tokenizer)
             for start, row in zip(starts, sampled, strict=True)
         )
         return [[next(done) for _ in request.seeds] for request in requests]
+
+    def _waves(self) -> Waves | DraftedWaves:
+        if self.draft:
+            return DraftedWaves(self.model, self.max_rows, self.record_routes)
+        return Waves(self.model, self.max_rows, self.record_routes)

@@ -7,19 +7,23 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from model import checkpoint, moe, publish
 from model.config import Precision
+from model.dispatch import has_triton
 from model.loss import token_logprobs
 from model.optimizer import AdamW
 from model.publish import Part, Published
 from model.segments import Segments
 from model.tokenizer import Tokenizer
 from model.transformer import Transformer
+
+if TYPE_CHECKING:
+    from model.exact import Exact
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,25 @@ def _optimizer(model: Transformer, settings: OptimizerSettings) -> torch.optim.O
     return torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, settings.beta2), fused=True)
 
 
+class PolicyError(ValueError):
+    """A policy that cannot be had as asked for."""
+
+    exit_status = 2
+
+
+def _exact(model: Transformer, precision: Precision) -> Exact:
+    reason = "there is no CUDA device" if model.device.type != "cuda" else None if has_triton() else "triton is missing"
+    if reason is None:
+        from model import serving
+
+        reason = serving.unsupported(model.c, precision)
+    if reason is not None:
+        raise PolicyError(f"log-probabilities equal to the engine's need its GPU kernels, which cannot run: {reason}")
+    from model.exact import Exact
+
+    return Exact(model, precision)
+
+
 class Policy:
     """A model in training. ``updates`` counts optimizer steps; the weight version that is published is theirs."""
 
@@ -75,8 +98,11 @@ class Policy:
         precision: Precision = "fp32",
         *,
         recompute: bool = False,
+        exact: Precision | None = None,
     ) -> None:
-        """``recompute`` keeps only each block's input for the backward pass and computes the rest again."""
+        """``recompute`` keeps only each block's input for the backward pass and computes the rest again. ``exact``
+        names the precision of a native engine on a GPU whose log-probabilities the forward pass is to give to the bit
+        (`model.exact`). Raises PolicyError where it cannot."""
         from accelerate import Accelerator
 
         self.accelerator = Accelerator(cpu=not torch.cuda.is_available())
@@ -88,6 +114,7 @@ class Policy:
         self.updates = 0
         self.counts = [torch.zeros_like(r.e_score_correction_bias) for r in self.model.routers()]
         self.load = [torch.zeros_like(counts, dtype=torch.int64) for counts in self.counts]
+        self.exact = None if exact is None else _exact(self.model, exact)
 
     def forward(
         self,
@@ -101,6 +128,10 @@ class Policy:
         """tokens [N]; ``at`` [M] says which outputs predict ``targets`` [M]; ``routes`` [N, MoE layers, K] are the
         experts to use, -1 for the router's own choice."""
         device = self.model.device
+        if self.exact is not None and routes is None:
+            out = self.exact.forward(tokens.to(device), segments.to(device))
+            logp, entropy = self.exact.token_logprobs(out.hidden[at.to(device)], targets.to(device), temperature)
+            return Forward(logp, entropy, out.routing)
         given = None if routes is None else routes.to(device, torch.int64)
         out = self.wrapped(tokens.to(device), segments.to(device), given)
         logp, entropy = token_logprobs(
@@ -140,6 +171,8 @@ class Policy:
                 speed = self.settings.bias_speed if router.c.scoring_func == "sigmoid" else 0.0
                 moe.bias_step(router.e_score_correction_bias, counts, speed)
         self.optimizer.zero_grad()
+        if self.exact is not None:
+            self.exact.refresh()
         layers = self.model.c.moe_layers()
         load = {f"max_violation/layer_{i}": moe.max_violation(c) for i, c in zip(layers, self.counts, strict=True)}
         for total, counts in zip(self.load, self.counts, strict=True):
@@ -191,3 +224,5 @@ class Policy:
     def load_weights(self, folder: Path) -> None:
         model, _ = checkpoint.load(folder)
         self.model.load_state_dict(model.state_dict())
+        if self.exact is not None:
+            self.exact.refresh()

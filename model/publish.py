@@ -97,7 +97,7 @@ def publish(
     place: Callable[[Iterable[Part]], Iterable[Part]] = list,
 ) -> Published:
     """The model's weights as an engine of ``precision`` multiplies them. ``place`` puts the parts, which are made as it
-    goes through them, where engines can fetch them. MTP modules stay with the trainer."""
+    goes through them, where engines can fetch them."""
     probe = Probe(model.c, precision, model.device)
     parts = place(map(probe.through, made(model, precision)))
     return Published(version, precision, parts, probe.prompt, probe.logprobs)
@@ -120,14 +120,13 @@ def made(model: Transformer, precision: Precision) -> Iterator[Part]:
 
 
 def split(state: Mapping[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """A state dict in parts, in the order of the model and named as their modules: ``embed_tokens``, ``layers.0``, ...
-    and ``head``. MTP modules are left out."""
+    """A state dict in parts, in the order of the model and named as their modules: ``embed_tokens``, ``layers.0``, ...,
+    ``head`` and, for drafts, ``mtp``."""
     parts: dict[str, dict[str, Tensor]] = {}
     for key, tensor in state.items():
         first, second, *_ = key.split(".")
-        name = f"layers.{second}" if first == "layers" else first if first == "embed_tokens" else "head"
-        if first != "mtp":
-            parts.setdefault(name, {})[key] = tensor
+        name = f"layers.{second}" if first == "layers" else first if first in ("embed_tokens", "mtp") else "head"
+        parts.setdefault(name, {})[key] = tensor
     yield from parts.items()
 
 
@@ -153,6 +152,7 @@ class Probe:
             return part
         if part.name == "head":
             self._finish(part.tensors)
+        if part.name in ("head", "mtp"):
             return part
         layer = int(part.name.removeprefix("layers."))
         dense = layer < self.c.first_k_dense_replace
@@ -188,7 +188,7 @@ def _scratch(c: ModelConfig, layer: int, device: torch.device) -> Block:
 def accept(model: Transformer, weights: Published) -> None:
     """Loads ``weights`` into an engine's model, part by part, and checks digests and log-probabilities. Raises
     PublishError."""
-    state = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("mtp.")}
+    state = dict(model.state_dict())
     traces: dict[str, tuple[float, ...]] = {}
     for part in weights.parts:
         check_bytes(part)

@@ -10,7 +10,7 @@ Imported only where there is a GPU, for its kernels are written in Triton.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -21,8 +21,7 @@ from model.config import ModelConfig, Precision
 from model.kernels import latent, stream
 from model.kernels.invariant import Chosen, Weight, experts, linear
 from model.kernels.latent import PAGE, Places
-
-SCALE = ".scale_inv"
+from model.publish import SCALE, chosen, trace
 
 
 @dataclass
@@ -82,9 +81,10 @@ def unsupported(c: ModelConfig, precision: Precision) -> str | None:
         if getattr(c, name) & (getattr(c, name) - 1) or getattr(c, name) < 16:
             return f"{name} {getattr(c, name)} is not a power of two from 16 on"
     blocks = ["hidden_size", "intermediate_size", "moe_intermediate_size"] + ["q_lora_rank"] * bool(c.q_lora_rank)
-    for name in blocks:
-        if getattr(c, name) % (fp8.BLOCK if precision == "fp8" else 16):
-            return f"{name} {getattr(c, name)} is not a multiple of {fp8.BLOCK if precision == 'fp8' else 16}"
+    wanted = dict.fromkeys(blocks, fp8.BLOCK if precision == "fp8" else 16) | {"qk_nope_head_dim": 16, "v_head_dim": 16}
+    for name, multiple in wanted.items():
+        if getattr(c, name) % multiple:
+            return f"{name} {getattr(c, name)} is not a multiple of {multiple}"
     return None
 
 
@@ -140,6 +140,20 @@ class Served:
         joined = torch.cat([embedded, stream.add_norm(hidden, None, drafter.hidden_norm, eps)[1]], -1)
         x, parts, _ = self.block(last, linear(joined, drafter.join), None, places, pool[last], self.counts()[last])
         return stream.add_norm(x, parts, drafter.norm, eps)[1]
+
+    @torch.no_grad()
+    def probed(self, prompt: Sequence[int]) -> tuple[tuple[float, ...], list[tuple[float, ...]]]:
+        """As `model.publish.probed`: the log-probabilities of a prompt's tokens after the first, and its trace behind
+        each layer."""
+        tokens = torch.tensor(prompt, device=self.device)
+        pages, place = -(-len(prompt) // PAGE), torch.arange(len(prompt), dtype=torch.int32, device=self.device)
+        table = torch.arange(pages, dtype=torch.int32, device=self.device).unsqueeze(0)
+        places, pool = Places(torch.zeros_like(place), place, table), new_pool(self, pages, layers=1)[0]
+        x, counts, seen = self.embed(tokens), self.counts(), []
+        for i in range(self.c.num_hidden_layers):
+            x = self.added(*self.block(i, x, None, places, pool, counts[i])[:2])
+            seen.append(trace(x))
+        return chosen(self.logits(self.finish(x, None)[:-1]), tokens), seen
 
     def embed(self, tokens: Tensor) -> Tensor:
         return self.embedding.index_select(0, tokens)
@@ -253,12 +267,13 @@ class Served:
         return _joined([cut(gate, 0), cut(up, 0)], 1), cut(down, 1)
 
     def _matrix(self, tensors: Mapping[str, Tensor], name: str, *, decoded: bool = False) -> Weight:
+        """A copy: `load` is to write into memory that nobody else has."""
         data, scale = tensors[name + ".weight"].to(self.device), tensors.get(name + ".weight" + SCALE)
         if scale is None:
-            return Weight(data.to(self.dtype))
+            return Weight(data.to(self.dtype, copy=True))
         if decoded:
             return Weight(fp8.dequantize_blocks(fp8.Quantized(data, scale.to(self.device))).to(self.dtype))
-        return Weight(data.contiguous(), scale.to(self.device).contiguous())
+        return Weight(data.clone(), scale.to(self.device, copy=True).contiguous())
 
     def _vector(self, x: Tensor) -> Tensor:
         return x.to(self.device, torch.float32, copy=True)
@@ -275,7 +290,7 @@ def _everyone(x: Tensor) -> Chosen:
 def _terms(w: Tensor, dtype: torch.dtype) -> Tensor:
     """An FP32 weight as numbers in ``dtype`` that add up to it: three of BF16's 8 digits hold FP32's 24."""
     if dtype == torch.float32:
-        return w
+        return w.clone()
     terms, left = [], w
     for _ in range(3):
         terms.append(left.to(dtype))

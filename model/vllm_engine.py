@@ -195,7 +195,8 @@ class VllmEngine:
         loading = asyncio.ensure_future(self.llm.collective_rpc("receive_weights", args=(str(folder),)))
         traces: dict[str, tuple[float, ...]] = {}
         try:
-            for number, part in enumerate(weights.parts):
+            # vLLM samples without drafts, and has no place for MTP modules.
+            for number, part in enumerate(part for part in weights.parts if part.name != "mtp"):
                 receiver.write_part(part, folder, number)
                 traces[part.name] = part.trace
                 await self._taken(folder, number + 1 - AHEAD, loading)

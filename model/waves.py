@@ -80,14 +80,14 @@ class Waves:
         self.model, self.max_rows, self.record_routes = model, max_rows, record_routes
 
     @torch.inference_mode()
-    def sample(self, starts: Sequence[Start], sampling: Sampling, stops: Stops) -> list[Sampled]:
+    def sample(self, starts: Sequence[Start], sampling: Sampling, stops: Stops | None = None) -> list[Sampled]:
         """For each start what it sampled."""
         done: list[Sampled] = []
         for first in range(0, len(starts), self.max_rows):
             done += self._wave(starts[first : first + self.max_rows], sampling, stops)
         return done
 
-    def _wave(self, wave: Sequence[Start], sampling: Sampling, stops: Stops) -> list[Sampled]:
+    def _wave(self, wave: Sequence[Start], sampling: Sampling, stops: Stops | None = None) -> list[Sampled]:
         model, most = self.model, max(start.room for start in wave)
         rows, hidden, prompt_routes = self._prefill(wave, most)
         sampled = _Drawn.empty(len(wave), most, model, self.record_routes)
@@ -96,7 +96,7 @@ class Waves:
             sampled.tokens[rows.which, step], sampled.logprobs[rows.which, step] = rows.tokens, logp
             sampled.sizes[rows.which] += rows.alive
             ended = rows.tokens == model.c.eos_token_id
-            if stops.strings:
+            if stops is not None:
                 text = sampled.tokens[rows.which, : step + 1].tolist()
                 found = [stops.first(wave[i], ids, step) for i, ids in zip(rows.which.tolist(), text, strict=True)]
                 ended |= torch.tensor([n is not None for n in found], device=ended.device)

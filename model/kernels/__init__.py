@@ -7,5 +7,11 @@ routing and the movement of rows. This folder is the only home of triton; import
 ``rows``      permute and unpermute
 ``router``    scores, group limits, top-k and gates
 
+Of the native engine, each row the same to the bit whatever else is in the batch:
+
+``invariant``  products with BF16 or FP8 weights, plain, batched and by expert
+``latent``     the cache of latents and attention over it
+``stream``     residual sums and norms, the choice of experts, the draw of a token
+
 Left out: attention, norms and the loss, which stay in BF16 or FP32 and which torch does well.
 """

@@ -5,8 +5,9 @@ A row's sum runs along the contraction in one order, in steps of one tensor-core
 tiles and wherever in a tile the row lies. So an engine that multiplies 5 rows and a trainer that multiplies 50,000 get
 the same numbers. `F.linear` and `F.grouped_mm` are the references; they choose among kernels by the number of rows.
 
-With FP8 weights each 1x128 tile of the input is quantised as it is loaded (`model.fp8.quantize_tiles`), multiplied,
-and added in FP32 with both scales, as the report's section 3.3 has it.
+With FP8 weights the input is quantised in 1x128 tiles, each is multiplied by its block, and added in FP32 with both
+scales, as the report's section 3.3 has it. (Quantising tiles as they are loaded, once for each tile of the result, took
+twice the time of the product.)
 
 Experts get no sorted rows: each has a list of the entries that chose it, and its tiles read those rows of the input and
 write those rows of the output. Entry ``t * choices + j`` is the j-th choice of token t.
@@ -25,7 +26,7 @@ import triton.language as tl
 from torch import Tensor
 
 from model.fp8 import BLOCK
-from model.kernels.quantize import _scale
+from model.kernels.quantize import quantize_tiles
 
 
 class Weight(NamedTuple):
@@ -61,12 +62,12 @@ def linear(x: Tensor, w: Weight, out: Tensor | None = None, dtype: torch.dtype |
     m, k, n = x.shape[0], x.shape[-1], w.data.shape[-2]
     if out is None:
         out = x.new_empty(*x.shape[:-1], n, dtype=dtype or x.dtype)
-    fp8 = w.scale is not None
+    fp8, (x, sizes, stride) = w.scale is not None, _quantized(x, w)
     tiles = _linear_tiles(m, n)
     depth = _depth(k, fp8, 128 if m <= 128 else 64)
     if m:
         _linear_kernel[(triton.cdiv(n, tiles.cols), triton.cdiv(m, tiles.rows), x.shape[1] if batched else 1)](
-            x, w.data, w.scale if w.scale is not None else x, out, m, n, k,
+            x, sizes, stride, w.data, w.scale if fp8 else x, out, m, n, k,
             x.stride(0), x.stride(1) if batched else 0, out.stride(0), out.stride(1) if batched else 0,
             FP8=fp8, ROWS=tiles.rows, COLS=tiles.cols, DEPTH=depth, EVEN=k % depth == 0,
             num_warps=tiles.warps, num_stages=tiles.stages,
@@ -79,18 +80,26 @@ def experts(x: Tensor, w: Weight, chosen: Chosen, *, swiglu: bool) -> Tensor:
     the result ``silu(gate) * up * gates`` [T, C, I]; without, x is [T, C, K] by entry, w [E, N, K] -> [T, C, N]."""
     (tokens, choices), (count, wide, k) = chosen.gates.shape, w.data.shape
     n = wide // 2 if swiglu else wide
-    fp8 = w.scale is not None
-    tiles, depth = _expert_tiles(tokens * choices // count, swiglu), _depth(k, fp8, 64)
     out = x.new_empty(tokens, choices, n)
+    fp8, (x, sizes, stride) = w.scale is not None, _quantized(x, w)
+    tiles, depth = _expert_tiles(tokens * choices // count, swiglu), _depth(k, fp8, 64)
     entries = tokens * choices
     if entries:
         _experts_kernel[(triton.cdiv(n, tiles.cols), min(entries, entries // tiles.rows + count))](
-            x, w.data, w.scale if w.scale is not None else x, out, chosen.gates, chosen.lists, chosen.counts,
+            x, sizes, stride, w.data, w.scale if fp8 else x, out, chosen.gates, chosen.lists, chosen.counts,
             tokens, choices, count, n, k,
             FP8=fp8, SWIGLU=swiglu, ROWS=tiles.rows, COLS=tiles.cols, DEPTH=depth, EVEN=k % depth == 0,
             EXPERTS=triton.next_power_of_2(count), num_warps=tiles.warps, num_stages=tiles.stages,
         )  # fmt: skip
     return out
+
+
+def _quantized(x: Tensor, w: Weight) -> tuple[Tensor, Tensor, int]:
+    """What a kernel multiplies: x or its FP8 codes, their scales, and how far the scales of two blocks lie apart."""
+    if w.scale is None:
+        return x, x, 0
+    codes, scale = quantize_tiles(x.flatten(0, -2))
+    return codes, scale, scale.stride(1)
 
 
 def _depth(k: int, fp8: bool, most: int) -> int:
@@ -114,13 +123,10 @@ def _expert_tiles(rows: int, swiglu: bool) -> Tiles:
 
 
 @triton.jit
-def _times(a, b, scale, total, FP8: tl.constexpr):
-    """``total + a @ b^T``, with a quantised by row where b is FP8."""
+def _times(a, b, sizes, scale, total, FP8: tl.constexpr):
+    """``total + a @ b^T``, each row of a FP8 product times its size and the block's scale."""
     if FP8:
-        value = a.to(tl.float32)
-        size, inverse = _scale(tl.max(tl.abs(value), 1), False)
-        code = (value * inverse[:, None]).to(tl.float8e4nv)
-        total += tl.dot(code, tl.trans(b)) * (size * scale)[:, None]
+        total += tl.dot(a, tl.trans(b)) * (sizes * scale)[:, None]
     else:
         total = tl.dot(a, tl.trans(b), total, input_precision="ieee")
     return total
@@ -128,7 +134,7 @@ def _times(a, b, scale, total, FP8: tl.constexpr):
 
 @triton.jit
 def _linear_kernel(
-    x, w, scale, out, m, n, k, x_row, x_batch, out_row, out_batch,
+    x, sizes, size_stride, w, scale, out, m, n, k, x_row, x_batch, out_row, out_batch,
     FP8: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, DEPTH: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
     batch = tl.program_id(2).to(tl.int64)
@@ -149,7 +155,8 @@ def _linear_kernel(
             inside = (along < k - step * DEPTH)[None, :]
             a = tl.load(a_at, mask=real & inside, other=0.0)
             b = tl.load(b_at, mask=inside, other=0.0)
-        total = _times(a, b, tl.load(scale_at + step) if FP8 else 0.0, total, FP8)
+        size = tl.load(sizes + step * size_stride + row, mask=row < m, other=0.0) if FP8 else 0.0
+        total = _times(a, b, size, tl.load(scale_at + step) if FP8 else 0.0, total, FP8)
         a_at += DEPTH
         b_at += DEPTH
     where = out + batch * out_batch + row.to(tl.int64)[:, None] * out_row + col[None, :]
@@ -158,7 +165,7 @@ def _linear_kernel(
 
 @triton.jit
 def _experts_kernel(
-    x, w, scale, out, gates, lists, counts, tokens, choices, experts, n, k,
+    x, sizes, size_stride, w, scale, out, gates, lists, counts, tokens, choices, experts, n, k,
     FP8: tl.constexpr, SWIGLU: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, DEPTH: tl.constexpr,
     EVEN: tl.constexpr, EXPERTS: tl.constexpr,
 ):  # fmt: skip
@@ -189,11 +196,12 @@ def _experts_kernel(
         # Absent rows are not read: hundreds of programs reading one row in their stead were twice as slow.
         a = tl.load(a_at, mask=real[:, None] if EVEN else real[:, None] & inside, other=0.0)
         b = tl.load(b_at) if EVEN else tl.load(b_at, mask=inside, other=0.0)
-        total = _times(a, b, tl.load(scale_at + step) if FP8 else 0.0, total, FP8)
+        size = tl.load(sizes + step * size_stride + source, mask=real, other=0.0) if FP8 else 0.0
+        total = _times(a, b, size, tl.load(scale_at + step) if FP8 else 0.0, total, FP8)
         if SWIGLU:
             up_at = b_at + n.to(tl.int64) * k
             b = tl.load(up_at) if EVEN else tl.load(up_at, mask=inside, other=0.0)
-            other = _times(a, b, tl.load(scale_at + n // 128 * blocks + step) if FP8 else 0.0, other, FP8)
+            other = _times(a, b, size, tl.load(scale_at + n // 128 * blocks + step) if FP8 else 0.0, other, FP8)
         a_at += DEPTH
         b_at += DEPTH
     if SWIGLU:

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from jobs import config, parts
 from jobs.config import GrpoRecipe, RecipeError
 from model.engine import EngineError
 from model.native import NativeEngine
+from model.policy import PolicyError
 from tests.jobs.conftest import Workspace
 
 OTHER: dict[str, Any] = {
@@ -57,7 +59,8 @@ OTHER: dict[str, Any] = {
 ELSEWHERE = {
     "base", "run.dir", "run.keep_checkpoints", "run.trackers", "data.train", "data.held_out", "reward.added",
     "evaluate.problems", "evaluate.samples", "precision.train", "precision.recompute", "precision.rollout",
-    "rollout.max_rows", "cluster.address", "cluster.rollout_workers", "cluster.reward_workers",
+    "precision.exact", "rollout.max_rows", "rollout.draft", "cluster.address", "cluster.rollout_workers",
+    "cluster.reward_workers",
     "cluster.trainer_threads", "cluster.rollout_threads", "cluster.gpus_per_rollout_worker", "cluster.gpus_per_trainer",
     "rollout.engine", "rollout.vllm", "rollout.on_publish",
 }  # fmt: skip
@@ -156,6 +159,18 @@ def test_what_vllm_cannot_do_is_refused_before_the_run(
 def test_arguments_for_vllm_need_vllm(workspace: Workspace) -> None:
     with pytest.raises(RecipeError, match="rollout.vllm"):
         parts.check_engine(config.read(workspace.recipe, GrpoRecipe, ["rollout.vllm.seed=3"]))
+
+
+def test_the_engine_drafts_where_the_model_can(workspace: Workspace) -> None:
+    with pytest.raises(EngineError, match="num_nextn_predict_layers is 0"):
+        parts.make_engine(workspace.base, max_rows=3, threads=1, draft=True)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU can")
+def test_exact_log_probabilities_are_refused_where_there_is_no_gpu(workspace: Workspace) -> None:
+    made = config.read(workspace.recipe, GrpoRecipe, ["precision.exact=true"])
+    with pytest.raises(PolicyError, match="there is no CUDA device"):
+        parts.make_trainer(made)
 
 
 def test_evaluation_looks_at_so_many_problems(workspace: Workspace) -> None:

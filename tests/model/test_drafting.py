@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 import pytest
 import torch
 
+from model import publish
 from model.drafting import DraftedWaves
 from model.engine import Request, Sampling
+from model.native import NativeEngine
 from model.sampling import Sampled, Start, Stops
 from model.transformer import Transformer, build
 from model.waves import Waves
@@ -35,7 +38,7 @@ def model(agreeing: bool) -> Transformer:
 def both(made: Transformer, sampling: Sampling, seeds: int = 12) -> tuple[list[Sampled], list[Sampled], DraftedWaves]:
     requests = [Request(prompt, tuple(range(100 * i, 100 * i + seeds))) for i, prompt in enumerate(PROMPTS)]
     starts = [Start.of(r, *row, sampling, CONFIG.max_position_embeddings) for r in requests for row in r.rows()]
-    stops, drafted = Stops(TOKENIZER, sampling.stop), DraftedWaves(made, 20)
+    stops, drafted = Stops(TOKENIZER, sampling.stop) if sampling.stop else None, DraftedWaves(made, 20, True)
     return Waves(made, 64, True).sample(starts, sampling, stops), drafted.sample(starts, sampling, stops), drafted
 
 
@@ -74,3 +77,14 @@ def test_a_stop_string_ends_a_row_at_the_same_token() -> None:
     plain, drafted, _ = both(made, Sampling(max_tokens=30, stop=(stop,)))
     assert [(row.tokens, row.stopped) for row in plain] == [(row.tokens, row.stopped) for row in drafted]
     assert any(stop in TOKENIZER.decode(row.tokens) for row in plain)
+
+
+def test_an_engine_that_drafts_is_published_its_mtp_module() -> None:
+    published = publish.publish(model(agreeing=True), 5, "fp32")
+    requests = [Request(prompt, (1, 2, 3)) for prompt in PROMPTS]
+    texts = []
+    for draft in (False, True):
+        engine = NativeEngine(CONFIG, TOKENIZER, draft=draft)
+        asyncio.run(engine.publish(published))
+        texts.append([[c.token_ids for c in group] for group in engine.sample(requests, Sampling(max_tokens=20))])
+    assert texts[0] == texts[1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 import torch
 
@@ -9,6 +11,7 @@ from model import publish
 from model.config import Precision
 from model.engine import Request, Sampling
 from model.native import NativeEngine
+from model.policy import Policy
 from model.segments import Segments
 from tests.fakes import tiny_policy, tiny_tokenizer
 
@@ -44,3 +47,44 @@ def test_a_policy_on_a_gpu_learns(precision: Precision) -> None:
         policy.apply()
         losses.append(float(loss.detach()))
     assert losses[-1] < losses[0] - 1
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp8"])
+@pytest.mark.parametrize("draft", [False, True])
+def test_engine_and_exact_trainer_give_the_same_bits(precision: Precision, draft: bool) -> None:
+    tokenizer = tiny_tokenizer()
+    policy = tiny_policy(
+        hidden_size=256, intermediate_size=256, moe_intermediate_size=128, kv_lora_rank=128, qk_nope_head_dim=32,
+        qk_rope_head_dim=32, v_head_dim=64, num_nextn_predict_layers=1, max_position_embeddings=512,
+    )  # fmt: skip
+    exact = Policy(policy.model, tokenizer, policy.settings, precision, exact=precision)
+    engine = NativeEngine(policy.model.c, tokenizer, device="cuda", draft=draft, max_rows=24)
+    asyncio.run(engine.publish(exact.publish(precision)))
+    requests = [Request(tuple(range(5, 5 + n)), tuple(range(10 * n, 10 * n + 10))) for n in (1, 7, 70, 130)]
+    done = engine.sample(requests, Sampling(max_tokens=60))
+    for request, group in zip(requests, done, strict=True):
+        for completion in group:
+            ids = torch.tensor((*request.prompt_ids, *completion.token_ids))
+            at = torch.arange(len(request.prompt_ids) - 1, len(ids) - 1)
+            with torch.no_grad():
+                out = exact.forward(ids[:-1], Segments.of([len(ids) - 1]), at, ids[at + 1], 1.0)
+            assert out.logp.tolist() == list(completion.logprobs)
+
+
+def test_an_exact_trainer_learns_and_shares_its_weights() -> None:
+    sizes = {"qk_nope_head_dim": 16, "qk_rope_head_dim": 16, "v_head_dim": 16}
+    policy = tiny_policy(hidden_size=128, moe_intermediate_size=128, kv_lora_rank=128, **sizes)
+    exact = Policy(policy.model, policy.tokenizer, policy.settings, "bf16", exact="bf16")
+    assert exact.exact is not None
+    engine = NativeEngine(policy.model.c, policy.tokenizer, device="cuda")
+    tokens, losses = torch.arange(5, 69), []
+    for version in range(6):
+        engine.share(exact.exact.served, version)
+        ((completion,),) = engine.sample([Request((5, 6), (1,))], Sampling(temperature=0.0, max_tokens=4))
+        out = exact.forward(tokens, Segments.of([64]), torch.arange(63), tokens[1:], 1.0)
+        loss = -out.logp.mean()
+        exact.backward(loss, out.routing)
+        exact.apply()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < losses[0] - 1
+    assert completion.versions == (5,) * len(completion.token_ids)

@@ -41,7 +41,7 @@ page = 64 * served.width * 4 * 3
 requests = [Request((5,) * 67, (1, 2)), Request((7,) * 3, (3,), ()), Request((9,), (4,))]
 sampling = Sampling(temperature=0.8, max_tokens=5)
 starts = [Start.of(r, *row, sampling, 96) for r in requests for row in r.rows()]
-stops = Stops(tokenizer, ())
+stops = None
 graphs = Graphs(served, max_rows=3, cache_bytes=4 * page, draft=DRAFT, record_routes=True)
 for ours, theirs in zip(graphs.sample(starts, sampling, stops), Waves(model, 8, True).sample(starts, sampling, stops)):
     assert ours.tokens == theirs.tokens and ours.stopped == theirs.stopped
@@ -49,6 +49,41 @@ for ours, theirs in zip(graphs.sample(starts, sampling, stops), Waves(model, 8, 
     assert (ours.routes == theirs.routes).all()
 # The first two rows need three of the three pages, for they share the prompt's first one; so the others wait.
 assert graphs.tally.steps > 5
+"""
+FRONT = """
+import asyncio
+from model import publish
+from model.native import NativeEngine
+
+class OnKernels(NativeEngine):
+    def _has_kernels(self, precision):
+        return True
+
+published = publish.publish(build(C, 1), 4, "fp32")
+done = []
+for kind in (NativeEngine, OnKernels):
+    engine = kind(C, tokenizer)
+    asyncio.run(engine.publish(published))
+    done.append(engine.sample([Request((5, 6), (1,))], Sampling(max_tokens=2)))
+assert engine.graphs is not None and done[0][0][0].token_ids == done[1][0][0].token_ids
+assert done[1][0][0].versions == (4, 4)
+other = publish.publish(build(C, 2), 5, "fp32")
+asyncio.run(engine.publish(other))
+assert torch.equal(engine.graphs.served.head.data, other.parts[-2].tensors["lm_head.weight"])
+broken = replace(published, parts=published.parts[:-2])
+try:
+    asyncio.run(OnKernels(C, tokenizer).publish(broken))
+except publish.PublishError as error:
+    assert "norm.weight' is missing" in str(error), error
+else:
+    raise AssertionError("weights without a head were taken")
+crossed = replace(published, probe_logprobs=tuple(x - 1.5 for x in published.probe_logprobs))
+try:
+    asyncio.run(OnKernels(C, tokenizer).publish(crossed))
+except publish.PublishError as error:
+    assert "differ from the trainer's" in str(error)
+else:
+    raise AssertionError("other log-probabilities were taken")
 """
 EXACT = """
 model = build(C, 2).use("fp32")
@@ -83,8 +118,8 @@ assert torch.equal(exact.served.head.data, model.lm_head.weight)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "program",
-    [GRAPHS.replace("DRAFT", "False"), GRAPHS.replace("DRAFT", "True"), EXACT],
-    ids=["graphs", "graphs with drafts", "exact"],
+    [GRAPHS.replace("DRAFT", "False"), GRAPHS.replace("DRAFT", "True"), FRONT, EXACT],
+    ids=["graphs", "graphs with drafts", "front", "exact"],
 )
 def test_interpreted(program: str) -> None:
     if importlib.util.find_spec("triton") is None:

@@ -1,0 +1,397 @@
+"""`zeroth bench rollout`: tokens a second of the native engine beside vLLM's on the same shape, prompts and lengths, in
+one run; and how far the engine's log-probabilities are from the trainer's.
+
+Weights are random unless a checkpoint is named; no completion ends before its length. A run before the one that is
+timed records graphs and compiles kernels (of 8 tokens a sequence for vLLM, which does both as it starts). The time to
+the first token is that of a whole batch, from prompts to every sequence's first token. vLLM is given its weights as it
+makes them up itself, in BF16, its faster setting for this shape, and returns the log-probability of each sampled token.
+"""
+
+# torch leaves some functions untyped.
+# mypy: disable-error-code="no-untyped-call"
+
+from __future__ import annotations
+
+import gc
+import importlib
+import importlib.util
+import json
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from jobs import console
+from jobs.config import Precision, RecipeError
+
+if TYPE_CHECKING:
+    from model.config import ModelConfig
+    from model.sampling import Sampled, Start
+    from model.transformer import Transformer
+
+BYTES_PER_SECOND, FLOPS = 4.2e12, 0.99e15
+"""An H200's measured copy bandwidth and the vendor's dense BF16 rate, which the limit is computed from."""
+SHAPES: dict[str, dict[str, Any]] = {
+    "3b": {
+        "vocab_size": 32768, "hidden_size": 2048, "intermediate_size": 5632, "moe_intermediate_size": 512,
+        "num_hidden_layers": 16, "num_attention_heads": 16, "q_lora_rank": 768, "kv_lora_rank": 512,
+        "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128, "n_routed_experts": 64,
+        "num_experts_per_tok": 6, "n_group": 8, "topk_group": 4, "routed_scaling_factor": 2.5,
+        "max_position_embeddings": 4096, "rope_original_max_position_embeddings": 4096, "initializer_range": 0.02,
+    },
+    "tiny": {
+        "vocab_size": 2048, "hidden_size": 256, "intermediate_size": 512, "moe_intermediate_size": 128,
+        "num_attention_heads": 4, "q_lora_rank": 128, "kv_lora_rank": 512, "qk_nope_head_dim": 32,
+        "qk_rope_head_dim": 64, "v_head_dim": 64, "n_routed_experts": 16, "num_experts_per_tok": 4, "n_group": 4,
+        "topk_group": 2, "routed_scaling_factor": 2.5, "max_position_embeddings": 2048,
+        "rope_original_max_position_embeddings": 2048, "initializer_range": 0.05,
+    },
+}  # fmt: skip
+"""The shape that H200 figures are quoted for (3.42 billion parameters), and one for CPUs."""
+SCORED_AT_ONCE = 32
+
+
+@dataclass(frozen=True)
+class Load:
+    """Sequences to sample: their prompts and how many tokens each takes. ``at_once`` may be in flight together."""
+
+    name: str
+    prompts: list[tuple[int, ...]]
+    lengths: list[int]
+    at_once: int
+
+
+Sampler = Callable[[Load, int | None], list["Sampled"]]
+"""Samples a load; the number, where given, cuts every length."""
+
+
+def command(
+    shape: Annotated[str, typer.Option(help=f"One of {', '.join(SHAPES)}.")] = "3b",
+    checkpoint: Annotated[Path | None, typer.Option(help="Sample this checkpoint instead of random weights.")] = None,
+    documents: Annotated[Path | None, typer.Option(help="With a checkpoint: JSONL whose texts begin prompts.")] = None,
+    precisions: Annotated[str, typer.Option(help="Of the native engine, with commas between.")] = "bf16,fp8",
+    sequences: Annotated[str, typer.Option(help="Batch sizes, with commas between.")] = "512,64",
+    prompt_tokens: Annotated[int, typer.Option(min=2)] = 128,
+    new_tokens: Annotated[int, typer.Option(min=1)] = 512,
+    long_tail: Annotated[
+        bool, typer.Option(help="Also lengths from 16 up with a long tail, twice the largest batch.")
+    ] = True,
+    rival: Annotated[bool, typer.Option(help="Run vLLM, where it is installed.")] = True,
+    out: Annotated[Path | None, typer.Option(help="Also write the JSON there.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")] = False,
+) -> None:
+    """The native engine beside vLLM, and the trainer's log-probabilities beside the engine's."""
+    from jobs.bench import record
+
+    subject = _subject(shape, checkpoint, documents)
+    kinds = [_precision(name) for name in precisions.split(",")]
+    loads = _loads(subject, [int(n) for n in sequences.split(",")], prompt_tokens, new_tokens, long_tail)
+    results = record.stamped(measure(subject, kinds, loads, rival=rival))
+    if as_json or out:
+        record.emit(results, out)
+    _show(results)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is sampled: a checkpoint's folder and documents, or a shape with random weights."""
+
+    name: str
+    config: ModelConfig
+    folder: Path | None
+    documents: Path | None
+
+
+def _subject(shape: str, checkpoint: Path | None, documents: Path | None) -> Subject:
+    from model import checkpoint as checkpoints
+    from model.config import ModelConfig
+
+    if checkpoint is not None:
+        config, _ = checkpoints.shape(checkpoint)
+        return Subject(str(checkpoint), replace(config, eos_token_id=-1), checkpoint, documents)
+    if shape not in SHAPES:
+        raise RecipeError(f"--shape is one of {', '.join(SHAPES)}, not {shape!r}")
+    return Subject(shape, ModelConfig(**SHAPES[shape], eos_token_id=-1), None, None)
+
+
+def _precision(name: str) -> Precision:
+    known: dict[str, Precision] = {"fp32": "fp32", "bf16": "bf16", "fp8": "fp8"}
+    if name not in known:
+        raise RecipeError(f"--precisions takes {', '.join(known)}, not {name!r}")
+    return known[name]
+
+
+def _loads(subject: Subject, sizes: Sequence[int], prompt: int, new: int, long_tail: bool) -> list[Load]:
+    import numpy as np
+
+    context = subject.config.max_position_embeddings
+    if prompt + new > context:
+        raise RecipeError(f"{prompt} tokens and {new} more exceed the model's context of {context}")
+    largest = max(sizes)
+    prompts = _prompts(subject, 2 * largest, prompt)
+    loads = [Load(f"{n} x ({prompt} + {new})", prompts[:n], [new] * n, n) for n in sizes]
+    if long_tail:
+        drawn = np.random.default_rng(0).lognormal(np.log(new / 2), 0.8, 2 * largest)
+        lengths = [int(n) for n in drawn.clip(16, min(4 * new, context - prompt))]
+        loads.append(Load(f"{2 * largest} x ({prompt} + {min(lengths)} to {max(lengths)})", prompts, lengths, largest))
+    return loads
+
+
+def _prompts(subject: Subject, count: int, tokens: int) -> list[tuple[int, ...]]:
+    import numpy as np
+
+    from model import checkpoint
+
+    if subject.folder is None or subject.documents is None:
+        drawn = np.random.default_rng(1).integers(2, subject.config.vocab_size, (count, tokens))
+        return [tuple(row) for row in drawn.tolist()]
+    _, tokenizer = checkpoint.shape(subject.folder)
+    texts = [json.loads(line)["text"] for line in subject.documents.read_text(encoding="utf-8").splitlines()]
+    found = [tuple(ids[:tokens]) for text in texts if len(ids := tokenizer.encode(text)) >= tokens]
+    if not found:
+        raise RecipeError(f"{subject.documents}: no text is {tokens} tokens long; set --prompt-tokens lower")
+    return [found[i % len(found)] for i in range(count)]
+
+
+def measure(subject: Subject, precisions: Sequence[Precision], loads: Sequence[Load], *, rival: bool) -> dict[str, Any]:
+    import torch
+
+    cuda = torch.cuda.is_available()
+    model = _model(subject, "cuda" if cuda else "cpu")
+    engines: dict[str, Any] = {}
+    for precision in precisions:
+        for draft in (False, True)[: 1 + bool(model.mtp)]:
+            name = f"native, {precision}" + (", drafts" if draft else "")
+            console.say(name)
+            engines[name] = _ours(model, precision, loads, draft=draft)
+            _free()
+    limits = {load.name: {p: _limit(model, load, p) for p in precisions} for load in loads}
+    del model
+    _free()
+    reason = _without_vllm(rival)
+    if reason is None:
+        engines["vLLM, bf16" if cuda else "vLLM, fp32"] = _theirs(subject, loads, cuda)
+    return {
+        "bench": "rollout",
+        "shape": subject.name,
+        "device": torch.cuda.get_device_name() if cuda else "cpu",
+        "loads": [load.name for load in loads],
+        "engines": engines,
+        "limits_tokens_per_second": limits if cuda else None,
+        "without_vllm": reason,
+    }
+
+
+def _model(subject: Subject, device: str) -> Transformer:
+    """FP32 masters, as a trainer has them."""
+    import torch
+
+    from model import checkpoint
+    from model.transformer import Transformer
+
+    torch.manual_seed(0)
+    if subject.folder is not None:
+        model, _ = checkpoint.load(subject.folder)
+        model.c = subject.config
+        return model.to(device)
+    with torch.device(device):
+        return Transformer(subject.config)
+
+
+def _free() -> None:
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _starts(load: Load, cut: int | None) -> list[Start]:
+    from model.sampling import Start
+
+    rows = zip(load.prompts, load.lengths, strict=True)
+    return [Start(ids, seed, None, min(n, cut or n)) for seed, (ids, n) in enumerate(rows)]
+
+
+def _ours(model: Transformer, precision: Precision, loads: Sequence[Load], *, draft: bool) -> dict[str, Any]:
+    """Each load's figures, and on a GPU the largest gap to the trainer's log-probabilities."""
+    import torch
+
+    found: dict[str, Any] = {}
+    if not torch.cuda.is_available():
+        from model.drafting import DraftedWaves
+        from model.waves import Waves
+
+        for load in loads:
+            model.use(precision)
+            waves: Waves | DraftedWaves = Waves(model, load.at_once, False)
+            if draft:
+                waves = DraftedWaves(model, load.at_once, False)
+            found[load.name], _ = _timed(load, partial(_sample, waves.sample))
+            found[load.name] |= _steps(waves.tally) if isinstance(waves, DraftedWaves) else {}
+        return {"loads": found}
+    from model.exact import Exact
+    from model.graphs import Graphs
+
+    exact = Exact(model, precision)
+    graphs = Graphs(exact.served, max(load.at_once for load in loads), cache_bytes=60 << 30, draft=draft)
+    gaps: dict[str, Any] = {}
+    for load in loads:
+        graphs.max_rows = load.at_once
+        found[load.name], sampled = _timed(load, partial(_sample, graphs.sample))
+        found[load.name]["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
+        found[load.name] |= _steps(graphs.tally) if draft else {}
+        if not gaps:
+            gaps = _gap(exact, load, sampled)
+    return {"loads": found, "weights_gib": exact.served.bytes() / 2**30, "trainer": gaps}
+
+
+def _sample(sample: Callable[..., list[Sampled]], load: Load, cut: int | None) -> list[Sampled]:
+    from model.engine import Sampling
+
+    return sample(_starts(load, cut), Sampling())
+
+
+def _timed(load: Load, sample: Sampler) -> tuple[dict[str, Any], list[Sampled]]:
+    import torch
+
+    def run(cut: int | None) -> tuple[float, list[Sampled]]:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        started = time.perf_counter()
+        sampled = sample(load, cut)
+        return time.perf_counter() - started, sampled
+
+    run(None)
+    seconds, sampled = run(None)
+    run(1)
+    tokens = sum(len(row.tokens) for row in sampled)
+    first = min(run(1)[0], run(1)[0])
+    figures = {"tokens": tokens, "seconds": seconds, "tokens_per_second": tokens / seconds, "first_token_s": first}
+    return figures, sampled
+
+
+def _steps(tally: Any) -> dict[str, float]:
+    """Of guesses, how many were right: a row's step gives one token, and one more where its guess was right."""
+    return {"tokens_per_step": tally.tokens / tally.row_steps, "accepted": tally.tokens / tally.row_steps - 1}
+
+
+def _gap(exact: Any, load: Load, sampled: Sequence[Sampled]) -> dict[str, Any]:
+    """The engine's log-probabilities beside the trainer's, which runs whole sequences."""
+    import torch
+
+    from model.segments import Segments
+
+    device, gaps, seconds, count = exact.model.device, [], time.perf_counter(), 0
+    for first in range(0, len(sampled), SCORED_AT_ONCE):
+        part = slice(first, first + SCORED_AT_ONCE)
+        rows = [(*ids, *row.tokens) for ids, row in zip(load.prompts[part], sampled[part], strict=True)]
+        segments = Segments.of([len(row) - 1 for row in rows], device)
+        with torch.no_grad():
+            hidden = exact.forward(torch.tensor([t for row in rows for t in row[:-1]], device=device), segments).hidden
+            following = torch.tensor([t for row in rows for t in row[1:]], device=device)
+            logp, _ = exact.token_logprobs(hidden, following, 1.0)
+        at = torch.cat(
+            [torch.arange(len(r)) >= len(p) - 1 for r, p in zip((r[1:] for r in rows), load.prompts[part], strict=True)]
+        )
+        engine = torch.tensor([x for row in sampled[part] for x in row.logprobs])
+        gaps.append((logp.cpu()[at] - engine).abs())
+        count += len(following)
+    every = torch.cat(gaps)
+    torch.cuda.synchronize()
+    return {
+        "tokens": len(every), "max_gap": float(every.max()), "differing": int((every != 0).sum()),
+        "scored_tokens_per_second": count / (time.perf_counter() - seconds),
+    }  # fmt: skip
+
+
+def _limit(model: Transformer, load: Load, precision: Precision) -> float:
+    """Tokens a second if each step read the weights and the cache once at full bandwidth, or did its arithmetic at full
+    rate, whichever takes longer. With many sequences every expert is read at every step."""
+    c, size = model.c, 1 if precision == "fp8" else 2
+    matrices = sum(
+        p.numel() for n, p in model.named_parameters() if p.dim() > 1 and "embed" not in n and "mtp" not in n
+    )
+    expert = 3 * c.hidden_size * c.moe_intermediate_size
+    layers = c.num_hidden_layers - c.first_k_dense_replace
+    active = matrices - layers * (c.n_routed_experts - c.num_experts_per_tok) * expert
+    rows = load.at_once
+    context = len(load.prompts[0]) + sum(load.lengths) / len(load.lengths) / 2
+    cache = rows * context * c.num_hidden_layers * (c.kv_lora_rank + c.qk_rope_head_dim) * 2
+    moved = (matrices * size + cache) / BYTES_PER_SECOND
+    return rows / max(moved, 2 * active * rows / FLOPS)
+
+
+def _without_vllm(wanted: bool) -> str | None:
+    if not wanted:
+        return "not asked for"
+    return None if importlib.util.find_spec("vllm") else "not installed here"
+
+
+def _theirs(subject: Subject, loads: Sequence[Load], cuda: bool) -> dict[str, Any]:
+    from model.config import to_hf
+
+    console.say("vLLM")
+    vllm = importlib.import_module("vllm")
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        values = {**to_hf(subject.config), "eos_token_id": 1, "num_nextn_predict_layers": 0, "torch_dtype": "bfloat16"}
+        (folder / "config.json").write_text(json.dumps(values))
+        longest = max(len(p) + n for load in loads for p, n in zip(load.prompts, load.lengths, strict=True))
+        engine = vllm.LLM(
+            model=str(folder), skip_tokenizer_init=True, load_format="dummy", max_model_len=longest + 1,
+            max_num_seqs=max(load.at_once for load in loads), dtype="bfloat16" if cuda else "float32",
+            **({"gpu_memory_utilization": 0.8} if cuda else {}),
+        )  # fmt: skip
+        ready = time.perf_counter() - started
+        found = {load.name: _timed_vllm(vllm, engine, load) for load in loads}
+    return {"loads": found, "ready_s": ready}
+
+
+def _timed_vllm(vllm: Any, engine: Any, load: Load) -> dict[str, Any]:
+    def run(cut: int | None) -> tuple[float, int]:
+        limits = [min(n, cut or n) for n in load.lengths]
+        settings = [
+            vllm.SamplingParams(temperature=1.0, max_tokens=n, ignore_eos=True, logprobs=0, detokenize=False, seed=None)
+            for n in limits
+        ]
+        prompts = [{"prompt_token_ids": list(ids)} for ids in load.prompts]
+        started = time.perf_counter()
+        done = engine.generate(prompts, settings, use_tqdm=False)
+        return time.perf_counter() - started, sum(len(one.outputs[0].token_ids) for one in done)
+
+    run(8)
+    seconds, tokens = run(None)
+    first = min(run(1)[0], run(1)[0])
+    return {"tokens": tokens, "seconds": seconds, "tokens_per_second": tokens / seconds, "first_token_s": first}
+
+
+def _show(results: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    table = Table("engine", "load", "tokens/s", "times vLLM's", "first token, ms", "of the limit", "tokens a step")
+    theirs: dict[str, Any] = next(
+        (engine["loads"] for name, engine in results["engines"].items() if name.startswith("vLLM")), {}
+    )
+    limits: dict[str, dict[str, float]] = results["limits_tokens_per_second"] or {}
+    for name, engine in results["engines"].items():
+        for load, row in engine["loads"].items():
+            speed = row["tokens_per_second"]
+            times = f"{speed / theirs[load]['tokens_per_second']:.2f}" if theirs else "-"
+            limit = next((v for p, v in limits.get(load, {}).items() if p in name), None)
+            share = f"{speed / limit:.0%}" if limit and name.startswith("native") else "-"
+            steps = f"{row['tokens_per_step']:.2f}" if "tokens_per_step" in row else "-"
+            table.add_row(name, load, f"{speed:,.0f}", times, f"{row['first_token_s'] * 1e3:,.0f}", share, steps)
+    console.console.print(table)
+    for name, engine in results["engines"].items():
+        if gap := engine.get("trainer"):
+            console.say(f"{name}: max |dlogp| to the trainer {gap['max_gap']:g} over {gap['tokens']:,} sampled tokens")
+    if results["without_vllm"]:
+        console.say(f"vLLM was not run: {results['without_vllm']}")
