@@ -84,9 +84,22 @@ def pair_rows() -> list[str]:
     return rows
 
 
+def cap_rows() -> list[str]:
+    """By run: the reward model's score over the first and the last ten steps, the hidden rule at the start, at its best
+    and at the end."""
+    runs = {name: found for result in recorded("cap-*.json") for name, found in result["runs"].items()}
+    rows = []
+    for name, found in runs.items():
+        score = [value for _, value in found["score"]]
+        rule = [value for _, value in found["rule"]]
+        early, late = (sum(part) / len(part) for part in (score[:10], score[-10:]))
+        rows.append(f"| {name} | {early:.2f} | {late:.2f} | {rule[0]:.2f} | {max(rule):.2f} | {rule[-1]:.2f} |")
+    return rows
+
+
 def test_the_reward_models_page_has_its_runs() -> None:
     text = (ROOT / "docs" / "reward-models.md").read_text()
-    for row in [*chain_rows(), *pair_rows()]:
+    for row in [*chain_rows(), *pair_rows(), *cap_rows()]:
         assert row in text
 
 
@@ -122,5 +135,5 @@ def test_a_result_says_where_and_how_it_was_measured(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    rows = (quickstart_rows, step_rows, chain_rows, pair_rows, balance_rows)
+    rows = (quickstart_rows, step_rows, chain_rows, pair_rows, cap_rows, balance_rows)
     print("\n\n".join("\n".join(make()) for make in rows))
