@@ -12,6 +12,7 @@ import torch
 
 from model import fp8
 from model.config import ModelConfig, Precision
+from model.linear import GroupedLinear
 from model.transformer import Transformer
 
 
@@ -98,17 +99,13 @@ def recomputed_bytes(c: ModelConfig, tokens: int, width: int, scores: int = 0) -
     return {"layers' inputs": inputs, "one layer": largest, "logits": alone[0]["logits"]}
 
 
+@cache
 def weight_bytes(c: ModelConfig, precision: Precision) -> int:
-    """Published weights: projections in ``precision``, FP8 ones with a scale a block; the rest FP32."""
-    parts = {each.name: each for each in components(c)}
-    projections = sum(
-        parts[name].parameters
-        for name in ("attention", "routed experts", "shared experts", "dense layers")
-        if name in parts
-    )
-    rest = sum(each.parameters for each in parts.values()) - projections
-    if "multi-token prediction" in parts:
-        rest -= parts["multi-token prediction"].parameters
+    """Published weights, MTP included: projections in ``precision``, FP8 ones with a scale a block; the rest FP32."""
+    with torch.device("meta"):
+        model = Transformer(c)
+    projections = sum(m.weight.numel() for m in model.modules() if isinstance(m, GroupedLinear))
+    rest = sum(tensor.numel() for tensor in model.state_dict().values()) - projections
     each = {"fp32": 4.0, "bf16": 2.0, "fp8": 1 + 4 / fp8.BLOCK**2}[precision]
     return round(projections * each + rest * 4)
 
@@ -138,8 +135,9 @@ def experts_touched(c: ModelConfig, tokens: int) -> float:
 def decode_seconds(
     c: ModelConfig, at: Hardware, precision: Precision, rows: int, steps: int, context: float, efficiency: float
 ) -> float:
-    """Of ``steps`` decoding steps of ``rows`` rows: the larger of what the products and what reading weights and
-    cache take. The cache is 2 bytes a number, 4 in fp32."""
+    """Of ``steps`` decoding steps of ``rows`` rows, without drafts: the larger of what the products and what reading
+    weights and cache take. The cache is 2 bytes a number, 4 in fp32."""
+    c = replace(c, num_nextn_predict_layers=0)
     flops = math.fsum(forward_flops(c, rows, 0).values())
     latent = 2 * c.kv_lora_rank + c.qk_rope_head_dim
     flops += 2.0 * rows * c.num_hidden_layers * c.num_attention_heads * latent * context
