@@ -10,7 +10,7 @@ import copy
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,7 +83,7 @@ def run(chain: ChainRecipe, source: str) -> None:
             continue
         console.say(f"{stage.name}: {stage.recipe.run.dir}")
         began = time.monotonic()
-        trainer(stage.name)(stage.recipe, resume=stage.recipe.run.dir.exists())
+        go_on(trainer(stage.name), stage.recipe)
         seconds[stage.name] = time.monotonic() - began
     began = time.monotonic()
     result: dict[str, Any] = {"seed": chain.seed, "checkpoints": dict(evaluated(chain, planned))}
@@ -97,10 +97,19 @@ def run(chain: ChainRecipe, source: str) -> None:
     console.say(f"everything is in {chain.dir}; the table as JSON: {chain.dir / 'chain.json'}")
 
 
-def trainer(name: str) -> Any:
+def trainer(name: str) -> Callable[..., Any]:
     from jobs import grpo, pretrain, reward_model, sft
 
-    return {"pretrain": pretrain, "sft": sft, "reward_model": reward_model, "grpo": grpo}[name].train
+    trainers: dict[str, Any] = {"pretrain": pretrain, "sft": sft, "reward_model": reward_model, "grpo": grpo}
+    return trainers[name].train  # type: ignore[no-any-return]
+
+
+def go_on(train: Callable[..., Any], recipe: Any) -> None:
+    """Begins a trainer's run or continues it, for a command that is itself continued by calling it again."""
+    try:
+        train(recipe, resume=(recipe.run.dir / "metrics.jsonl").exists())
+    except console.Interrupted as stopped:
+        raise console.Interrupted(stopped.step, stopped.total, "the same command goes on") from None
 
 
 def evaluated(chain: ChainRecipe, planned: list[Stage]) -> Iterator[tuple[str, dict[str, Any]]]:

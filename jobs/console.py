@@ -9,12 +9,13 @@ console = Console(stderr=True, highlight=False)
 
 
 class Interrupted(RuntimeError):
-    """The user ended a run before its end; what was done is saved."""
+    """The user ended a run before its end; what was done is saved. ``remedy`` says how it goes on."""
 
     exit_status = 130
 
-    def __init__(self, step: int, total: int) -> None:
-        super().__init__(f"stopped after step {step} of {total}; everything is saved, continue with --resume")
+    def __init__(self, step: int, total: int, remedy: str = "continue with --resume") -> None:
+        super().__init__(f"stopped after step {step} of {total}; everything is saved, {remedy}")
+        self.step, self.total = step, total
 
 
 def error(message: str) -> None:

@@ -80,14 +80,6 @@ class BodyLimit:
         await send({"type": "http.response.body", "body": text})
 
 
-def needs(service: str) -> None:
-    """Raises ServiceError where the packages that services need are not installed."""
-    from importlib.util import find_spec
-
-    if find_spec("fastapi") is None or find_spec("uvicorn") is None or find_spec("prometheus_client") is None:
-        raise ServiceError(f"zeroth serve {service} needs the extra: pip install 'zeroth[serve]'")
-
-
 def new_app(title: str, lifespan: Any, registry: Any, max_body_mb: float) -> "FastAPI":
     """An application with a bound on bodies, and ``registry`` at /metrics, for Prometheus."""
     from fastapi import FastAPI, Response

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from jobs import config, console, curriculum, jsonl
+from jobs import chain, config, console, curriculum, jsonl
 from jobs.config import ChainRecipe, GrpoRecipe, PretrainRecipe
 
 TRAIN_PROBLEMS = 2000
@@ -44,12 +44,12 @@ def command(
     if not base.exists():
         console.say("2/3  pretraining a base model on worked examples of mixed quality")
         began = time.monotonic()
-        pretrain.train(base_recipe, resume=base_recipe.run.dir.exists())
+        chain.go_on(pretrain.train, base_recipe)
         seconds["pretraining"] = time.monotonic() - began
     if not (out / "checkpoints" / f"step-{recipe.train.steps}").exists():
         console.say("3/3  reinforcement learning with verifiable rewards (GRPO)")
         began = time.monotonic()
-        grpo.train(recipe, resume=(out / "metrics.jsonl").exists())
+        chain.go_on(grpo.train, recipe)
         seconds["reinforcement learning"] = time.monotonic() - began
     seconds["all"] = time.monotonic() - started
     show(out, seed, seconds)
@@ -57,7 +57,7 @@ def command(
 
 def whole_chain(out: Path, seed: int) -> None:
     """Files for every trainer, and the shipped chain with its paths under ``out``."""
-    from jobs import chain, working
+    from jobs import working
 
     path = out / "chain.toml"
     path.parent.mkdir(parents=True, exist_ok=True)

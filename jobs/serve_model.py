@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from jobs.lifecycle import ServiceError, needs, new_app, refused, serve
+from jobs.lifecycle import ServiceError, new_app, refused, serve
 
 if TYPE_CHECKING:
     from fastapi import APIRouter, FastAPI, Request
@@ -256,7 +256,6 @@ def model(
     drain_seconds: Annotated[int, typer.Option(help="How long a shutdown waits for requests in flight.")] = 30,
 ) -> None:
     """Serve a checkpoint over HTTP, as OpenAI's API."""
-    needs("model")
     from jobs import loaded
     from jobs.serving.desk import ModelDesk
 

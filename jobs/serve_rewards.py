@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jobs.lifecycle import ServiceError, needs, new_app, refused, serve
+from jobs.lifecycle import ServiceError, new_app, refused, serve
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -248,7 +248,6 @@ def rewards(
     ] = "{}",
 ) -> None:
     """Serve rewards over HTTP."""
-    needs("rewards")
     from jobs.score import find_with_workers, settings_of
 
     chosen = settings_of(settings)

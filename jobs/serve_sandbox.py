@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jobs.lifecycle import needs, new_app, refused, serve
+from jobs.lifecycle import new_app, refused, serve
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -304,7 +304,6 @@ def sandbox(
     drain_seconds: Annotated[int, typer.Option(help="How long a shutdown waits for requests in flight.")] = 30,
 ) -> None:
     """Serve the sandbox over HTTP, in SandboxFusion's shapes."""
-    needs("sandbox")
     from sandbox import Limits, Pool
 
     limits = Limits(wall_seconds=run_seconds, cpu_seconds=run_seconds, memory_mb=memory_mb, output_kb=output_kb)

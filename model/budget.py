@@ -104,8 +104,8 @@ def weight_bytes(c: ModelConfig, precision: Precision) -> int:
     """Published weights, MTP included: projections in ``precision``, FP8 ones with a scale a block; the rest FP32."""
     with torch.device("meta"):
         model = Transformer(c)
-    projections = sum(m.weight.numel() for m in model.modules() if isinstance(m, GroupedLinear))
-    rest = sum(tensor.numel() for tensor in model.state_dict().values()) - projections
+    projections: int = sum(m.weight.numel() for m in model.modules() if isinstance(m, GroupedLinear))
+    rest: int = sum(tensor.numel() for tensor in model.state_dict().values()) - projections
     each = {"fp32": 4.0, "bf16": 2.0, "fp8": 1 + 4 / fp8.BLOCK**2}[precision]
     return round(projections * each + rest * 4)
 

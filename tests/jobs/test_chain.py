@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import json
+import signal
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tomli_w
 
 from jobs import chain, config, curriculum, working
 from jobs.config import ChainRecipe, GrpoRecipe, PretrainRecipe, RecipeError, RewardModelRecipe, SftRecipe
+from jobs.console import Interrupted
 from jobs.jsonl import write
 from tests.jobs.conftest import Workspace
 
@@ -68,6 +71,23 @@ def test_it_runs_evaluates_and_does_nothing_twice(recipe: Path, monkeypatch: pyt
     assert set(result["seconds"]) == {"sft", "reward_model", "eval", "all"}
     monkeypatch.setattr(chain, "trainer", lambda name: pytest.fail(f"{name} was trained again"))
     chain.run(resolved, str(recipe))
+
+
+def test_an_interrupted_chain_goes_on_by_the_same_command(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rl import supervised
+
+    resolved, update = config.read(recipe, ChainRecipe), supervised.update
+
+    def interrupted(*arguments: Any) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        return update(*arguments)
+
+    monkeypatch.setattr(supervised, "update", interrupted)
+    with pytest.raises(Interrupted, match="after step 1 of 2; everything is saved, the same command goes on"):
+        chain.run(resolved, str(recipe))
+    monkeypatch.undo()
+    chain.run(resolved, str(recipe))
+    assert (resolved.dir / "chain.json").exists()
 
 
 def test_a_wrong_key_names_its_stage(recipe: Path) -> None:
