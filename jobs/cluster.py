@@ -128,7 +128,7 @@ class RemoteTrainer:
 
 
 class RemoteEngine:
-    """Rollout workers as one engine: requests are dealt out in order, in equal runs. ``has_processes``: a worker has
+    """Rollout workers as one engine: requests are dealt out in turn. ``has_processes``: a worker has
     started others, which its own end would leave behind."""
 
     def __init__(self, actors: Sequence[Any], has_processes: bool = False) -> None:
@@ -252,13 +252,13 @@ async def call(reference: Awaitable[T], who: str) -> T:
 
 
 def deal(items: Sequence[Item], hands: int) -> list[Sequence[Item]]:
-    """Runs of nearly equal size, in order; fewer than ``hands`` when there are fewer items."""
-    size = max(1, -(-len(items) // hands))
-    return [items[start : start + size] for start in range(0, len(items), size)]
+    """One item to each in turn, since neighbours cost alike; fewer than ``hands`` when there are fewer items."""
+    return [items[i::hands] for i in range(min(hands, len(items)))]
 
 
 def joined(parts: Sequence[Sequence[Item]]) -> list[Item]:
-    return [item for part in parts for item in part]
+    """What was dealt, in its order."""
+    return [part[turn] for turn in range(max(map(len, parts), default=0)) for part in parts if turn < len(part)]
 
 
 def recipe_with_absolute_paths(recipe: GrpoRecipe) -> GrpoRecipe:

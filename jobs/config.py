@@ -96,8 +96,9 @@ class DataTable(Table):
 class RolloutTable(Table):
     """``engine`` samples; ``vllm`` holds arguments for vLLM, by their names there, and ``on_publish`` says what it does
     with completions that are being sampled when new weights come (`model.vllm_engine`). ``routes``: the native engine
-    records each token's experts, and the policy replays them. ``draft``: the native engine guesses tokens with the
-    model's first MTP module; the same tokens come out."""
+    records each token's experts, and the policy replays them. ``step_tokens``: a sample that is not over after so many
+    tokens goes on in a later step, under newer weights; 0 for no such limit. ``draft``: the native engine guesses
+    tokens with the model's first MTP module; the same tokens come out."""
 
     engine: Literal["native", "vllm"] = "native"
     vllm: dict[str, Any] = Field(default_factory=dict)
@@ -109,6 +110,7 @@ class RolloutTable(Table):
     temperature: float = Field(1.0, gt=0)
     top_p: float = Field(1.0, gt=0, le=1)
     max_tokens: Count = 1024
+    step_tokens: int = Field(0, ge=0)
     stop: tuple[str, ...] = ()
     dynamic_sampling: bool = False
     max_dropped_groups: Count = 1000

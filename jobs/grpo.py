@@ -99,7 +99,7 @@ async def drive(recipe: GrpoRecipe, ready: Checked, trainer: Any, engine: Any, r
     from rl.journal import Journal, Progress
     from rl.pipeline import Pipeline
     from rl.problems import Stream
-    from rl.rollout import rollout
+    from rl.rollout import Rollouts
 
     journal = Journal(recipe.run.dir, recipe.run.keep_checkpoints)
     found = journal.resume()
@@ -122,8 +122,7 @@ async def drive(recipe: GrpoRecipe, ready: Checked, trainer: Any, engine: Any, r
 
     with trackers.opened(recipe.run.trackers, recipe.run.dir, progress.step) as tracking:
         pipeline = Pipeline(
-            Stream(ready.problems.train, recipe.run.seed),
-            lambda draws: rollout(draws, ready.encode, engine, reward, settings),
+            Rollouts(Stream(ready.problems.train, recipe.run.seed), ready.encode, engine, reward, settings),
             trainer,
             engine.publish,
             journal,

@@ -56,7 +56,7 @@ def step_settings(recipe: GrpoRecipe) -> StepSettings:
 
 def rollout_settings(recipe: GrpoRecipe) -> RolloutSettings:
     table = recipe.rollout
-    sampling = Sampling(table.temperature, table.top_p, table.max_tokens, table.stop)
+    sampling = Sampling(table.temperature, table.top_p, table.max_tokens, table.stop, table.step_tokens or None)
     return RolloutSettings(
         table.samples_per_group, sampling, recipe.loss.advantage_by_std, recipe.loss.mask_truncated, recipe.run.seed
     )

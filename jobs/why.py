@@ -130,6 +130,7 @@ def checkpoint_of(run_dir: Path, recipe: GrpoRecipe, line: Line) -> tuple[Path |
 def sampled_again(recipe: GrpoRecipe, folder: Path, draw: Draw, group: Sequence[Line], line: Line) -> dict[str, Any]:
     """The whole group anew, with its seeds and its weights, by the native engine; how much of the sample is the
     same."""
+    from dataclasses import replace
     from itertools import takewhile
 
     from jobs import parts
@@ -144,7 +145,8 @@ def sampled_again(recipe: GrpoRecipe, folder: Path, draw: Draw, group: Sequence[
     publish.accept(engine.model, publish.publish(model, line["versions"][0][0], recipe.precision.rollout))
     prompt = parts.encoder(Layout(tokenizer, recipe.data.template))(draw)
     seeds = tuple(sample_seed(recipe.run.seed, each["id"]) for each in group)
-    completions = engine.sample([Request(prompt, seeds)], parts.rollout_settings(recipe).sampling)[0]
+    sampling = replace(parts.rollout_settings(recipe).sampling, pause_after=None)
+    completions = engine.sample([Request(prompt, seeds)], sampling)[0]
     made = completions[[each["id"] for each in group].index(line["id"])]
     same = sum(
         1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(made.token_ids, line["token_ids"], strict=False))

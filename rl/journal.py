@@ -13,13 +13,16 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from model.checkpoint import written_whole
+from model.engine import Completion
 from model.moe import ExpertLoad
-from rl.rollout import Group
+from rl.rollout import Begun, Group
 from rl.step import Metrics
 
 
@@ -35,10 +38,12 @@ FULL_DISK = ("No space left", "File too large", "Disk quota exceeded")
 
 @dataclass(frozen=True)
 class Progress:
-    """``step`` steps are done; the next group is at ``place`` of the problem stream."""
+    """``step`` steps are done; the next group to begin is at ``place`` of the problem stream; those of ``begun`` are
+    before it and not used yet."""
 
     step: int = 0
     place: int = 0
+    begun: tuple[Begun, ...] = ()
 
 
 class Journal:
@@ -76,7 +81,9 @@ class Journal:
         try:
             with written_whole(self.checkpoints / f"step-{progress.step}") as draft:
                 yield draft
-                (draft / "progress.json").write_text(json.dumps(asdict(progress)))
+                (draft / "progress.json").write_text(json.dumps({"step": progress.step, "place": progress.place}))
+                if progress.begun:
+                    torch.save(list(map(_kept, progress.begun)), draft / "begun.pt")
         except Exception as error:
             if not (isinstance(error, OSError) or any(sign in str(error) for sign in FULL_DISK)):
                 raise
@@ -98,7 +105,9 @@ class Journal:
         if not steps:
             return None
         folder = self.checkpoints / f"step-{steps[-1]}"
-        progress = Progress(**json.loads((folder / "progress.json").read_text()))
+        kept = folder / "begun.pt"
+        begun = map(_found, torch.load(kept, weights_only=True)) if kept.exists() else ()
+        progress = Progress(**json.loads((folder / "progress.json").read_text()), begun=tuple(begun))
         self.forget_after(progress.step)
         return folder, progress
 
@@ -115,6 +124,25 @@ def write_checkpoint(journal: Journal, progress: Progress, save: Callable[[Path]
     with journal.checkpoint(progress) as folder:
         save(folder)
     return journal.checkpoints / f"step-{progress.step}"
+
+
+def _kept(group: Begun) -> dict[str, Any]:
+    """In types that torch loads as data alone."""
+    return {
+        "place": group.place,
+        "completions": [
+            None if c is None else {**vars(c), "routes": None if c.routes is None else torch.from_numpy(c.routes)}
+            for c in group.completions
+        ],
+    }
+
+
+def _found(group: dict[str, Any]) -> Begun:
+    completions = (
+        None if c is None else Completion(**{**c, "routes": None if c["routes"] is None else c["routes"].numpy()})
+        for c in group["completions"]
+    )
+    return Begun(group["place"], tuple(completions))
 
 
 def sample_lines(step: int, group: Group, trained: bool) -> Iterator[dict[str, Any]]:

@@ -2,12 +2,17 @@
 
     problems --> [ waves in flight ] --> groups, in the order they were asked for --> step --> publish --+
         ^        sample, then score      without signal: dropped, asked for again                       |
+        |        unfinished: next wave                                                                  |
         +--------------------------- slots are freed ---------------------------------------------------+
 
 There are (lag + 1) x groups_per_step slots. A group takes one before it is sampled and frees it once it has been
 trained on and the new weights are published (or when it is dropped), so a group is trained at most ``lag`` versions
 after the one that sampled it. lag = 0 is synchronous training by the same code. Groups are consumed in the order of the
 problem stream, whichever is ready first: consuming in order of completion would break the bound.
+
+Where samples are carried over (`rl.rollout`), a group that a wave leaves unfinished gives its slot back, goes on in the
+waves after, and takes a slot again when it ends. If a sample can take W waves, at most (W - 1) x groups_per_step groups
+are carried over, and no token is older than ``lag`` + 2 (W - 1) versions when it is trained on.
 
 The loop waits for: the oldest wave; the trainer. A wave waits for the publish before it, then for the engine, then for
 the rewards. A bad rollout is data and is trained on or left out; an exception is a bug and ends the run.
@@ -20,13 +25,12 @@ import itertools
 import math
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rl.journal import Journal, Progress
-from rl.problems import Draw, Stream
-from rl.rollout import Group
+from rl.rollout import Group, Rollouts
 from rl.step import Metrics
 from rl.trainer import Trainer
 
@@ -54,14 +58,13 @@ class PipelineSettings:
 
 
 class Pipeline:
-    """``sample`` makes a wave of groups; ``publish`` gives the engines what the trainer published; ``evaluate``
+    """``rollouts`` makes waves of groups; ``publish`` gives the engines what the trainer published; ``evaluate``
     measures the published weights; ``report`` is told each step's metrics. ``stop()`` ends the run after the step in
     hand, with a checkpoint."""
 
     def __init__(
         self,
-        stream: Stream,
-        sample: Callable[[Sequence[Draw]], Awaitable[list[Group]]],
+        rollouts: Rollouts,
         trainer: Trainer,
         publish: Callable[[Any], Awaitable[None]],
         journal: Journal,
@@ -71,9 +74,10 @@ class Pipeline:
         report: Callable[[int, Metrics], None] = lambda step, metrics: None,
         progress: Progress = START,
     ) -> None:
-        self.stream, self.sample, self.trainer, self.publish = stream, sample, trainer, publish
+        self.rollouts, self.trainer, self.publish = rollouts, trainer, publish
         self.journal, self.settings, self.evaluate, self.report = journal, settings, evaluate, report
-        self.step, self.place = progress.step, progress.place
+        self.start, self.step = progress, progress.step
+        self.used = progress.place - len(progress.begun)
         self.asked = progress.place
         self.waves: deque[asyncio.Task[list[Group]]] = deque()
         self.ready: deque[Group] = deque()
@@ -85,6 +89,8 @@ class Pipeline:
         """Trains until the last step or `stop`; returns how far it came."""
         try:
             self._hand_over(await self.trainer.publish())
+            self.ready.extend(await self.rollouts.resume(self.start.begun))
+            self.slots -= len(self.ready)
             if self.step == 0:
                 await self._evaluate({})
             while self.step < self.settings.steps and not self.stopping:
@@ -94,7 +100,12 @@ class Pipeline:
                 await self._checkpoint()
         finally:
             await self._cancel()
-        return Progress(self.step, self.place)
+        return self.progress()
+
+    def progress(self) -> Progress:
+        """Every draw before ``place`` is used or begun, since waves begin them in the order of the stream."""
+        begun = tuple(self.rollouts.begun.values())
+        return Progress(self.step, self.used + len(begun), begun)
 
     def stop(self) -> None:
         self.stopping = True
@@ -108,11 +119,11 @@ class Pipeline:
         trained = time.perf_counter()
         self._hand_over(await self.trainer.publish())
         self.step += 1
-        self.place += len(groups)
-        self.slots += len(groups)
+        self._use(groups)
         self.journal.samples(self.step, dropped, trained=False)
         self.journal.samples(self.step, groups, trained=True)
         metrics |= rollout_metrics([*groups, *dropped])
+        metrics["groups_begun"] = float(len(self.rollouts.begun))
         metrics |= {"seconds_waiting": sampled - started, "seconds_training": trained - sampled}
         if self._due(self.settings.evaluate_every):
             await self._evaluate(metrics)
@@ -128,35 +139,44 @@ class Pipeline:
         kept: list[Group] = []
         dropped: list[Group] = []
         while len(kept) < self.settings.groups_per_step:
-            self._fill()
+            self._fill(self.ready)
             if not self.ready:
                 self.ready.extend(await self.waves.popleft())
+                continue
             group = self.ready.popleft()
             if group.signal or not self.settings.dynamic_sampling:
                 kept.append(group)
                 continue
             dropped.append(group)
-            self.slots += 1
-            self.place += 1
+            self._use([group])
             if len(dropped) >= self.settings.max_dropped:
                 raise NoSignalError(
                     f"{len(dropped)} groups in a row had no two different scores, so there is nothing to learn from; "
                     "look at samples.jsonl, then choose easier or harder problems or more samples a group"
                 )
+        self._fill(())
         return kept, dropped
 
-    def _fill(self) -> None:
-        """Asks for as many groups as there are free slots, in waves of at most one step's."""
-        while self.slots > 0 and (self.slots >= self.settings.groups_per_step or not (self.waves or self.ready)):
-            size = min(self.slots, self.settings.groups_per_step)
-            draws = [self.stream[self.asked + i] for i in range(size)]
-            self.asked += size
-            self.slots -= size
-            self.waves.append(asyncio.get_running_loop().create_task(self._wave(draws, self.published)))
+    def _use(self, groups: Sequence[Group]) -> None:
+        self.rollouts.forget(groups)
+        self.used += len(groups)
+        self.slots += len(groups)
 
-    async def _wave(self, draws: Sequence[Draw], published: asyncio.Task[None]) -> list[Group]:
+    def _fill(self, waiting: Collection[Group]) -> None:
+        """Asks for as many groups as there are free slots, in waves of at most one step's; of less than that only where
+        no wave is in flight and nothing is waiting."""
+        size = self.settings.groups_per_step
+        while self.slots >= size or (self.slots > 0 and not (self.waves or waiting)):
+            places = range(self.asked, self.asked + min(self.slots, size))
+            self.asked = places.stop
+            self.slots -= len(places)
+            self.waves.append(asyncio.get_running_loop().create_task(self._wave(places, self.published)))
+
+    async def _wave(self, places: range, published: asyncio.Task[None]) -> list[Group]:
         await asyncio.shield(published)
-        return await self.sample(draws)
+        groups = await self.rollouts.wave(places)
+        self.slots += len(places) - len(groups)
+        return groups
 
     def _hand_over(self, weights: Any) -> None:
         before = self.published
@@ -180,7 +200,7 @@ class Pipeline:
         return every > 0 and (self.step % every == 0 or self.step == self.settings.steps)
 
     async def _checkpoint(self) -> None:
-        with self.journal.checkpoint(Progress(self.step, self.place)) as folder:
+        with self.journal.checkpoint(self.progress()) as folder:
             await self.trainer.save(folder)
 
     async def _cancel(self) -> None:
@@ -207,6 +227,8 @@ def rollout_metrics(groups: Sequence[Group]) -> Metrics:
         "response_tokens": _mean([float(len(c.token_ids)) for c in completions]),
         "response_tokens_max": float(max((len(c.token_ids) for c in completions), default=0)),
         "cut_off": _mean([float(c.finish_reason == "length") for c in completions]),
+        "carried_over": _mean([float(len(set(c.versions)) > 1) for c in completions]),
+        "versions": _mean([float(len(set(c.versions))) for c in completions]),
         "samples": float(len(completions)),
         "tokens_sampled": float(sum(len(c.token_ids) for c in completions)),
     }

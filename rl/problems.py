@@ -103,10 +103,11 @@ def render(problem: Problem, template: str) -> str:
 
 @dataclass(frozen=True)
 class Draw:
-    """One problem's turn in the endless, shuffled stream of epochs."""
+    """One problem's turn in the endless, shuffled stream of epochs, at ``place`` of it (-1 where it is of none)."""
 
     problem: Problem
     epoch: int
+    place: int = -1
 
     def sample_id(self, copy: int) -> str:
         return f"{self.problem.id}/{self.epoch}/{copy}"
@@ -122,7 +123,7 @@ class Stream:
 
     def __getitem__(self, place: int) -> Draw:
         epoch, index = divmod(place, len(self.problems))
-        return Draw(self.problems[self._order(epoch)[index]], epoch)
+        return Draw(self.problems[self._order(epoch)[index]], epoch, place)
 
 
 def _shuffled(count: int, seed: str) -> list[int]:

@@ -59,8 +59,8 @@ def tiny_policy(seed: int = 0, lr: float = 1e-2, settings: OptimizerSettings | N
 
 
 class FakeEngine:
-    """Answers each request with a text of ``say(request, seed)``; counts publishes; sleeps ``delay(request)``
-    seconds, so that tests can make one group slow."""
+    """Answers each request with a text of ``say(request, seed)``, in pieces where `pause_after` asks for them; counts
+    publishes; sleeps ``delay(request)`` seconds, so that tests can make one group slow."""
 
     def __init__(
         self,
@@ -79,14 +79,22 @@ class FakeEngine:
         self.calls.append(list(requests))
         version = self.version
         await asyncio.sleep(max((self.delay(request) for request in requests), default=0.0))
-        return [[self._completion(self.say(r, seed), version) for seed in r.seeds] for r in requests]
+        return [
+            [self._completion(self.say(r, seed), version, begun, sampling.pause_after) for seed, begun in r.rows()]
+            for r in requests
+        ]
 
     async def close(self) -> None:
         return None
 
-    def _completion(self, text: str, version: int) -> Completion:
-        ids = (*self.tokenizer.encode(text), self.tokenizer.eos)
-        return Completion(ids, (-1.0,) * len(ids), (version,) * len(ids), "stop", text)
+    def _completion(self, text: str, version: int, begun: Completion | None, pause: int | None) -> Completion:
+        whole = (*self.tokenizer.encode(text), self.tokenizer.eos)
+        versions = begun.versions if begun else ()
+        ids = whole if pause is None else whole[: len(versions) + pause]
+        versions += (version,) * (len(ids) - len(versions))
+        ended = len(ids) == len(whole)
+        text = text if ended else self.tokenizer.decode(ids)
+        return Completion(ids, (-1.0,) * len(ids), versions, "stop" if ended else "paused", text)
 
 
 class FakeReward:

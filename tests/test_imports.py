@@ -73,7 +73,7 @@ def test_importing_a_part_leaves_heavy_packages_alone(module: str, absent: list[
 
 def test_the_step_is_short_enough_to_read() -> None:
     """The functions of one training step, from the loop to the update."""
-    for path, name in (("rl/pipeline.py", "_one_step"), ("rl/step.py", "step"), ("rl/rollout.py", "rollout")):
+    for path, name in (("rl/pipeline.py", "_one_step"), ("rl/step.py", "step"), ("rl/rollout.py", "wave")):
         tree = ast.parse((ROOT / path).read_text())
         (node,) = (
             n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef) and n.name == name

@@ -149,7 +149,7 @@ async def run_pipeline(
     from rl.journal import Journal
     from rl.pipeline import Pipeline
     from rl.problems import Draw, Problem, Stream
-    from rl.rollout import Group, rollout
+    from rl.rollout import Rollouts
 
     class Digits:
         async def __call__(self, samples: Sequence[Sample], /) -> list[Score]:
@@ -165,15 +165,12 @@ async def run_pipeline(
     def encode(draw: Draw) -> tuple[int, ...]:
         return tuple(tokenizer.encode(str(draw.problem.prompt)))
 
-    async def sample(draws: Sequence[Draw]) -> list[Group]:
-        return await rollout(draws, encode, engine, Digits(), settings)
-
     def report(step: int, metrics: dict[str, float]) -> None:
         ended.append((time.perf_counter(), int(metrics["tokens_sampled"])))
 
     await Pipeline(
-        Stream(problems, recipe.run.seed), sample, trainer, engine.publish, Journal(recipe.run.dir, 1),
-        parts.pipeline_settings(recipe), report=report,
+        Rollouts(Stream(problems, recipe.run.seed), encode, engine, Digits(), settings), trainer, engine.publish,
+        Journal(recipe.run.dir, 1), parts.pipeline_settings(recipe), report=report,
     ).run()  # fmt: skip
     return [(now - before, tokens) for (before, _), (now, tokens) in itertools.pairwise(ended)]
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs import cluster
 from tests.jobs.conftest import Workspace
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
@@ -62,6 +63,13 @@ def samples(workspace: Workspace) -> list[str]:
     return [json.loads(line)["id"] for line in (workspace.run / "samples.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.parametrize("count", [0, 1, 2, 5, 6])
+def test_what_is_dealt_out_comes_back_in_order(count: int) -> None:
+    parts = cluster.deal(range(count), 3)
+    assert len(parts) == min(count, 3)
+    assert cluster.joined(parts) == list(range(count))
+
+
 def test_a_run_is_whole_with_a_plugin_from_the_working_directory(workspace: Workspace) -> None:
     problems = [json.loads(line) for line in workspace.problems.read_text().splitlines()]
     workspace.write_problems([{**p, "reward": "my_rewards:digits"} if i % 2 else p for i, p in enumerate(problems)])
@@ -78,11 +86,12 @@ def test_a_run_is_whole_with_a_plugin_from_the_working_directory(workspace: Work
 
 
 def test_a_run_killed_hard_resumes_without_losing_or_repeating_a_sample(workspace: Workspace) -> None:
-    process = grpo(workspace, "train.steps=40")
+    """Its samples go on from step to step."""
+    process = grpo(workspace, "train.steps=40", "rollout.step_tokens=4")
     wait_for(lambda: 5 in steps(workspace), process)
     process.kill()
     process.communicate()
-    finished(grpo(workspace, "train.steps=8", "--resume"))
+    finished(grpo(workspace, "train.steps=8", "rollout.step_tokens=4", "--resume"))
     assert steps(workspace) == list(range(9))
     assert len(samples(workspace)) == len(set(samples(workspace))) == 8 * 3 * 2
 

@@ -37,6 +37,7 @@ OTHER: dict[str, Any] = {
     "rollout.temperature": 0.5,
     "rollout.top_p": 0.5,
     "rollout.max_tokens": 3,
+    "rollout.step_tokens": 2,
     "rollout.stop": ["x"],
     "rollout.dynamic_sampling": True,
     "rollout.max_dropped_groups": 3,

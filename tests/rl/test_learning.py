@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import platform
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from rl.journal import Journal, read
 from rl.loss import LossSettings
 from rl.pipeline import Pipeline, PipelineSettings
 from rl.problems import Draw, Problem, Stream
-from rl.rollout import Group, RolloutSettings, rollout
+from rl.rollout import Group, Rollouts, RolloutSettings
 from rl.step import StepSettings
 from rl.trainer import LocalTrainer
 from tests.fakes import LOADABLE, FakeReward, tiny_policy
@@ -33,7 +33,13 @@ def right(fields: dict[str, Any], text: str) -> float:
     return sum(c in "0123456789" for c in text) / max(1, len(text))
 
 
-Sample = Callable[[Sequence[Draw]], Awaitable[list[Group]]]
+class Changed(Rollouts):
+    """Rollouts whose groups ``change`` edits before they are trained on."""
+
+    change: Callable[[Group], Group]
+
+    async def wave(self, places: Iterable[int]) -> list[Group]:
+        return [self.change(group) for group in await super().wave(places)]
 
 
 def train(
@@ -46,6 +52,8 @@ def train(
     change: Callable[[Group], Group] = lambda group: group,
     other: Engine | None = None,
     routes: str = "off",
+    max_tokens: int = 4,
+    step_tokens: int | None = None,
     **shape: int,
 ) -> list[dict[str, Any]]:
     """A run; returns its metrics. ``change`` edits each group before training; without ``publishes`` the engine keeps
@@ -54,7 +62,7 @@ def train(
     torch.set_num_threads(1)
     policy = tiny_policy(lr=2e-2, **shape)
     engine = other or NativeEngine(policy.model.c, policy.tokenizer, record_routes=routes != "off")
-    settings = RolloutSettings(8, Sampling(max_tokens=4))
+    settings = RolloutSettings(8, Sampling(max_tokens=max_tokens, pause_after=step_tokens))
     step_settings = StepSettings(loss=LossSettings(kl=0.001), replay_routes=routes == "replay")
     trainer = LocalTrainer(policy, step_settings, "fp32" if other else "fp8")
 
@@ -62,15 +70,14 @@ def train(
         if publishes or weights.version == 0:
             await engine.publish(weights)
 
-    async def sample(draws: Sequence[Draw]) -> list[Group]:
-        def encode(draw: Draw) -> tuple[int, ...]:
-            return tuple(policy.tokenizer.encode(str(draw.problem.prompt)))
-
-        return [change(group) for group in await rollout(draws, encode, engine, FakeReward(reward), settings)]
+    def encode(draw: Draw) -> tuple[int, ...]:
+        return tuple(policy.tokenizer.encode(str(draw.problem.prompt)))
 
     async def run() -> None:
         pipeline = PipelineSettings(steps, groups_per_step=8, lag=lag)
-        await Pipeline(Stream(PROBLEMS, 0), sample, trainer, publish, Journal(folder, 1), pipeline).run()
+        rollouts = Changed(Stream(PROBLEMS, 0), encode, engine, FakeReward(reward), settings)
+        rollouts.change = change
+        await Pipeline(rollouts, trainer, publish, Journal(folder, 1), pipeline).run()
 
     asyncio.run(run())
     return list(read(folder / "metrics.jsonl"))
@@ -149,19 +156,22 @@ def test_ten_steps_reproduce_the_golden_curve(tmp_path: Path) -> None:
         assert curve[0] == pytest.approx(known[0], rel=0.05, abs=0.02)
 
 
-def test_a_resumed_synchronous_run_is_bit_identical(tmp_path: Path) -> None:
-    """The golden run again, stopped and resumed after every third step by a policy built anew."""
-    whole = train(tmp_path / "whole", 9)
+@pytest.mark.parametrize(("max_tokens", "step_tokens"), [(4, None), (8, 3)])
+def test_a_resumed_synchronous_run_is_bit_identical(tmp_path: Path, max_tokens: int, step_tokens: int | None) -> None:
+    """The golden run again, stopped and resumed after every third step by a policy built anew; and one in which samples
+    are carried over from step to step."""
+    whole = train(tmp_path / "whole", 9, max_tokens=max_tokens, step_tokens=step_tokens)
+    assert (max(line["carried_over"] for line in whole) > 0) == (step_tokens is not None)
     policy_steps: list[dict[str, Any]] = []
     for until in (3, 6, 9):
-        policy_steps = resume(tmp_path / "parts", until)
+        policy_steps = resume(tmp_path / "parts", until, Sampling(max_tokens=max_tokens, pause_after=step_tokens))
     drop = {"seconds", "seconds_waiting", "seconds_training"}
     assert [{k: v for k, v in a.items() if k not in drop} for a in policy_steps] == [
         {k: v for k, v in b.items() if k not in drop} for b in whole
     ]
 
 
-def resume(folder: Path, until: int) -> list[dict[str, Any]]:
+def resume(folder: Path, until: int, sampling: Sampling) -> list[dict[str, Any]]:
     torch.set_num_threads(1)
     policy = tiny_policy(seed=until, lr=2e-2) if (folder / "checkpoints").exists() else tiny_policy(lr=2e-2)
     engine = NativeEngine(policy.model.c, policy.tokenizer)
@@ -173,13 +183,12 @@ def resume(folder: Path, until: int) -> list[dict[str, Any]]:
         if found:
             await trainer.restore(found[0])
         pipeline = Pipeline(
-            Stream(PROBLEMS, 0),
-            lambda draws: rollout(
-                draws,
+            Rollouts(
+                Stream(PROBLEMS, 0),
                 lambda draw: tuple(policy.tokenizer.encode(str(draw.problem.prompt))),
                 engine,
                 FakeReward(right),
-                RolloutSettings(8, Sampling(max_tokens=4)),
+                RolloutSettings(8, sampling),
             ),
             trainer,
             engine.publish,

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from model.engine import Request, Sampling
+from model.engine import Completion, Request, Sampling
 from model.publish import PublishError
 from rl.journal import Journal, Progress, read, read_load
 from rl.pipeline import NoSignalError, Pipeline, PipelineSettings, rollout_metrics
 from rl.problems import Problem, Stream
-from rl.rollout import Group, RolloutSettings, rollout
+from rl.rollout import Group, Rollouts, RolloutSettings
 from tests.fakes import FakeEngine, FakeReward, FakeTrainer, tiny_tokenizer
 from tests.rl.makers import group
 
@@ -24,9 +24,17 @@ PROBLEMS = [Problem(str(i), "q", "math", {"id": str(i), "prompt": "q", "reward":
 
 
 class Run:
-    """One run in a folder; ``values`` scores a sample from its problem's number and its seed."""
+    """One run in a folder; ``values`` scores a sample from its problem's number and its seed, ``step_tokens`` as in a
+    recipe, with None for no limit."""
 
-    def __init__(self, folder: Path, values: Callable[[int, str], float | None] | None = None, **settings: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        values: Callable[[int, str], float | None] | None = None,
+        step_tokens: int | None = None,
+        **settings: Any,
+    ) -> None:
+        self.step_tokens = step_tokens
         defaults = {"steps": 6, "groups_per_step": 3, "lag": 0}
         self.settings = PipelineSettings(**{**defaults, **settings})
         self.journal = Journal(folder, keep=2)
@@ -42,10 +50,10 @@ class Run:
         return {"held_out/greedy/math": self.engine.version / 10}
 
     def pipeline(self, progress: Progress = Progress()) -> Pipeline:  # noqa: B008
-        settings = RolloutSettings(4, Sampling())
+        settings = RolloutSettings(4, Sampling(pause_after=self.step_tokens))
+        stream = Stream(PROBLEMS, 0)
         return Pipeline(
-            Stream(PROBLEMS, 0),
-            lambda draws: rollout(draws, lambda draw: (int(draw.problem.id),), self.engine, self.reward, settings),
+            Rollouts(stream, lambda draw: (int(draw.problem.id),), self.engine, self.reward, settings),
             self.trainer,
             self.engine.publish,
             self.journal,
@@ -137,19 +145,91 @@ def test_an_evaluation_sees_the_published_weights_before_during_and_after(tmp_pa
     assert [lines[s]["held_out/greedy/math"] for s in (0, 4, 6)] == [0.0, 0.4, 0.6]
 
 
+def long_tail(request: Request, seed: int) -> str:
+    """From 1 character to 40, most of them few; the number at its end is the seed's."""
+    return "x" * (40 if seed % 11 == 0 else seed % 5) + str(seed % 10)
+
+
+class Watched(Run):
+    """A run of 40 steps over `long_tail`. ``longest`` holds, by the engine's version, the most tokens that each of its
+    calls added to a sample."""
+
+    def __init__(self, folder: Path, step_tokens: int | None, lag: int) -> None:
+        super().__init__(folder, lambda number, text: float(text[-1]), step_tokens, lag=lag, steps=40)
+        self.engine.say = long_tail
+        self.longest: list[list[int]] = [[] for _ in range(41)]
+        self.generate, self.engine.generate = self.engine.generate, self.watched  # type: ignore[method-assign]
+        self.done = self.go()
+
+    async def watched(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Completion]]:
+        done = await self.generate(requests, sampling)
+        before = [len(begun.token_ids) if begun else 0 for request in requests for _, begun in request.rows()]
+        after = [len(completion.token_ids) for group in done for completion in group]
+        self.longest[self.engine.version].append(max(b - a for a, b in zip(before, after, strict=True)))
+        return done
+
+
+@pytest.mark.parametrize("lag", [0, 1, 2])
+def test_samples_go_on_in_later_steps_until_they_end(tmp_path: Path, lag: int) -> None:
+    plain, run = Watched(tmp_path / "plain", None, lag), Watched(tmp_path / "run", 10, lag)
+    waves = -(-max(map(max, filter(None, plain.longest))) // 10)
+    assert max(map(max, filter(None, run.longest))) == 10
+    assert max(map(len, run.longest)) <= waves + lag
+    assert sum(map(sum, run.longest)) < 0.6 * sum(map(sum, plain.longest))
+
+    trained = [group for step in run.trainer.trained for group in step]
+    assert [len(step) for step in run.trainer.trained] == [3] * 40
+    assert len(set(run.trained)) == 120
+    begun = {Stream(PROBLEMS, 0)[b.place].sample_id(0) for b in run.done.begun}
+    assert set(run.trained) | begun == set(in_stream_order(run.done.place))
+    assert set(in_stream_order(120 - 3 * (lag + 2 * waves))) <= set(run.trained)
+
+    completions = [c for group in trained for c in group.completions]
+    assert {c.finish_reason for c in completions} == {"stop"}
+    assert all(c.text == TOKENIZER.decode(c.token_ids[:-1]) for c in completions)
+    assert all(list(c.versions) == sorted(c.versions) for c in completions)
+    assert {len(set(c.versions)) for c in completions} >= {1, 2, waves}
+    assert max(plain.lags()) == lag < max(run.lags()) <= lag + 2 * (waves - 1)
+
+
+def test_what_is_carried_over_is_a_metric(tmp_path: Path) -> None:
+    plain, run = Watched(tmp_path / "plain", None, 0), Watched(tmp_path / "run", 10, 0)
+    before, after = (list(read(r.journal.metrics_path))[1:] for r in (plain, run))
+    assert {(line["carried_over"], line["versions"], line["groups_begun"]) for line in before} == {(0, 1, 0)}
+    for line, groups in zip(after, run.trainer.trained, strict=True):
+        versions = [len(set(c.versions)) for g in groups for c in g.completions]
+        assert line["versions"] == sum(versions) / 12
+        assert line["carried_over"] == sum(v > 1 for v in versions) / 12
+    assert after[-1]["groups_begun"] == len(run.done.begun) > 0
+
+
 @pytest.mark.parametrize("lag", [0, 2])
-def test_a_resumed_run_neither_loses_nor_repeats_a_group(tmp_path: Path, lag: int) -> None:
-    first = Run(tmp_path, lag=lag, steps=4, checkpoint_every=2)
+@pytest.mark.parametrize("step_tokens", [None, 4])
+def test_a_resumed_run_neither_loses_nor_repeats_a_group(tmp_path: Path, lag: int, step_tokens: int | None) -> None:
+    def run(folder: str, steps: int) -> Run:
+        made = Run(
+            tmp_path / folder, lambda number, text: float(text[-1]), step_tokens, lag=lag, steps=steps,
+            checkpoint_every=2,
+        )  # fmt: skip
+        made.engine.say = long_tail
+        return made
+
+    whole, first = run("whole", 8), run("parts", 4)
+    whole.go()
     first.go()
-    (tmp_path / "checkpoints" / "step-4").rename(tmp_path / "gone")
-    second = Run(tmp_path, lag=lag, steps=6, checkpoint_every=2)
+    (tmp_path / "parts" / "checkpoints" / "step-4").rename(tmp_path / "gone")
+    second = run("parts", 8)
     found = second.journal.resume()
     assert found is not None
-    second.go(found[1])
-    assert first.trained[:6] + second.trained == in_stream_order(18)
-    ids = [line["id"] for line in read(tmp_path / "samples.jsonl")]
-    assert len(ids) == len(set(ids)) == 18 * 4
-    assert [line["step"] for line in read(tmp_path / "metrics.jsonl")] == [0, 1, 2, 3, 4, 5, 6]
+    assert bool(found[1].begun) == (step_tokens is not None)
+    done = second.go(found[1])
+    trained = first.trained[:6] + second.trained
+    assert lag > 0 or trained == whole.trained
+    begun = [Stream(PROBLEMS, 0)[b.place].sample_id(0) for b in done.begun]
+    assert sorted(trained + begun) == sorted(in_stream_order(done.place))
+    ids = [line["id"] for line in read(tmp_path / "parts" / "samples.jsonl")]
+    assert len(ids) == len(set(ids)) == 24 * 4
+    assert [line["step"] for line in read(tmp_path / "parts" / "metrics.jsonl")] == list(range(9))
 
 
 def test_stop_ends_after_the_step_in_hand_with_a_checkpoint(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.engine import Request, Sampling
-from rl.problems import Draw
-from rl.rollout import Group, RolloutSettings, rollout, sample_seed
+from rl.problems import Draw, Stream
+from rl.rollout import Group, Rollouts, RolloutSettings, sample_seed
 from tests.fakes import FakeEngine, FakeReward, tiny_tokenizer
 from tests.rl.makers import group, problem
 
@@ -16,9 +16,9 @@ SETTINGS = RolloutSettings(samples=4, sampling=Sampling())
 
 
 def sampled(reward: FakeReward, engine: FakeEngine | None = None, settings: RolloutSettings = SETTINGS) -> list[Group]:
-    draws = [Draw(problem(name), 2) for name in ("a", "b")]
+    stream = Stream([problem("a"), problem("b")], seed=0)
     engine = engine or FakeEngine(TOKENIZER, lambda request, seed: str(seed % 10))
-    return asyncio.run(rollout(draws, lambda draw: (ord(draw.problem.id),), engine, reward, settings))
+    return asyncio.run(Rollouts(stream, lambda draw: (ord(draw.problem.id),), engine, reward, settings).wave(range(2)))
 
 
 def test_each_problem_gets_its_group_in_order() -> None:
