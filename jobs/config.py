@@ -11,7 +11,7 @@ import importlib.util
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, cast, get_args
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -32,6 +32,13 @@ class RecipeError(ValueError):
     """A recipe that cannot be run; the message names the file, the key and the remedy."""
 
     exit_status = 2
+
+
+def precision_of(option: str) -> Precision:
+    """What --precision says. Raises RecipeError."""
+    if option not in get_args(Precision):
+        raise RecipeError(f"--precision {option!r}: it is one of {', '.join(get_args(Precision))}")
+    return cast(Precision, option)
 
 
 class Table(BaseModel):

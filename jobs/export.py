@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated
 
 import typer
 
 from jobs import console
-from jobs.config import Precision, RecipeError
+from jobs.config import RecipeError, precision_of
 
 
 def command(
@@ -18,15 +18,13 @@ def command(
     shard_mb: Annotated[int, typer.Option(min=1, help="The size of one file of weights, in 10^6 bytes.")] = 5000,
 ) -> None:
     """Write a checkpoint as a DeepseekV3ForCausalLM folder and print where it lies."""
-    known = get_args(Precision)
-    if precision not in known:
-        raise RecipeError(f"--precision {precision!r}: it is one of {', '.join(known)}")
+    width = precision_of(precision)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RecipeError(f"{folder} exists already: name a folder that does not")
     from model import checkpoint as checkpoints
 
     with console.console.status("writing"), checkpoints.written_whole(folder.resolve()) as draft:
-        checkpoints.export(checkpoint, draft, precision, shard_mb * 10**6, chat_template(checkpoint))  # type: ignore[arg-type]
+        checkpoints.export(checkpoint, draft, width, shard_mb * 10**6, chat_template(checkpoint))
     typer.echo(folder)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
-from jobs.config import Precision, RecipeError
+from jobs.config import precision_of
 
 if TYPE_CHECKING:
     from model.chat import Layout
@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 def loaded_engine(checkpoint: Path, precision: str, rows: int) -> NativeEngine:
     """A native engine with the checkpoint's weights, which samples ``rows`` completions together. Raises RecipeError
     or CheckpointError."""
-    if precision not in get_args(Precision):
-        raise RecipeError(f"--precision {precision!r}: it is one of {', '.join(get_args(Precision))}")
+    published = precision_of(precision)
     import torch
 
     from jobs import parts
@@ -28,7 +27,7 @@ def loaded_engine(checkpoint: Path, precision: str, rows: int) -> NativeEngine:
 
     model, _ = checkpoints.load(checkpoint)
     engine = parts.make_engine(checkpoint, rows, torch.get_num_threads())
-    asyncio.run(engine.publish(publish.publish(model, 0, precision)))  # type: ignore[arg-type]
+    asyncio.run(engine.publish(publish.publish(model, 0, published)))
     return engine
 
 

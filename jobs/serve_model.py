@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from jobs.config import precision_of
 from jobs.lifecycle import ServiceError, new_app, refused, serve
 
 if TYPE_CHECKING:
@@ -264,7 +265,7 @@ def model(
         from jobs.serving import vllm_server
 
         options = ["--served-model-name", known, "--host", host, "--port", str(port), "--max-num-seqs", str(rows)]
-        vllm_server.serve(checkpoint, precision or "bf16", template, keys, options, drain_seconds)
+        vllm_server.serve(checkpoint, precision_of(precision or "bf16"), template, keys, options, drain_seconds)
         return
     if engine != "native":
         raise ServiceError(f"--engine {engine!r}: it is native or vllm")

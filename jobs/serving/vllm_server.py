@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs import console
+from jobs.config import Precision
 from jobs.lifecycle import ServiceError
 
 
@@ -26,7 +27,7 @@ class VllmEnded(RuntimeError):
 
 def serve(
     checkpoint: Path,
-    precision: str,
+    precision: Precision,
     template: str | None,
     keys: Sequence[str],
     options: Sequence[str],
@@ -36,11 +37,18 @@ def serve(
     comes. Raises ServiceError where it cannot start, and VllmEnded."""
     if len(keys) > 1:
         raise ServiceError("vLLM's server takes one API key from a file, not several")
-    command = program()
-    with exported(checkpoint, precision, template) as folder:
+    import torch
+
+    from model.config import load
+    from model.vllm_engine import DTYPES, environment
+
+    # Left to itself vLLM computes FP32 weights in 16 bits, and compiles, on a CPU for longer than it then saves.
+    eager = [] if torch.cuda.is_available() else ["--enforce-eager"]
+    command = [*program(), *options, "--dtype", DTYPES[precision], *eager]
+    with exported(checkpoint, precision, template) as folder, environment(load(folder)):
         # A key on the command line could be read by everyone on the machine.
-        environment = {**os.environ, **({"VLLM_API_KEY": keys[0]} if keys else {})}
-        process = subprocess.Popen([*command, "--model", str(folder), *options], env=environment)
+        variables = {**os.environ, **({"VLLM_API_KEY": keys[0]} if keys else {})}
+        process = subprocess.Popen([*command, "--model", str(folder)], env=variables)
         told: list[float] = []
 
         def stop(number: int, _: Any) -> None:
@@ -68,7 +76,7 @@ def program() -> list[str]:
 
 
 @contextlib.contextmanager
-def exported(checkpoint: Path, precision: str, template: str | None) -> Iterator[Path]:
+def exported(checkpoint: Path, precision: Precision, template: str | None) -> Iterator[Path]:
     """The checkpoint as vLLM loads it, with the chat template that our own server would lay out conversations by, in
     a folder beside it that disappears with the block."""
     from jobs.loaded import layout_of
@@ -81,6 +89,6 @@ def exported(checkpoint: Path, precision: str, template: str | None) -> Iterator
     chat = as_chat(layout.template) if layout.template else layout.chat
     with tempfile.TemporaryDirectory(prefix=f".{place.name}.vllm.", dir=place.parent) as folder:
         console.say(f"writing {precision} weights for vLLM into {folder}")
-        checkpoints.export(place, Path(folder), precision, 5 * 10**9, chat)  # type: ignore[arg-type]
+        checkpoints.export(place, Path(folder), precision, 5 * 10**9, chat)
         (Path(folder) / tokenizers.CHAT_TEMPLATE).write_text(chat, encoding="utf-8")
         yield Path(folder)
