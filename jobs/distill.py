@@ -68,8 +68,9 @@ def checked(recipe: DistillRecipe, student: SftRecipe, *, resume: bool) -> None:
 
 def train(recipe: DistillRecipe, student: SftRecipe, *, resume: bool) -> Path:
     """Sampling, choosing and fine-tuning; returns the student's last checkpoint."""
-    from jobs import evaluate, jsonl, sft
+    from jobs import evaluate, sft
     from model.engine import Sampling
+    from rl import jsonl
     from rl.problems import load
 
     checked(recipe, student, resume=resume)

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs import config, jsonl, supervised
+from jobs import config, supervised
 from jobs.config import PretrainRecipe, RecipeError
 from jobs.grpo import DryRun, Overrides, RecipeArgument, Resume, resolved_text
+from rl import jsonl
 
 if TYPE_CHECKING:
     from model.config import ModelConfig

@@ -14,8 +14,9 @@ from typing import Annotated
 
 import typer
 
-from jobs import chain, config, console, curriculum, jsonl
+from jobs import chain, config, console, curriculum
 from jobs.config import ChainRecipe, GrpoRecipe, PretrainRecipe
+from rl import jsonl
 
 TRAIN_PROBLEMS = 2000
 HELD_OUT_PROBLEMS = 200

@@ -14,10 +14,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs import config, console, jsonl, supervised
+from jobs import config, console, supervised
 from jobs.config import RecipeError, RewardModelRecipe
 from jobs.grpo import DryRun, Overrides, RecipeArgument, Resume, resolved_text
 from jobs.sft import fitting, is_messages
+from rl import jsonl
 
 if TYPE_CHECKING:
     from model.chat import Layout, Prompt

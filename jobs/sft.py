@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from jobs import config, console, jsonl, supervised
+from jobs import config, console, supervised
 from jobs.config import RecipeError, SftRecipe
 from jobs.grpo import DryRun, Overrides, RecipeArgument, Resume, resolved_text
+from rl import jsonl
 
 if TYPE_CHECKING:
     from model.chat import Dialogue, Layout, Message

@@ -96,11 +96,12 @@ def siblings(run_dir: Path, sample_id: str) -> list[Line]:
 
 def problem_of(recipe: GrpoRecipe, problem_id: str) -> tuple[Problem | None, int | None]:
     """The problem and its line in the file, or nothing where the file has changed or gone."""
-    from rl.problems import ProblemError, load
+    from rl.jsonl import DataError
+    from rl.problems import load
 
     try:
         problems = {problem.id: problem for problem in load(recipe.data.train)}
-    except ProblemError:
+    except DataError:
         return None, None
     if problem_id not in problems:
         return None, None

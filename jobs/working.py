@@ -17,9 +17,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from jobs import curriculum, jsonl
+from jobs import curriculum
 from jobs.curriculum import Task, boxed
 from rewards import Sample, Score
+from rl import jsonl
 
 SURENESS = 1.5
 """Logits for each step that one response shows more than the other."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,11 +9,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from rl import jsonl
+from rl.jsonl import DataError
 
-class ProblemError(ValueError):
-    """A problem file that cannot be used; the message names the file, the line and the remedy."""
 
-    exit_status = 2
+class ProblemError(DataError):
+    """A problem that cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -35,17 +34,6 @@ R1_ZERO = (
     "<answer> answer </answer>.\nUser: {prompt}\nAssistant: <think>"
 )
 """The default template: the form of DeepSeek-R1-Zero's (arXiv:2501.12948, table 1), in our words."""
-
-
-def parse(line: str, place: str) -> Problem:
-    """One line of a problem file; ``place`` (file:line) names it in errors. Raises ProblemError."""
-    try:
-        fields = json.loads(line)
-    except ValueError as error:
-        raise ProblemError(f"{place}: not JSON ({error}); a problem is one JSON object a line") from None
-    if not isinstance(fields, dict):
-        raise ProblemError(f"{place}: a problem is a JSON object, not {type(fields).__name__}")
-    return from_fields(fields, place)
 
 
 def from_fields(fields: Mapping[str, Any], place: str) -> Problem:
@@ -68,29 +56,16 @@ def from_fields(fields: Mapping[str, Any], place: str) -> Problem:
 
 
 def load(path: Path) -> list[Problem]:
-    """Every problem of a JSONL file (packed where it ends in .gz); blank lines are skipped. Raises ProblemError for
-    the first line that is malformed or repeats an id, and for a file that is absent or holds no problem."""
-    try:
-        packed = path.read_bytes()
-        text = (gzip.decompress(packed) if path.suffix == ".gz" else packed).decode("utf-8")
-    except FileNotFoundError:
-        raise ProblemError(f"{path}: no such problem file") from None
-    except (gzip.BadGzipFile, EOFError) as error:
-        raise ProblemError(f"{path}: damaged ({error})") from None
-    except UnicodeDecodeError as error:
-        raise ProblemError(f"{path}: not UTF-8 text ({error})") from None
-    seen: dict[str, int] = {}
+    """Every problem of a JSONL file (packed where it ends in .gz); blank lines are skipped. Raises DataError for the
+    first line that is malformed or repeats an id, and for a file that is absent or holds no problem."""
+    places: dict[str, str] = {}
     problems: list[Problem] = []
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        problem = parse(line, f"{path}:{number}")
-        if problem.id in seen:
-            raise ProblemError(f"{path}:{number}: the id {problem.id!r} was used at line {seen[problem.id]} already")
-        seen[problem.id] = number
+    for place, fields in jsonl.lines(path, "problems"):
+        problem = from_fields(fields, place)
+        if problem.id in places:
+            raise ProblemError(f"{place}: the id {problem.id!r} was used at {places[problem.id]} already")
+        places[problem.id] = place
         problems.append(problem)
-    if not problems:
-        raise ProblemError(f"{path}: the file holds no problem")
     return problems
 
 

@@ -8,8 +8,6 @@ to the fields of a Problem. Rows are read from JSONL (``.jsonl``, ``.jsonl.gz``)
 
 from __future__ import annotations
 
-import gzip
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from typing import Any
 
 from jobs import curriculum
 from jobs.evaluation import livecodebench
+from rl import jsonl
 from rl.problems import Problem, ProblemError, from_fields, load
 
 Row = Mapping[str, Any]
@@ -210,30 +209,12 @@ def problems(suite: Suite, path: Path) -> list[Problem]:
 
 
 def rows(path: Path) -> Iterator[Row]:
-    """The rows of a JSONL file, packed or not, or of a Hugging Face data set on this disk. Raises ProblemError."""
+    """The rows of a JSONL file, packed or not, or of a Hugging Face data set on this disk. Raises DataError."""
     if path.is_dir():
         yield from _saved_rows(path)
         return
-    opened = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opened(path, "rt", encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield _object(line, f"{path}:{number}")
-    except FileNotFoundError:
-        raise ProblemError(f"{path}: no such file") from None
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise ProblemError(f"{path}: cannot be read: {error}") from None
-
-
-def _object(line: str, place: str) -> Row:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise ProblemError(f"{place}: not JSON ({error})") from None
-    if not isinstance(row, dict):
-        raise ProblemError(f"{place}: a row is a JSON object, not {type(row).__name__}")
-    return row
+    for _, row in jsonl.lines(path, "rows"):
+        yield row
 
 
 def _saved_rows(folder: Path) -> Iterator[Row]:

@@ -12,7 +12,7 @@ import tomli_w
 from jobs import chain, config, curriculum, working
 from jobs.config import ChainRecipe, GrpoRecipe, PretrainRecipe, RecipeError, RewardModelRecipe, SftRecipe
 from jobs.console import Interrupted
-from jobs.jsonl import write
+from rl.jsonl import write
 from tests.jobs.conftest import Workspace
 
 TEMPLATE = "User: {prompt}\nAssistant: <think>"

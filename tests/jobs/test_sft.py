@@ -13,6 +13,7 @@ import pytest
 from jobs import config, sft
 from jobs.config import RecipeError, SftRecipe
 from jobs.console import Interrupted
+from rl.jsonl import DataError
 from tests.jobs.conftest import Workspace
 from tests.jobs.test_cli import ROOT, assert_refused, zeroth
 
@@ -145,7 +146,7 @@ def test_a_dry_run_checks_and_writes_nothing(workspace: Workspace, capsys: pytes
     sft.command(str(recipe), dry_run=True)
     assert "micro_batch_tokens = 8192" in capsys.readouterr().out
     assert not workspace.run.exists()
-    with pytest.raises(RecipeError, match="no such file of samples"):
+    with pytest.raises(DataError, match="no such file of samples"):
         sft.command(str(recipe), ["data.held_out=none.jsonl"], dry_run=True)
     with pytest.raises(RecipeError, match="held_out names no lines"):
         recipe.write_text(re.sub(", held_out = [^}]*", "", recipe.read_text()))

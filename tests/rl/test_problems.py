@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import gzip
 import json
+import tempfile
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl.problems import R1_ZERO, Problem, ProblemError, Stream, load, parse, render
+from rl.jsonl import DataError
+from rl.problems import R1_ZERO, Problem, Stream, load, render
 
 GOOD = {"id": "a", "prompt": "1+1?", "reward": "math", "answer": "2"}
 
@@ -29,7 +31,7 @@ def test_a_packed_file_is_read_and_a_damaged_one_named(tmp_path: Path) -> None:
     path.write_bytes(gzip.compress(json.dumps(GOOD).encode()))
     assert load(path)[0].id == "a"
     path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(ProblemError, match="problems.jsonl.gz: damaged"):
+    with pytest.raises(DataError, match="problems.jsonl.gz: damaged"):
         load(path)
 
 
@@ -37,7 +39,7 @@ def test_a_packed_file_is_read_and_a_damaged_one_named(tmp_path: Path) -> None:
     ("line", "message"),
     [
         ("{", "not JSON"),
-        ("[1]", "JSON object, not list"),
+        ("[1]", "JSON object is wanted, not list"),
         (json.dumps({"id": "a", "prompt": "x"}), 'no "reward"'),
         (json.dumps({**GOOD, "id": None}), '"id" must be'),
         (json.dumps({**GOOD, "id": True}), '"id" must be'),
@@ -49,29 +51,31 @@ def test_a_packed_file_is_read_and_a_damaged_one_named(tmp_path: Path) -> None:
 )
 def test_a_malformed_line_is_named_by_file_and_number(tmp_path: Path, line: str, message: str) -> None:
     path = written(tmp_path, json.dumps({**GOOD, "id": "other"}), line)
-    with pytest.raises(ProblemError, match=message) as error:
+    with pytest.raises(DataError, match=message) as error:
         load(path)
     assert str(error.value).startswith(f"{path}:2: ")
 
 
 def test_a_repeated_id_is_an_error_that_names_both_lines(tmp_path: Path) -> None:
-    with pytest.raises(ProblemError, match=":2: the id 'a' was used at line 1"):
+    with pytest.raises(DataError, match="problems.jsonl:2: the id 'a' was used at .*problems.jsonl:1"):
         load(written(tmp_path, json.dumps(GOOD), json.dumps(GOOD)))
 
 
 def test_an_absent_and_an_empty_file_are_errors(tmp_path: Path) -> None:
-    with pytest.raises(ProblemError, match="no such"):
+    with pytest.raises(DataError, match="no such"):
         load(tmp_path / "none.jsonl")
-    with pytest.raises(ProblemError, match="no problem"):
+    with pytest.raises(DataError, match="there are no problems"):
         load(written(tmp_path, ""))
 
 
 @given(st.text())
 def test_any_line_is_a_problem_or_an_error(line: str) -> None:
-    try:
-        assert isinstance(parse(line, "f:1"), Problem)
-    except ProblemError as error:
-        assert str(error).startswith("f:1: ")
+    with tempfile.TemporaryDirectory() as folder:
+        path = written(Path(folder), json.dumps({**GOOD, "id": "first"}), line)
+        try:
+            assert isinstance(load(path)[-1], Problem)
+        except DataError as error:
+            assert str(error).startswith(str(path))
 
 
 def test_the_template_takes_the_prompt_literally() -> None:

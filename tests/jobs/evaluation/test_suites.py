@@ -18,6 +18,7 @@ from jobs.evaluation import suites
 from jobs.evaluation.suites import SUITES, find
 from rewards import Sample
 from rl.judge import Judge
+from rl.jsonl import DataError
 from rl.problems import Problem, ProblemError
 
 
@@ -152,7 +153,7 @@ def test_generated_suites_need_no_data() -> None:
     ],
 )
 def test_what_is_not_there_is_named(tmp_path: Path, suite: str, words: list[str]) -> None:
-    with pytest.raises(ProblemError) as error:
+    with pytest.raises(DataError) as error:
         find(suite, tmp_path)
     for word in words:
         assert word in str(error.value)
