@@ -17,8 +17,8 @@ import pytest
 from jobs.evaluation import suites
 from jobs.evaluation.suites import SUITES, find
 from rewards import Sample
-from rl.judge import Judge
 from rl.jsonl import DataError
+from rl.judge import Judge
 from rl.problems import Problem, ProblemError
 
 
