@@ -9,11 +9,10 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from dataclasses import dataclass
 from typing import Any
 
-from sandbox import client, kernel, languages, remedies
+from sandbox import bare, client, kernel, languages, remedies
 from sandbox.verdict import SandboxUnavailable
 
 _NAMESPACES = {
@@ -71,7 +70,7 @@ def _kernel() -> Mechanism:
 
 
 def _namespaces() -> list[Mechanism]:
-    command = [sys.executable, "-I", "-S", "-c", client.boot("sandbox.check", "print_namespaces")]
+    command = bare.command("sandbox.check", "print_namespaces")
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     errors: dict[str, str] = json.loads(answer.stdout) if answer.returncode == 0 else {}
     return [

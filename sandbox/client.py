@@ -12,31 +12,23 @@ import contextlib
 import os
 import socket
 import subprocess
-import sys
 import sysconfig
 import threading
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from sandbox import asserts, compare, languages, wire
+from sandbox import asserts, bare, compare, languages, wire
 from sandbox.verdict import LIMIT_NAMES, InvalidTests, Limits, SandboxUnavailable, TestResult, Verdict
 
 Tests = Sequence[Mapping[str, Any]] | str | None
 
 _START_SECONDS = 60.0
-_ROOT = str(Path(__file__).resolve().parent.parent)
 DEFAULT_MODULES = (
     *("bisect", "collections", "copy", "functools", "heapq", "itertools"),
     *("math", "operator", "random", "re", "string", "typing"),
 )
 _CALL_KEYS = {"function", "args", "kwargs", "expected", "tolerance"}
 _STDIN_KEYS = {"stdin", "stdout", "compare", "tolerance", "checker"}
-
-
-def boot(module: str, function: str) -> str:
-    """A Python program that calls one of our functions in an interpreter that was started bare."""
-    return f"import sys; sys.path.insert(0, {_ROOT!r}); from {module} import {function} as main; main(sys.argv[1:])"
 
 
 def request(solution: str, tests: Tests, language: str, limits: Limits) -> dict[str, Any]:
@@ -141,17 +133,7 @@ class WorkerProcess:
     def __init__(self, *, unsafe: bool, modules: Sequence[str] = DEFAULT_MODULES) -> None:
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         number = theirs.fileno()
-        command = [
-            sys.executable,
-            "-I",
-            "-S",
-            "-X",
-            "utf8",
-            "-c",
-            boot("sandbox.worker", "main"),
-            str(number),
-            str(os.getpid()),
-        ]
+        command = bare.command("sandbox.worker", "main", number, os.getpid())
         environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/tmp"}  # noqa: S108
         with theirs:
             self._process = subprocess.Popen(

@@ -13,7 +13,7 @@ import resource
 import socket
 import stat
 import sys
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from sandbox import kernel, seccomp
 
@@ -38,8 +38,7 @@ _LANDLOCK_TRUNCATE, _LANDLOCK_REFER, _LANDLOCK_IOCTL = 1 << 14, 1 << 13, 1 << 15
 _LANDLOCK_WRITE_FILE = 1 << 1
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(NamedTuple):
     """What the jail is made of; decided outside it."""
 
     directories: tuple[str, ...]
@@ -177,8 +176,7 @@ def renounce() -> None:
     kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
 
 
-@dataclass(frozen=True, slots=True)
-class RunLimits:
+class RunLimits(NamedTuple):
     """The kernel's part of a run's limits."""
 
     cpu_seconds: int
@@ -199,8 +197,10 @@ class Isolation:
         self._layout = layout
         self._has_proc = has_proc
         self._filter = kernel.Filter(seccomp.run_part())
-        self._landlock = _Landlock(kernel.landlock_abi())
-        self._self = os.pidfd_open(os.getpid())
+        self._landlock = _landlock(kernel.landlock_abi())
+        own = os.pidfd_open(os.getpid())
+        self._leave_namespace = [kernel.call("a PID namespace", "unshare", kernel.CLONE_NEWPID)]
+        self._return = [kernel.call("the zygote's PID namespace", "setns", own, kernel.CLONE_NEWPID)]
         self._calls: tuple[kernel.Call, ...] = ()
         self._prepared = functools.lru_cache(64)(self._prepare)
         kernel.Filter(seccomp.zygote_part()).load()
@@ -208,12 +208,12 @@ class Isolation:
     def before_fork(self, limits: tuple[int, ...]) -> None:
         """In the zygote: the next child is process 1 of a PID namespace of its own. ``limits``: RunLimits' fields."""
         self._calls = self._prepared(limits)
-        kernel.unshare(kernel.CLONE_NEWPID)
+        kernel.perform(self._leave_namespace)
 
     def after_fork(self, pid: int) -> None:
         """In the zygote: its own namespace is again the one for children, so that the next call can make another."""
         del pid
-        kernel.setns(self._self, kernel.CLONE_NEWPID)
+        kernel.perform(self._return)
 
     def ended(self, pid: int, living: set[int]) -> None:
         """In the zygote: the kernel has ended and freed everything that the run ``pid`` had."""
@@ -222,8 +222,6 @@ class Isolation:
         """In the run: namespaces while it still has the power, then the power itself, then what may be asked of the
         kernel."""
         kernel.perform(self._calls)
-        self._landlock.apply()
-        self._filter.load()
 
     def _prepare(self, fields: tuple[int, ...]) -> tuple[kernel.Call, ...]:
         limits = RunLimits(*fields)
@@ -233,6 +231,8 @@ class Isolation:
             *resource_limits(limits),
             *self._identity(),
             kernel.drop_capabilities_call(),
+            *self._landlock,
+            self._filter.call(),
         )
 
     def _private_files(self, limits: RunLimits) -> list[kernel.Call]:
@@ -276,39 +276,24 @@ def resource_limits(limits: RunLimits) -> list[kernel.Call]:
     ]
 
 
-class _Landlock:
+def _landlock(abi: int) -> list[kernel.Call]:
     """Reading and executing everywhere in the small root, writing in /tmp and to devices; no TCP, no abstract sockets
     and no signals out of the run where the kernel can forbid them."""
-
-    def __init__(self, abi: int) -> None:
-        self._abi = abi
-        self._files = LANDLOCK_FILES
-        for version, right in ((2, _LANDLOCK_REFER), (3, _LANDLOCK_TRUNCATE), (5, _LANDLOCK_IOCTL)):
-            if abi >= version:
-                self._files |= right
-        network = 3 if abi >= 4 else 0
-        scoped = 3 if abi >= 6 else 0
-        size = 24 if abi >= 6 else 16 if abi >= 4 else 8
-        if abi:
-            self._attributes = kernel.landlock_attributes(self._files, network, scoped, size)
-            root, devices = (os.open(path, os.O_PATH | os.O_CLOEXEC) for path in ("/", "/dev"))
-            # a place for the run's own /tmp, so that the rule that names it is ready
-            self._home = os.open(HOME, os.O_PATH | os.O_CLOEXEC)
-            self._rules = (
-                kernel.landlock_rule(LANDLOCK_READ, root),
-                kernel.landlock_rule(LANDLOCK_READ | _LANDLOCK_WRITE_FILE, devices),
-                kernel.landlock_rule(self._files, self._home),
-            )
-
-    def apply(self) -> None:
-        if not self._abi:
-            return
-        own_home = os.open(HOME, os.O_PATH)
-        os.dup2(own_home, self._home)
-        ruleset = kernel.landlock_ruleset(self._attributes)
-        for rule in self._rules:
-            kernel.landlock_allow(ruleset, rule)
-        kernel.landlock_restrict(ruleset)
+    if not abi:
+        return []
+    files = LANDLOCK_FILES
+    for version, right in ((2, _LANDLOCK_REFER), (3, _LANDLOCK_TRUNCATE), (5, _LANDLOCK_IOCTL)):
+        if abi >= version:
+            files |= right
+    network = 3 if abi >= 4 else 0
+    scoped = 3 if abi >= 6 else 0
+    root, devices, home = (os.open(path, os.O_PATH | os.O_CLOEXEC) for path in ("/", "/dev", HOME))
+    rules = [(LANDLOCK_READ, root), (LANDLOCK_READ | _LANDLOCK_WRITE_FILE, devices), (files, home)]
+    size = 24 if abi >= 6 else 16 if abi >= 4 else 8
+    return [
+        *kernel.reopen_calls(HOME, home),  # the run's own
+        *kernel.landlock_calls((files, network, scoped), size, rules),
+    ]
 
 
 def has_private_ids() -> bool:

@@ -43,36 +43,42 @@ _NR_SECCOMP = 317 if _IS_X86 else 277
 _NR_OPEN_TREE, _NR_MOVE_MOUNT, _NR_MOUNT_SETATTR = 428, 429, 442
 _NR_LANDLOCK_CREATE_RULESET, _NR_LANDLOCK_ADD_RULE, _NR_LANDLOCK_RESTRICT_SELF = 444, 445, 446
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.mount.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p]
-_libc.prctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong]
-_libc_with_gil = ctypes.PyDLL(None, use_errno=True)
+_libc = ctypes.PyDLL(None)
+"""Keeps the interpreter's lock during a call and errno where the C library has it: the least that a run can pay."""
+_libc.__errno_location.restype = ctypes.POINTER(ctypes.c_int)
 _syscall = _libc.syscall
 _syscall.restype = ctypes.c_long
 
 
 def _check(result: int, what: str) -> int:
     if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"{what}: {os.strerror(number)}")
+        raise _last_error(what)
     return result
 
 
-Call = tuple[str, Any, tuple[Any, ...]]
-"""A system call to make later: what it does, the C library's function, and its arguments as C takes them."""
+def _last_error(what: str) -> OSError:
+    number = _libc.__errno_location().contents.value
+    return OSError(number, f"{what}: {os.strerror(number)}")
 
 
-def call(what: str, function: str, *arguments: Any) -> Call:
-    return what, getattr(_libc, function), arguments
+Call = tuple[str, Any, tuple[Any, ...], ctypes.c_int | None]
+"""A system call to make later: what it does, the C library's function, its arguments as C takes them, and where to
+put the result, which later calls may take as an argument."""
+
+
+def call(what: str, function: str, *arguments: Any, result: ctypes.c_int | None = None) -> Call:
+    return what, getattr(_libc, function), arguments, result
 
 
 def perform(calls: Sequence[Call]) -> None:
     """Makes prepared calls in their order. A process that was just forked pays for every page it touches, and a loop
     over prepared calls touches the fewest."""
-    for what, function, arguments in calls:
-        if function(*arguments) < 0:
-            number = ctypes.get_errno()
-            raise OSError(number, f"{what}: {os.strerror(number)}")
+    for what, function, arguments, result in calls:
+        value = function(*arguments)
+        if value < 0:
+            raise _last_error(what)
+        if result is not None:
+            result.value = value
 
 
 def unshare(flags: int) -> None:
@@ -80,14 +86,10 @@ def unshare(flags: int) -> None:
     _check(_libc.unshare(flags), "unshare")
 
 
-def setns(descriptor: int, kind: int) -> None:
-    _check(_libc.setns(descriptor, kind), "setns")
-
-
 def fork() -> int:
     """The C library's fork without the interpreter's hooks, which cost more than the fork itself. Only for a process
     with one thread; the child calls what it needs of the hooks."""
-    return _check(_libc_with_gil.fork(), "fork")
+    return _check(_libc.fork(), "fork")
 
 
 def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> None:
@@ -165,7 +167,11 @@ class Filter:
 
     def load(self) -> None:
         """Applies the filter to the calling process for good. Needs no_new_privs."""
-        _check(_syscall(_NR_SECCOMP, 1, 0, self._descriptor), "seccomp")
+        perform([self.call()])
+
+    def call(self) -> Call:
+        """``load``, for later. This object has to live until then."""
+        return call("seccomp", "syscall", _NR_SECCOMP, 1, 0, self._descriptor)
 
 
 def seccomp_available() -> bool:
@@ -179,25 +185,25 @@ def landlock_abi() -> int:
     return max(0, int(_syscall(_NR_LANDLOCK_CREATE_RULESET, None, 0, 1)))
 
 
-def landlock_attributes(
-    handled_files: int, handled_network: int, scoped: int, size: int
-) -> ctypes.Array[ctypes.c_char]:
-    """A ``struct landlock_ruleset_attr`` of ``size`` bytes."""
-    return ctypes.create_string_buffer(struct.pack("QQQ", handled_files, handled_network, scoped)[:size], size)
+def landlock_calls(attributes: Sequence[int], size: int, rules: Sequence[tuple[int, int]]) -> list[Call]:
+    """Confines the caller for good. ``attributes`` are those of ``struct landlock_ruleset_attr``, of which the kernel's
+    ABI has ``size`` bytes; a rule is an access and a descriptor of the place below which it is allowed."""
+    ruleset = ctypes.c_int()
+    header = struct.pack("QQQ", *attributes)[:size]
+    return [
+        call("landlock_create_ruleset", "syscall", _NR_LANDLOCK_CREATE_RULESET, header, size, 0, result=ruleset),
+        *(
+            call("landlock_add_rule", "syscall", _NR_LANDLOCK_ADD_RULE, ruleset, 1, struct.pack("=Qi", *rule), 0)
+            for rule in rules
+        ),
+        call("landlock_restrict_self", "syscall", _NR_LANDLOCK_RESTRICT_SELF, ruleset, 0),
+    ]
 
 
-def landlock_ruleset(attributes: ctypes.Array[ctypes.c_char]) -> int:
-    return _check(_syscall(_NR_LANDLOCK_CREATE_RULESET, attributes, len(attributes), 0), "landlock_create_ruleset")
-
-
-def landlock_rule(access: int, directory: int) -> ctypes.Array[ctypes.c_char]:
-    """A ``struct landlock_path_beneath_attr``."""
-    return ctypes.create_string_buffer(struct.pack("=Qi", access, directory), 12)
-
-
-def landlock_allow(ruleset: int, rule: ctypes.Array[ctypes.c_char]) -> None:
-    _check(_syscall(_NR_LANDLOCK_ADD_RULE, ruleset, 1, rule, 0), "landlock_add_rule")
-
-
-def landlock_restrict(ruleset: int) -> None:
-    _check(_syscall(_NR_LANDLOCK_RESTRICT_SELF, ruleset, 0), "landlock_restrict_self")
+def reopen_calls(path: str, descriptor: int) -> list[Call]:
+    """Makes ``descriptor`` name what ``path`` is when the calls are made."""
+    opened = ctypes.c_int()
+    return [
+        call(f"opening {path}", "open", path.encode(), os.O_PATH | os.O_CLOEXEC, result=opened),
+        call(f"a descriptor of {path}", "dup2", opened, descriptor),
+    ]

@@ -15,11 +15,14 @@ from __future__ import annotations
 
 import atexit
 import builtins
+import functools
 import os
+import socket
 import sys
 import threading
 import traceback
 import types
+from collections.abc import Callable
 from typing import Any
 
 from sandbox import wire
@@ -84,8 +87,8 @@ def run_job(channel: int) -> int:
         return 1
     module = _module(name)
     if mode == "program":
-        return _finish(channel, lambda: exec(code, module.__dict__), module)  # noqa: S102
-    return _finish(channel, lambda: serve(job.get("serve_on", channel), code, module), module)
+        return _finish(channel, functools.partial(exec, code, module.__dict__), module)
+    return _finish(channel, functools.partial(serve, job.get("serve_on", channel), code, module), module)
 
 
 def _check(channel: int, job: dict[str, Any]) -> int:
@@ -98,17 +101,29 @@ def _check(channel: int, job: dict[str, Any]) -> int:
 
 
 def rehearse(times: int = 16) -> None:
-    """Reads and runs small jobs in this process, so that the interpreter has specialised the code that every run
-    executes; a run would do so by itself, in pages of its own."""
-    reading, writing = os.pipe()
-    source = "import sys\ndef f(x): return x\nfor number in range(3): f(number)\n"
+    """Does small jobs in this process, so that the interpreter has specialised the code and filled the caches that
+    every run uses; a run would do so by itself, in pages of its own. Takes standard input, which ends up empty."""
+    channel, judge = socket.socketpair()
+    reading, typing = os.pipe()
+    os.dup2(reading, 0)
+    source = "import sys\ndef f(x): return x\nfor number in range(3): f(number)\nprint(int(input()) + 1)\n"
     for _ in range(times):
-        os.write(writing, wire.pack_job({"mode": "program", "source": source}))
-        job = wire.unpack_job(_read_frame(reading))
+        os.write(typing, b"1\n")
+        judge.sendall(wire.pack_job({"mode": "program", "source": source}))
+        job = wire.unpack_job(_read_frame(channel.fileno()))
         code = compile(job["source"], SOURCE, "exec", dont_inherit=True)
-        exec(code, {"__name__": "rehearsal"})  # noqa: S102
-    os.close(reading)
-    os.close(writing)
+        module = _module("__main__")
+        _run(channel.fileno(), functools.partial(exec, code, module.__dict__))
+        module.__dict__.clear()
+        sys.stdout.flush()
+    for _ in range(times):
+        judge.sendall(wire.pack({"call": {"name": "f"}, "args": [1], "kwargs": {"dict": []}}))
+    judge.shutdown(socket.SHUT_WR)
+    serve(channel.fileno(), compile("def f(x): return x + 1", SOURCE, "exec"), _module("solution"))
+    del sys.modules["__main__"], sys.modules["solution"]
+    os.dup2(2, 0)
+    for descriptor in (reading, typing, channel.detach(), judge.detach()):
+        os.close(descriptor)
 
 
 def _module(name: str) -> types.ModuleType:
@@ -136,19 +151,12 @@ def _compile(channel: int, source: str) -> types.CodeType | None:
         return None
 
 
-def _finish(channel: int, body: Any, module: types.ModuleType) -> int:
+def _finish(channel: int, body: Callable[[], Any], module: types.ModuleType) -> int:
     """Runs ``body`` and ends as the interpreter would: threads joined, exit functions run, streams flushed."""
-    status = 0
+    status = _run(channel, body)
     try:
-        body()
-    except SystemExit as stop:
-        status = _exit_status(stop.code)
-    except BaseException as error:  # noqa: BLE001 - every way for a program to end is data
-        status = 1
-        _print_error(error)
-        report(channel, {"raised": describe(error)})
-    try:
-        threading._shutdown()  # type: ignore[attr-defined]
+        if len(threading._active) > 1:  # type: ignore[attr-defined]
+            threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
         module.__dict__.clear()
         sys.stdout.flush()
@@ -157,6 +165,19 @@ def _finish(channel: int, body: Any, module: types.ModuleType) -> int:
         _print_error(error)
     sys.stderr.flush()
     return status
+
+
+def _run(channel: int, body: Callable[[], Any]) -> int:
+    """The exit status that ``body`` asks for."""
+    try:
+        body()
+    except SystemExit as stop:
+        return _exit_status(stop.code)
+    except BaseException as error:  # noqa: BLE001 - every way for a program to end is data
+        _print_error(error)
+        report(channel, {"raised": describe(error)})
+        return 1
+    return 0
 
 
 def _exit_status(code: object) -> int:

@@ -16,10 +16,10 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
-from sandbox import cgroup, launch, watch, wire, zygote
+from sandbox import cgroup, launch, stage, watch, wire, zygote
 from sandbox.verdict import Limits, SandboxUnavailable
 
 _START_SECONDS = 30.0
@@ -82,9 +82,9 @@ class Run:
 class Supervisor:
     """Owns the jail; ``start`` begins a run, ``wait`` serves all runs until something is so."""
 
-    def __init__(self, plan: launch.Plan) -> None:
+    def __init__(self, plan: stage.Plan) -> None:
         """Starts the jail. Raises SandboxUnavailable with the reason and the remedy."""
-        self._plan = replace(plan, folder=_temporary_folder()) if plan.unsafe else plan
+        self._plan = plan._replace(folder=_temporary_folder()) if plan.unsafe else plan
         self._poll = select.poll()
         self._handlers: dict[int, Callable[[], None]] = {}
         self._runs: dict[int, Run] = {}
@@ -97,9 +97,8 @@ class Supervisor:
     # ---- the jail
 
     def _launch(self) -> None:
-        zygote.load_modes()
         self._control, inner = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._zygote_pid = launch.start(self._plan, inner, self._control, self.group)
+        self._zygote_pid = launch.start(self._plan, inner, self.group)
         inner.close()
         self._control.settimeout(_START_SECONDS)
         try:

@@ -30,8 +30,9 @@ class Worker:
 
     def serve(self, hello: dict[str, Any]) -> None:
         """Answers submissions until the owner is gone."""
-        from sandbox import jail, launch, remedies
+        from sandbox import jail, remedies
         from sandbox.judge import Judge
+        from sandbox.stage import Plan
         from sandbox.supervisor import Supervisor
         from sandbox.verdict import SandboxUnavailable
 
@@ -40,9 +41,7 @@ class Worker:
                 directories=tuple(sorted({*jail.interpreter_directories(), *hello["directories"]})),
                 private_ids=not hello["unsafe"] and jail.has_private_ids(),
             )
-            supervisor = Supervisor(
-                launch.Plan(hello["unsafe"], tuple(hello["modules"]), tuple(hello["paths"]), layout)
-            )
+            supervisor = Supervisor(Plan(hello["unsafe"], tuple(hello["modules"]), tuple(hello["paths"]), layout))
         except PermissionError as error:
             self._send({"refused": remedies.sentence(str(error), "run as an ordinary user")})
             return
@@ -143,14 +142,8 @@ def main(arguments: list[str]) -> None:
     """``worker DESCRIPTOR OWNER_PID``: serves the owner at the other end of the socket."""
     sys.executable = os.path.realpath(sys.executable)  # what a virtual environment points to
     descriptor, owner_pid = int(arguments[0]), int(arguments[1])
-    reserved = [os.open(os.devnull, os.O_RDWR) for _ in range(8)]
-    moved = os.dup(descriptor)
-    os.close(descriptor)
-    for unneeded in reserved:
-        if unneeded > 7:
-            os.close(unneeded)
     with contextlib.suppress(ProcessLookupError, _OwnerGone):
-        worker = Worker(socket.socket(fileno=moved), owner_pid)
+        worker = Worker(socket.socket(fileno=descriptor), owner_pid)
         hello = worker._receive()
         if hello is not None:
             worker.serve(hello)

@@ -88,10 +88,9 @@ class Zygote:
         """In the child. Only before the candidate's code is read can a failure be ours, and only then is the socket
         open on which it is told: a candidate cannot claim that the sandbox failed."""
         try:
-            for target, descriptor in enumerate(descriptors):
-                os.dup2(descriptor, target)
+            take_descriptors(descriptors)
             self._isolation.apply()
-            _renew_random()
+            renew_random()
         except BaseException as error:  # noqa: BLE001 - nothing may leave this function
             self._control.send(json.dumps({"run": run, "failed": f"{type(error).__name__}: {error}"}).encode())
             os._exit(125)
@@ -118,7 +117,12 @@ def load_modes() -> None:
         importlib.import_module(f"sandbox.{name}")
 
 
-def _renew_random() -> None:
+def take_descriptors(descriptors: Sequence[int]) -> None:
+    for target, descriptor in enumerate(descriptors):
+        os.dup2(descriptor, target)
+
+
+def renew_random() -> None:
     """No two runs see the same random numbers. The generator's own method: the module's does the same in more steps."""
     random = sys.modules.get("random")
     if random is not None:
@@ -141,6 +145,17 @@ def preload(modules: Sequence[str]) -> None:
             importlib.import_module(name)
         except ImportError:
             continue  # not installed here; a candidate that needs it will say so
+    for _ in range(16):
+        take_descriptors(range(3))
+        renew_random()
+    _open_streams()
+    program.rehearse()
+    _open_streams()  # those of the rehearsal have read and written
+    gc.collect()
+    gc.freeze()
+
+
+def _open_streams() -> None:
     sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)), encoding="utf-8")
     sys.stdout = io.TextIOWrapper(io.BufferedWriter(io.FileIO(1, "w", closefd=False)), encoding="utf-8")
     sys.stderr = io.TextIOWrapper(
@@ -150,6 +165,3 @@ def preload(modules: Sequence[str]) -> None:
         line_buffering=True,
     )
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr  # type: ignore[misc]
-    program.rehearse()
-    gc.collect()
-    gc.freeze()
