@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 from jobs import config, console, supervised
 from jobs.config import RecipeError, RewardModelRecipe
 from jobs.grpo import DryRun, Overrides, RecipeArgument, Resume, resolved_text
-from jobs.sft import fitting, is_messages
-from rl import jsonl
+from jobs.sft import is_messages, laid_out
 
 if TYPE_CHECKING:
     from model.chat import Layout, Prompt
@@ -137,17 +136,7 @@ def show(folder: Path) -> None:
 
 
 def preferences(path: Path, layout: Layout, limit: int) -> list[Preference]:
-    """Every line of a file, laid out; those of more than ``limit`` tokens are left out, and counted aloud. Raises
-    RecipeError with file and line."""
-    from model.chat import ChatError
-
-    found = []
-    for place, line in jsonl.lines(path, "preferences"):
-        try:
-            found.append(preference(line, layout, place))
-        except ChatError as error:
-            raise RecipeError(f"{place}: {error}") from None
-    return fitting(found, path, limit)
+    return laid_out(path, "preferences", lambda line, place: preference(line, layout, place), limit)
 
 
 def preference(line: Mapping[str, Any], layout: Layout, place: str) -> Preference:

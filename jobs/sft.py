@@ -7,7 +7,7 @@ what assistants say; prompts, and what users say, are read only.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -74,28 +74,27 @@ def train(recipe: SftRecipe, *, resume: bool) -> Path:
     )
 
 
-def dialogues(path: Path, layout: Layout, limit: int) -> list[Dialogue]:
-    """Every line of a file, laid out; those of more than ``limit`` tokens are left out, and counted aloud. Raises
-    RecipeError with file and line."""
+def laid_out(path: Path, what: str, lay: Callable[[Mapping[str, Any], str], Any], limit: int) -> list[Any]:
+    """Every line of a file as ``lay`` makes it of the object and its place; what has more than ``limit`` tokens is left
+    out, and counted aloud. Raises RecipeError, and DataError, with file and line."""
     from model.chat import ChatError
 
     found = []
-    for place, line in jsonl.lines(path, "samples"):
+    for place, line in jsonl.lines(path, what):
         try:
-            found.append(dialogue(line, layout))
+            found.append(lay(line, place))
         except ChatError as error:
             raise RecipeError(f"{place}: {error}") from None
-    return fitting(found, path, limit)
-
-
-def fitting(found: Sequence[Any], path: Path, limit: int) -> list[Any]:
-    """What has at most ``limit`` tokens. Raises RecipeError where that is nothing."""
     kept = [each for each in found if each.tokens <= limit]
     if len(kept) < len(found):
         console.say(f"{path}: {len(found) - len(kept)} of {len(found)} are longer than {limit} tokens and left out")
     if not kept:
         raise RecipeError(f"{path}: nothing in it has at most {limit} tokens; raise train.sequence_tokens")
     return kept
+
+
+def dialogues(path: Path, layout: Layout, limit: int) -> list[Dialogue]:
+    return laid_out(path, "samples", lambda line, _: dialogue(line, layout), limit)
 
 
 def dialogue(line: Mapping[str, Any], layout: Layout) -> Dialogue:

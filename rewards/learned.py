@@ -2,9 +2,9 @@
 
 A learned reward is right where its preferences were, and a policy that is trained on it long enough leaves that place:
 the score goes on rising while what people meant falls (Gao et al., arXiv:2210.10760). The score is therefore capped at
-a quantile of what the model gave preferred answers on held-out lines: an answer as good as most of those is good
-enough, and nothing is won by going beyond (the threshold on a proxy of Moskovitz et al., arXiv:2310.04373; bounding as
-in Fu et al., arXiv:2502.18770).
+a quantile of what the model gave preferred answers on held-out lines: an answer as good as those is good enough, and
+nothing is won by going beyond (the threshold on a proxy of Moskovitz et al., arXiv:2310.04373; bounding as in Fu et
+al., arXiv:2502.18770). The cap ends the pressure; that the policy then stays where it is takes a KL to a reference.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class LearnedReward:
     def __init__(
         self,
         model: str,
-        cap_quantile: float = 0.9,
+        cap_quantile: float = 0.3,
         precision: Literal["fp32", "bf16", "fp8"] = "fp32",
         max_tokens: int = 16384,
     ) -> None:

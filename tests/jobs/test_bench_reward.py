@@ -34,14 +34,15 @@ def test_the_figures_of_known_scores() -> None:
     assert 0 <= low < found["accuracy"] < high <= 1
 
 
-def test_the_runs_differ_in_the_cap_alone_and_have_no_other_restraint(tmp_path: Path) -> None:
+def test_the_runs_differ_in_the_cap_alone(tmp_path: Path) -> None:
     text = config.find("chain").read_text().replace("runs/chain", str(tmp_path))
     (tmp_path / "chain.toml").write_text(text)
-    free, capped = (cap.recipe_of(tmp_path, 10, quantile, 1e-3) for quantile in (0.0, 0.9))
-    assert free.loss.kl == 0
+    free, capped = (cap.recipe_of(tmp_path, 10, quantile, 0.1, 1e-3, 4) for quantile in (0.0, 0.3))
+    assert (free.loss.kl, free.run.seed) == (0.1, 4)
+    assert free.loss.reference_every >= free.train.steps, "the KL is to the checkpoint that both start from"
     assert not free.reward.added
     settings = capped.reward.settings["learned"]
-    assert settings["cap_quantile"] == 0.9
+    assert settings["cap_quantile"] == 0.3
 
     def rest(recipe: GrpoRecipe) -> dict[str, object]:
         values = recipe.model_dump()
@@ -51,12 +52,15 @@ def test_the_runs_differ_in_the_cap_alone_and_have_no_other_restraint(tmp_path: 
     assert free.run.dir != capped.run.dir
 
 
-def test_curves_and_their_picture(tmp_path: Path) -> None:
+def test_curves_their_summary_and_their_picture(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    steps = [{"step": i, "reward/accuracy/raw": i / 2, **({cap.GOLD: -i} if i % 2 == 0 else {})} for i in range(5)]
+    steps = [
+        {"step": i, "reward/accuracy/raw": i / 2, "reward/accuracy/capped": 0.5, **({cap.GOLD: 2 - i} if i % 2 else {})}
+        for i in range(1, 6)
+    ]
     path.write_text("".join(json.dumps(step) + "\n" for step in steps))
     found = cap.curves(path)
-    assert found["rule"] == [(0, 0), (2, -2), (4, -4)]
-    assert found["score"][3] == (3, 1.5)
-    cap.draw({"a": found, "b": found}, tmp_path / "x.png")
+    assert found["rule"] == ([1, 3, 5], [1, -1, -3])
+    assert cap.summary(found) == {"start": 1, "best": 1, "end": -3, "score": 1.5, "capped": 0.5}
+    cap.draw({"a": [found, found], "b": [found, found]}, tmp_path / "x.png")
     assert (tmp_path / "x.png").read_bytes()[:4] == b"\x89PNG"

@@ -58,6 +58,7 @@ def test_what_a_stage_makes_goes_into_the_next() -> None:
     assert made["sft"].recipe.base == made["pretrain"].made == Path("r/pretrain/checkpoints/step-1200")
     assert made["reward_model"].recipe.base == made["grpo"].recipe.base == made["sft"].made
     assert made["grpo"].recipe.reward.settings["learned"]["model"] == str(made["reward_model"].made)
+    assert made["grpo"].recipe.reward.settings["learned"]["cap_quantile"] == 0.9
     assert {stage.recipe.run.seed for stage in made.values()} == {5}
 
 
