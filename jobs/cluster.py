@@ -65,8 +65,8 @@ class TrainerActor:
     def expert_load(self) -> ExpertLoad:
         return self.trainer.policy.take_load()
 
-    def publish(self) -> Published:
-        return self.trainer.policy.publish(self.trainer.rollout_precision, StoredParts.put)
+    def publish(self, proof: bool = True) -> Published:
+        return self.trainer.policy.publish(self.trainer.rollout_precision, StoredParts.put, proof=proof)
 
     def save(self, folder: Path) -> None:
         asyncio.run(self.trainer.save(folder))
@@ -117,8 +117,9 @@ class RemoteTrainer:
         load: ExpertLoad = await call(self.actor.expert_load.remote(), "the trainer")
         return load
 
-    async def publish(self) -> Any:
-        return await call(self.actor.publish.remote(), "the trainer")
+    async def publish(self, proof: bool = True) -> Any:
+        """``proof`` as for `model.publish.publish`."""
+        return await call(self.actor.publish.remote(proof), "the trainer")
 
     async def save(self, folder: Path) -> None:
         await call(self.actor.save.remote(folder.resolve()), "the trainer")
@@ -249,6 +250,21 @@ async def call(reference: Awaitable[T], who: str) -> T:
             f"{who} died: {str(error).splitlines()[-1].strip()}\nits log is in /tmp/ray/session_latest/logs; continue "
             "the run with --resume. If memory ran out, lower rollout.max_rows or train.micro_batch_tokens"
         ) from None
+
+
+async def inside(actor: Any, function: Callable[[Any], T]) -> T:
+    """What a function of an actor's object gives in its process."""
+    result: T = await call(actor.__ray_call__.remote(function), "an actor")
+    return result
+
+
+def stored_bytes() -> int:
+    """In use in the object store of this process's cluster."""
+    import ray
+    from ray._private import internal_api
+
+    state = internal_api.get_state_from_address(ray.get_runtime_context().gcs_address)
+    return int(internal_api.get_memory_info_reply(state).store_stats.object_store_bytes_used)
 
 
 def deal(items: Sequence[Item], hands: int) -> list[Sequence[Item]]:

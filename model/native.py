@@ -94,8 +94,7 @@ class NativeEngine:
 
         tensors: dict[str, Tensor] = {}
         traces = {}
-        for part in weights.parts:
-            publish.check_bytes(part)
+        for part in publish.ahead(map(publish.checked, weights.parts)):
             tensors |= part.tensors
             traces[part.name] = part.trace
         try:
@@ -108,8 +107,9 @@ class NativeEngine:
         except KeyError as error:
             raise PublishError(f"published tensors do not fit the engine's model: {error} is missing") from None
         assert self.graphs is not None
-        got, seen = self.graphs.served.probed(weights.probe)
-        publish.check_probe(got, seen, weights, traces, OTHER_KERNELS)
+        if weights.probe:
+            got, seen = self.graphs.served.probed(weights.probe)
+            publish.check_probe(got, seen, weights, traces, OTHER_KERNELS)
 
     async def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Completion]]:
         return self.sample(requests, sampling)

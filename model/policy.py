@@ -192,9 +192,11 @@ class Policy:
         """Makes the current weights the reference that the KL term is measured from."""
         self.reference = copy.deepcopy(self.model).requires_grad_(False)
 
-    def publish(self, precision: Precision, place: Callable[[Iterable[Part]], Iterable[Part]] = list) -> Published:
-        """This version of the weights; ``place`` as for `publish.publish`."""
-        return publish.publish(self.model, self.updates, precision, place)
+    def publish(
+        self, precision: Precision, place: Callable[[Iterable[Part]], Iterable[Part]] = list, *, proof: bool = True
+    ) -> Published:
+        """This version of the weights; ``place`` and ``proof`` as for `publish.publish`."""
+        return publish.publish(self.model, self.updates, precision, place, proof=proof)
 
     def save(self, folder: Path) -> None:
         """Writes the weights, and what resuming needs beside them, into an existing folder."""

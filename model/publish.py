@@ -11,8 +11,9 @@ says where.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import xxhash
@@ -25,6 +26,7 @@ from model.segments import Segments
 from model.transformer import Block, Transformer
 
 SCALE = ".scale_inv"
+T = TypeVar("T")
 
 
 class Tolerance(NamedTuple):
@@ -81,7 +83,7 @@ def _bytes(tensor: Tensor) -> Any:
 class Published:
     """``parts`` in the order of the model; where they lie elsewhere, going through them fetches one at a time.
     ``probe`` is the fixed prompt and ``probe_logprobs`` the log-probabilities FP32 [len(probe) - 1] of its tokens after
-    the first."""
+    the first; both are empty where there is no proof."""
 
     version: int
     precision: Precision
@@ -95,11 +97,16 @@ def publish(
     version: int,
     precision: Precision,
     place: Callable[[Iterable[Part]], Iterable[Part]] = list,
+    *,
+    proof: bool = True,
 ) -> Published:
     """The model's weights as an engine of ``precision`` multiplies them. ``place`` puts the parts, which are made as it
-    goes through them, where engines can fetch them."""
+    goes through them, where engines can fetch them. Without ``proof`` nothing can be checked: to measure what the proof
+    costs."""
+    if not proof:
+        return Published(version, precision, place(ahead(made(model, precision))), (), ())
     probe = Probe(model.c, precision, model.device)
-    parts = place(map(probe.through, made(model, precision)))
+    parts = place(map(probe.through, ahead(map(digested, made(model, precision)))))
     return Published(version, precision, parts, probe.prompt, probe.logprobs)
 
 
@@ -116,7 +123,21 @@ def made(model: Transformer, precision: Precision) -> Iterator[Part]:
                 tensors[key] = tensor.to(torch.bfloat16)
             else:
                 tensors[key] = tensor.detach().clone()
-        yield Part(name, tensors, digests(tensors))
+        yield Part(name, tensors, {})
+
+
+def ahead(items: Iterable[T]) -> Iterator[T]:
+    """The items, each made by a thread while the one before it is used."""
+    source, end = iter(items), object()
+    with ThreadPoolExecutor(1) as thread:
+        made: Future[Any] = thread.submit(next, source, end)
+        while (item := made.result()) is not end:
+            made = thread.submit(next, source, end)
+            yield item
+
+
+def digested(part: Part) -> Part:
+    return Part(part.name, part.tensors, digests(part.tensors))
 
 
 def split(state: Mapping[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor]]]:
@@ -130,12 +151,17 @@ def split(state: Mapping[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor]]
     yield from parts.items()
 
 
+def probe_tokens(c: ModelConfig) -> int:
+    """So many that a token goes to nearly every expert: of those that a fair router would choose, e^-4 are missed."""
+    return min(48, max(8, 4 * c.n_routed_experts // c.num_experts_per_tok))
+
+
 class Probe:
-    """Runs the fixed prompt through a publish as it is made, in the memory of one layer of each kind."""
+    """Runs the fixed prompt through a publish as it is made, with the very tensors that are sent."""
 
     def __init__(self, c: ModelConfig, precision: Precision, device: torch.device) -> None:
         self.c, self.precision, self.device = c, precision, device
-        self.prompt = tuple(i * 7919 % c.vocab_size for i in range(min(48, c.max_position_embeddings)))
+        self.prompt = tuple(i * 7919 % c.vocab_size for i in range(min(probe_tokens(c), c.max_position_embeddings)))
         self.tokens = torch.tensor(self.prompt, device=device)
         self.segments = Segments.of([len(self.prompt)], device)
         self.turns = rope.rotations(self.segments.positions, rope.frequencies(c).to(device))
@@ -157,10 +183,11 @@ class Probe:
         layer = int(part.name.removeprefix("layers."))
         dense = layer < self.c.first_k_dense_replace
         if dense not in self.blocks:
-            self.blocks[dense] = _scratch(self.c, layer, self.device)
+            with torch.device("meta"):
+                self.blocks[dense] = Block(self.c, layer)
         block = self.blocks[dense]
-        prefix = part.name + "."
-        load_state(block.state_dict(), {n.removeprefix(prefix): t for n, t in part.tensors.items()}, part.name)
+        values = {name.removeprefix(part.name + "."): value for name, value in decoded(part.tensors)}
+        block.load_state_dict(values, assign=True)
         set_precision(block, self.precision)
         set_rounded(block, self.precision == "fp8")
         self.hidden = block(self.hidden, self.turns, self.segments)[0]
@@ -174,15 +201,13 @@ class Probe:
         self.logprobs = chosen(logits, self.tokens)
 
 
-def _scratch(c: ModelConfig, layer: int, device: torch.device) -> Block:
-    """A layer whose weights have their place in memory and no value yet."""
-    with torch.device("meta"):
-        block = Block(c, layer)
-    block.to_empty(device=device)
-    for name, buffer in block.named_buffers():
-        if name.endswith("e_score_correction_bias"):
-            buffer.zero_()
-    return block
+def decoded(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Each parameter as it is multiplied, FP8 as what it decodes to."""
+    for name, value in tensors.items():
+        if name + SCALE in tensors:
+            yield name, fp8.dequantize_blocks(fp8.Quantized(value, tensors[name + SCALE]))
+        elif not name.endswith(SCALE):
+            yield name, value
 
 
 def accept(model: Transformer, weights: Published) -> None:
@@ -190,8 +215,7 @@ def accept(model: Transformer, weights: Published) -> None:
     PublishError."""
     state = dict(model.state_dict())
     traces: dict[str, tuple[float, ...]] = {}
-    for part in weights.parts:
-        check_bytes(part)
+    for part in ahead(map(checked, weights.parts)):
         load_state({n: t for n, t in state.items() if n in part.tensors}, part.tensors, part.name)
         for name in part.tensors:
             state.pop(name, None)
@@ -200,13 +224,19 @@ def accept(model: Transformer, weights: Published) -> None:
         raise PublishError(f"published tensors do not fit the engine's model: {min(state)} is missing")
     model.use(weights.precision)
     set_rounded(model, weights.precision == "fp8")
-    got, seen = probed(model, weights.probe)
-    check_probe(got, seen, weights, traces, ROUNDING)
+    if weights.probe:
+        got, seen = probed(model, weights.probe)
+        check_probe(got, seen, weights, traces, ROUNDING)
+
+
+def checked(part: Part) -> Part:
+    check_bytes(part)
+    return part
 
 
 def check_bytes(part: Part) -> None:
     """Raises PublishError naming the first tensor whose bytes differ from what the trainer sent."""
-    arrived = digests(part.tensors)
+    arrived = digests({name: tensor for name, tensor in part.tensors.items() if name in part.digests})
     for name, digest in part.digests.items():
         if arrived.get(name) != digest:
             raise PublishError(
@@ -249,11 +279,8 @@ def load_state(state: Mapping[str, Tensor], tensors: Mapping[str, Tensor], where
         name = min(given ^ set(state))
         raise PublishError(f"published tensors do not fit the engine's model: {name} ({where})")
     with torch.no_grad():
-        for name, target in state.items():
-            value = tensors[name]
-            if name + SCALE in tensors:
-                value = fp8.dequantize_blocks(fp8.Quantized(value, tensors[name + SCALE]))
-            target.copy_(value)
+        for name, value in decoded(tensors):
+            state[name].copy_(value)
 
 
 @torch.no_grad()

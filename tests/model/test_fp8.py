@@ -66,6 +66,12 @@ def test_rounding_without_bytes_is_torchs_conversion(values: list[float]) -> Non
     assert torch.equal(fp8.round_e4m3(y), y.to(torch.float8_e4m3fn).float())
 
 
+def test_every_byte_decodes_as_torch_has_it() -> None:
+    data = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn)
+    assert torch.equal(fp8.decoded(data).nan_to_num(1e9), data.float().nan_to_num(1e9))
+    assert torch.equal(fp8.decoded(data[:127]).view(torch.int32), data[:127].float().view(torch.int32))
+
+
 def test_every_midpoint_goes_to_even() -> None:
     codes = torch.arange(127, dtype=torch.uint8).view(torch.float8_e4m3fn).float()
     middle = (codes[1:] + codes[:-1]) / 2

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import pickle
 import re
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
@@ -125,3 +126,36 @@ def test_publishing_leaves_the_trained_model_alone() -> None:
     publish.publish(model, 1, "fp8")
     assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
     assert not any(layer.rounded for layer in model.modules() if hasattr(layer, "rounded"))
+
+
+def test_parts_are_made_one_ahead_and_in_order() -> None:
+    made: list[int] = []
+
+    def source() -> Iterator[int]:
+        for i in range(4):
+            made.append(i)
+            yield i
+            if i == 2:
+                raise PublishError("the third")
+
+    used: list[int] = []
+    with pytest.raises(PublishError, match="the third"):
+        for i in publish.ahead(source()):
+            while len(made) < min(i + 2, 3):
+                time.sleep(0.001)
+            assert len(made) <= i + 2
+            used.append(i)
+    assert used == [0, 1, 2]
+
+
+def test_the_probe_reaches_the_experts_of_any_shape() -> None:
+    assert publish.probe_tokens(replace(TINY, n_routed_experts=64, num_experts_per_tok=6)) == 42
+    assert publish.probe_tokens(replace(TINY, n_routed_experts=256, num_experts_per_tok=8)) == 48
+    assert publish.probe_tokens(TINY) == 8
+
+
+def test_without_a_proof_nothing_is_checked() -> None:
+    model, engine = build(TINY, seed=0), NativeEngine(TINY, tiny_tokenizer())
+    weights = publish.publish(model, 2, "fp8", proof=False)
+    asyncio.run(engine.publish(damaged(weights, EXPERTS, one_bit)))
+    assert engine.version == 2

@@ -1,0 +1,247 @@
+"""`zeroth bench publish`: how long new weights take from trainer to engine, beside a plain copy of as many bytes, and
+which share of it is spent on proving that they arrived; or a soak of many publishes with sampling in between.
+
+Each way is measured with its proof (digests on both sides, the probe on both sides) and, in turn with that, without.
+The model has random weights. "in process": trainer and native engine share this process. "object store": they are two
+processes under Ray, as `zeroth grpo` places them. "files in memory": the same with vLLM as the engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from jobs import config, console
+from jobs.bench.rollout import SHAPES as ROLLOUT_SHAPES
+from jobs.config import GrpoRecipe, Precision, RecipeError
+
+if TYPE_CHECKING:
+    from jobs.cluster import Cluster
+    from model.publish import Part
+    from model.transformer import Transformer
+
+SHAPES: dict[str, dict[str, Any]] = {
+    **ROLLOUT_SHAPES,
+    "60m": {
+        "vocab_size": 4096, "hidden_size": 512, "intermediate_size": 1024, "moe_intermediate_size": 256,
+        "num_hidden_layers": 8, "num_attention_heads": 8, "q_lora_rank": 256, "kv_lora_rank": 128,
+        "qk_nope_head_dim": 64, "qk_rope_head_dim": 32, "v_head_dim": 64, "n_routed_experts": 16,
+        "num_experts_per_tok": 4, "max_position_embeddings": 512, "rope_original_max_position_embeddings": 512,
+    },
+}  # fmt: skip
+Times = tuple[float, float]
+"""Seconds in the trainer and in the engine."""
+
+
+def command(
+    shape: Annotated[str, typer.Option(help=", ".join(SHAPES) + "; by default 60m, with --gpu 3b.")] = "",
+    precisions: Annotated[str, typer.Option(help="Of the published weights, with commas between.")] = "bf16,fp8",
+    repeats: Annotated[int, typer.Option(min=1, help="Timed publishes of each way; the fastest counts.")] = 5,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Trainer and engine on a GPU.")] = False,
+    vllm: Annotated[bool, typer.Option("--vllm", help="Also to vLLM.")] = False,
+    soak: Annotated[int, typer.Option(help="Instead: so many publishes in a row, with sampling in between.")] = 0,
+    engine: Annotated[str, typer.Option(help="Of the soak: native or vllm.")] = "native",
+    out: Annotated[Path | None, typer.Option(help="Also write the JSON there.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")] = False,
+) -> None:
+    """A publish beside a plain copy, and the share of its proof; or a soak."""
+    from jobs.bench import record
+    from jobs.bench.publishes import run_soak
+
+    if soak:
+        results = record.stamped({"bench": "publishes", **run_soak(soak, engine)})
+        record.emit(results, out)
+        return
+    name = shape or ("3b" if gpu else "60m")
+    if name not in SHAPES:
+        raise RecipeError(f"--shape is one of {', '.join(SHAPES)}, not {name!r}")
+    results = record.stamped(measure(name, [_precision(p) for p in precisions.split(",")], repeats, gpu, vllm))
+    if as_json or out:
+        record.emit(results, out)
+    _show(results)
+
+
+def _precision(name: str) -> Precision:
+    return config.build({"rollout": name}, config.PrecisionTable, "--precisions").rollout
+
+
+def measure(shape: str, precisions: Sequence[Precision], repeats: int, gpu: bool, vllm: bool) -> dict[str, Any]:
+    import torch
+
+    from jobs import cluster
+    from model.config import ModelConfig
+    from model.transformer import build
+
+    if gpu and not torch.cuda.is_available():
+        raise RecipeError("--gpu: there is no CUDA device")
+    model = build(ModelConfig(**SHAPES[shape]), seed=0)
+    rows: dict[str, Any] = {}
+    with cluster.connect(None, 2) as ray:
+        ways: dict[str, Callable[..., Any]] = {
+            "in process": in_process,
+            "object store": partial(under_ray, ray, "native"),
+        }
+        if vllm:
+            ways["files in memory (vLLM)"] = partial(under_ray, ray, "vllm")
+        for precision in precisions:
+            for name, way in ways.items():
+                console.say(f"{name}, {precision}")
+                with way(model, precision, gpu) as publish:
+                    rows[f"{name}, {precision}"] = timed(publish, repeats)
+    return {
+        "bench": "publish",
+        "shape": shape,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "device": torch.cuda.get_device_name() if gpu else "cpu",
+        "ways": {name: {**row, **copied(row["bytes"], repeats, gpu)} for name, row in rows.items()},
+    }
+
+
+Publish = Callable[[bool], tuple[Times, int]]
+"""One publish, with its proof or without; the bytes that it moved."""
+
+
+def timed(publish: Publish, repeats: int) -> dict[str, Any]:
+    """The fastest of each kind, measured in turn."""
+    found: dict[bool, list[Times]] = {True: [], False: []}
+    size = 0
+    for round_ in range(repeats + 1):
+        for proof in (True, False):
+            times, size = publish(proof)
+            if round_:
+                found[proof].append(times)
+    trainer, engine = min(found[True], key=sum)
+    bare = min(found[False], key=sum)
+    return {
+        "bytes": size,
+        "seconds": trainer + engine,
+        "seconds_trainer": trainer,
+        "seconds_engine": engine,
+        "seconds_without_proof": sum(bare),
+        "proof_share": 1 - sum(bare) / (trainer + engine),
+        "bytes_per_second": size / (trainer + engine),
+    }
+
+
+def copied(size: int, repeats: int, gpu: bool) -> dict[str, float]:
+    """The limit: as many bytes copied once within memory."""
+    import torch
+
+    device = "cuda" if gpu else "cpu"
+    source, target = (torch.ones(size, dtype=torch.uint8, device=device) for _ in range(2))
+    seconds = []
+    for _ in range(repeats + 1):
+        started = time.perf_counter()
+        target.copy_(source)
+        _wait(gpu)
+        seconds.append(time.perf_counter() - started)
+    return {"seconds_copy": min(seconds)}
+
+
+def _wait(gpu: bool) -> None:
+    import torch
+
+    if gpu:
+        torch.cuda.synchronize()
+
+
+@contextmanager
+def in_process(model: Transformer, precision: Precision, gpu: bool) -> Iterator[Publish]:
+    import torch
+
+    from model import publish
+    from model.native import NativeEngine
+    from model.tokenizer import train
+
+    device = "cuda" if gpu else "cpu"
+    torch.set_num_threads(1)
+    engine = NativeEngine(model.c, train(["a"], 300), device=device)
+    model.to(device)
+
+    def once(proof: bool) -> tuple[Times, int]:
+        began = time.perf_counter()
+        weights = publish.publish(model, 1, precision, proof=proof)
+        _wait(gpu)
+        made = time.perf_counter()
+        asyncio.run(engine.publish(weights))
+        _wait(gpu)
+        return (made - began, time.perf_counter() - made), size_of(weights.parts)
+
+    yield once
+    model.to("cpu")
+
+
+@contextmanager
+def under_ray(ray: Cluster, engine: str, model: Transformer, precision: Precision, gpu: bool) -> Iterator[Publish]:
+    with tempfile.TemporaryDirectory() as scratch:
+        recipe = recipe_of(Path(scratch), model, engine, precision, gpu)
+        trainer, workers = ray.trainer(recipe), ray.engine(recipe)
+        loop = asyncio.new_event_loop()
+
+        def run(work: Awaitable[Any]) -> Any:
+            return loop.run_until_complete(work)
+
+        def once(proof: bool) -> tuple[Times, int]:
+            began = time.perf_counter()
+            weights = run(trainer.publish(proof))
+            made = time.perf_counter()
+            run(workers.publish(weights))
+            ended = time.perf_counter()
+            return (made - began, ended - made), size_of(weights.parts)
+
+        yield once
+        run(workers.close())
+        loop.close()
+
+
+def recipe_of(folder: Path, model: Transformer, engine: str, precision: Precision, gpu: bool) -> GrpoRecipe:
+    """A recipe of a run from this model, which is written into the folder."""
+    from model import checkpoint
+    from model.tokenizer import train
+
+    checkpoint.save(model, train(["a"], 300), folder)
+    return config.build(
+        {
+            "base": str(folder),
+            "run": {"dir": str(folder / "run")},
+            "data": {"train": str(folder / "none")},
+            "train": {"steps": 1},
+            "optimizer": {"lr": 1e-3},
+            "rollout": {"engine": engine},
+            "precision": {"rollout": precision},
+            "cluster": {"gpus_per_trainer": 0.5 * gpu, "gpus_per_rollout_worker": 0.5 * gpu},
+        },
+        GrpoRecipe,
+        "bench",
+    )
+
+
+def size_of(parts: Iterable[Part]) -> int:
+    return sum(tensor.nbytes for part in parts for tensor in part.tensors.values())
+
+
+def _show(results: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    table = Table("publish", "MB", "seconds", "trainer", "engine", "MB/s", "times a copy", "of it proof")
+    for name, row in results["ways"].items():
+        table.add_row(name, *cells(row))
+    console.console.print(table)
+
+
+def cells(row: dict[str, float]) -> list[str]:
+    return [
+        f"{row['bytes'] / 1e6:,.0f}",
+        *(f"{row[key]:.3f}" for key in ("seconds", "seconds_trainer", "seconds_engine")),
+        f"{row['bytes_per_second'] / 1e6:,.0f}",
+        f"{row['seconds'] / row['seconds_copy']:.1f}",
+        f"{row['proof_share']:.0%}",
+    ]
