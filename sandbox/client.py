@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sandbox import asserts, bare, compare, languages, wire
-from sandbox.verdict import LIMIT_NAMES, InvalidTests, Limits, SandboxUnavailable, TestResult, Verdict
+from sandbox.verdict import InvalidTests, Limits, SandboxUnavailable, TestResult, Verdict
 
 Tests = Sequence[Mapping[str, Any]] | str | None
 
@@ -41,7 +41,7 @@ def request(solution: str, tests: Tests, language: str, limits: Limits) -> dict[
         "solution": solution,
         "tests": _plain_tests(tests, name),
         "commands": None if name == "python" else _commands(toolchain, limits),
-        "limits": {name: getattr(limits, name) for name in LIMIT_NAMES},
+        "limits": limits.values(),
     }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import os
 import signal
 import stat
@@ -15,7 +14,7 @@ from sandbox import program
 def run(channel: int, job: dict[str, Any]) -> int:
     """Writes the job's files to /tmp; then compiles (``"compile"``) or becomes the program (``"run"``)."""
     for name, content in job["files"].items():
-        _write(name, base64.b64decode(content))
+        _write(name, content)
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
     if "run" in job:
@@ -31,7 +30,7 @@ def run(channel: int, job: dict[str, Any]) -> int:
         return 1
     made = [name for name in os.listdir(".") if name not in before and stat.S_ISREG(os.lstat(name).st_mode)]
     kept = made or list(job["files"])
-    program.send(channel, {"files": {name: base64.b64encode(_read(name)).decode() for name in kept}})
+    program.send(channel, {"files": {name: _read(name).hex() for name in kept}})
     return 0
 
 

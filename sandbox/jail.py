@@ -6,11 +6,11 @@ that is about to run it.
 
 from __future__ import annotations
 
+import _socket
 import contextlib
 import functools
 import os
 import resource
-import socket
 import stat
 import sys
 from typing import NamedTuple
@@ -132,7 +132,7 @@ def build_root(taken: dict[str, int | str]) -> bool:
 
 def take_hostname() -> None:
     """The host's name is nobody's business."""
-    socket.sethostname("sandbox")
+    _socket.sethostname("sandbox")
 
 
 def _place(target: str, content: int | str) -> None:

@@ -13,8 +13,8 @@ Rules
 
 from __future__ import annotations
 
-import base64
 import errno
+import functools
 import signal
 import socket
 import time
@@ -70,7 +70,7 @@ class Judge:
 
     def judge(self, request: dict[str, Any]) -> Verdict:
         """The verdict on ``{"solution", "tests", "language", "limits"}``, whose form the owner has checked."""
-        limits = Limits(**request["limits"])
+        limits = _limits(*request["limits"])
         self._limit(limits)
         if self._supervisor.group is not None:
             self._events = self._supervisor.group.events()
@@ -124,7 +124,7 @@ class Judge:
         commands = request["commands"]
         if commands is None:
             return {"mode": "program", "source": request["solution"]}, None
-        source = base64.b64encode(request["solution"].encode("utf-8", "surrogateescape")).decode()
+        source = request["solution"].encode("utf-8", "surrogateescape")
         job = {
             "mode": "command",
             "files": {commands["source"]: source},
@@ -137,7 +137,7 @@ class Judge:
             job["files"] = made
         return {**job, "run": commands["run"]}, None
 
-    def _compile(self, job: dict[str, Any], limits: Limits, totals: _Totals) -> dict[str, str] | TestResult:
+    def _compile(self, job: dict[str, Any], limits: Limits, totals: _Totals) -> dict[str, bytes] | TestResult:
         """The files that the compiler made."""
         generous = replace(
             limits,
@@ -155,9 +155,9 @@ class Judge:
         supervisor.wait(lambda: run.over)
         supervisor.discard(run)
         self._limit(limits)
-        files = _message(run, "files")
-        if isinstance(files, dict) and run.exit_status == 0 and not run.exceeded:
-            return {str(name): str(content) for name, content in files.items() if "/" not in str(name)}
+        files = _artifacts(_message(run, "files"))
+        if files is not None and run.exit_status == 0 and not run.exceeded:
+            return files
         status, detail = self._outcome(run)
         totals.add(run, True)
         said = bytes(run.stderr or run.stdout).decode("utf-8", "replace").strip().partition("\n")[0][:300]
@@ -219,7 +219,7 @@ class Judge:
                 results.append(_out_of_time(limits))
                 continue
             if run is None:
-                run = self._supervisor.start({"mode": "functions", "source": source}, limits)
+                run = self._supervisor.start({"mode": "functions", "source": source}, limits, talks=True)
             result, alive = self._call(run, test, limits, min(limits.wall_seconds, deadline - now))
             results.append(result)
             totals.tests.append(result)
@@ -378,6 +378,17 @@ class Judge:
             detail=first.detail,
             tests=tests,
         )
+
+
+_limits = functools.lru_cache(16)(Limits)
+
+
+def _artifacts(files: Any) -> dict[str, bytes] | None:
+    """A compiler's files by name; None for what are none."""
+    try:
+        return {str(name): bytes.fromhex(content) for name, content in files.items() if "/" not in str(name)}
+    except (AttributeError, TypeError, ValueError):
+        return None
 
 
 def _said_at_the_end(run: Run) -> tuple[Status, str] | None:

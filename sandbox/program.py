@@ -13,11 +13,11 @@ elsewhere, and what it sends is only data that the judge compares.
 
 from __future__ import annotations
 
+import _socket
 import atexit
 import builtins
 import functools
 import os
-import socket
 import sys
 import threading
 import traceback
@@ -103,7 +103,7 @@ def _check(channel: int, job: dict[str, Any]) -> int:
 def rehearse(times: int = 16) -> None:
     """Does small jobs in this process, so that the interpreter has specialised the code and filled the caches that
     every run uses; a run would do so by itself, in pages of its own. Takes standard input, which ends up empty."""
-    channel, judge = socket.socketpair()
+    channel, judge = _socket.socketpair()
     reading, typing = os.pipe()
     os.dup2(reading, 0)
     source = "import sys\ndef f(x): return x\nfor number in range(3): f(number)\nprint(int(input()) + 1)\n"
@@ -118,7 +118,7 @@ def rehearse(times: int = 16) -> None:
         sys.stdout.flush()
     for _ in range(times):
         judge.sendall(wire.pack({"call": {"name": "f"}, "args": [1], "kwargs": {"dict": []}}))
-    judge.shutdown(socket.SHUT_WR)
+    judge.shutdown(_socket.SHUT_WR)
     serve(channel.fileno(), compile("def f(x): return x + 1", SOURCE, "exec"), _module("solution"))
     del sys.modules["__main__"], sys.modules["solution"]
     os.dup2(2, 0)

@@ -6,10 +6,10 @@ and no more: ``dataclasses``, say, would bring a disassembler along.
 
 from __future__ import annotations
 
+import _socket
 import json
 import os
 import signal
-import socket
 from typing import Any, NamedTuple, NoReturn
 
 from sandbox import jail, kernel, program, remedies, unsafe, zygote
@@ -35,7 +35,7 @@ class Plan(NamedTuple):
 def main(arguments: list[str]) -> None:
     """``stage CONTROL PARENT``, two sockets: the zygote's, and the one on which the supervisor sends the plan and
     takes part in the steps."""
-    inner, parent = (socket.socket(fileno=number) for number in _moved_up(arguments))
+    inner, parent = (_socket.socket(fileno=number) for number in _moved_up(arguments))
     step = "waiting for the supervisor"
     try:
         for name in ENVIRONMENT:
@@ -78,7 +78,7 @@ def _moved_up(descriptors: list[str]) -> list[int]:
     return moved
 
 
-def _receive_plan(parent: socket.socket) -> Plan:
+def _receive_plan(parent: _socket.socket) -> Plan:
     is_unsafe, modules, paths, layout, folder = program.receive(parent.fileno())
     return Plan(is_unsafe, tuple(modules), tuple(paths), jail.Layout(*layout), folder)
 
@@ -94,7 +94,7 @@ def _map_own_id(uid: int, gid: int) -> None:
             file.write(text)
 
 
-def _zygote(plan: Plan, inner: socket.socket, parent: socket.socket, taken: dict[str, int | str]) -> NoReturn:
+def _zygote(plan: Plan, inner: _socket.socket, parent: _socket.socket, taken: dict[str, int | str]) -> NoReturn:
     """Finishes the jail from inside and serves."""
     step = "waiting for the stage to end"
     try:
@@ -133,7 +133,7 @@ def _leave_standard_streams() -> None:
     os.close(null)
 
 
-def _refuse(inner: socket.socket, step: str, error: BaseException) -> NoReturn:
+def _refuse(inner: _socket.socket, step: str, error: BaseException) -> NoReturn:
     try:
         text = remedies.explain(step, error) if isinstance(error, OSError) else f"{step}: {error}"
         inner.send(json.dumps({"refused": text}).encode())

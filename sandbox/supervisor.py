@@ -6,6 +6,7 @@ the jail as bounded bytes. When it ends, for whatever reason, the kernel ends th
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -27,6 +28,9 @@ _KILL_SECONDS = 15.0
 _LINGER_SECONDS = 2.0
 """How long the streams of a run that has ended may stay open; only without isolation can somebody hold them."""
 _WATCH_SECONDS = 0.05
+_UNHEARD_SECONDS = 0.01
+"""How old a run becomes before its streams are listened to. Most have ended by then and are read once, at their end."""
+_LAST_READS = 8
 _READ_BYTES = 1 << 16
 _MB = 1 << 20
 
@@ -69,6 +73,8 @@ class Run:
     """Why it could not be isolated; nothing of the candidate's ran."""
     ready: bool = False
     """It has defined its functions and takes calls."""
+    heard: bool = False
+    """Its streams are listened to while it runs."""
     crowded: bool = False
     """It was seen with as many processes and threads as it may have."""
     descriptors: set[int] = field(default_factory=set)
@@ -109,7 +115,7 @@ class Supervisor:
             raise SandboxUnavailable(message.get("refused", "the jail did not start, and did not say why"))
         self.mechanisms = message["ready"]
         self._control.setblocking(False)
-        self._register(self._control.fileno(), self._on_zygote, select.POLLIN)
+        self.on_readable(self._control.fileno(), self._on_zygote)
 
     def close(self) -> None:
         self._end_zygote()
@@ -148,11 +154,13 @@ class Supervisor:
         quiet: bool = False,
         peer: socket.socket | None = None,
         answer_bytes: int = 0,
+        talks: bool = False,
     ) -> Run:
         """Begins a run that does ``job``, for at most ``seconds`` of real time (by default its limit).
 
         A ``quiet`` run's streams are not kept. ``peer`` is one more descriptor for it. ``answer_bytes`` bounds what it
-        says on the channel at a time, in place of ``output_kb``. Raises JailBroken.
+        says on the channel at a time, in place of ``output_kb``. What it says before its end matters if it ``talks``.
+        Raises JailBroken.
         """
         now = time.monotonic()
         room = answer_bytes or limits.output_kb * 1024 + 4096
@@ -184,8 +192,10 @@ class Supervisor:
                 os.close(descriptor)
         run.channel.setblocking(False)
         run.descriptors.add(run.channel.fileno())
-        self._register(run.channel.fileno(), lambda: self._on_channel(run), select.POLLIN)
+        self._handlers[run.channel.fileno()] = lambda: self._on_channel(run)
         self._queue(run, wire.pack_job(job))
+        if talks or run.outgoing:
+            self._hear(run)
         return run
 
     def _kernel_limits(self, limits: Limits) -> tuple[int, ...]:
@@ -210,10 +220,25 @@ class Supervisor:
         """A pipe whose reading end fills ``buffer``; returns the writing end."""
         reading, writing = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(reading, False)
-        os.set_blocking(writing, True)
         run.descriptors.add(reading)
-        self._register(reading, lambda: self._on_output(run, reading, buffer), select.POLLIN)
+        self._handlers[reading] = lambda: self._on_output(run, reading, buffer)
         return writing
+
+    def _hear(self, run: Run) -> None:
+        """From now on its streams are served by ``wait``."""
+        if not run.heard:
+            run.heard = True
+            for descriptor in run.descriptors:
+                self._poll.register(descriptor, select.POLLIN)
+            self._flush(run)
+
+    def _hear_the_last(self, run: Run) -> None:
+        """Reads what an ended run left in its streams; ``wait`` serves those that somebody else still holds."""
+        for descriptor in list(run.descriptors):
+            for _ in range(_LAST_READS):
+                if descriptor in run.descriptors:
+                    self._handlers[descriptor]()
+        self._hear(run)
 
     def send(self, run: Run, message: Any) -> None:
         """Queues a message for the run's channel."""
@@ -252,8 +277,10 @@ class Supervisor:
             if now >= next_watch:
                 self._watch()
                 next_watch = now + _WATCH_SECONDS
-            deadlines = [run.deadline for run in self._runs.values() if run.exit_status is None]
-            until = min([next_watch, *deadlines])
+            until = next_watch
+            for run in self._runs.values():
+                if run.exit_status is None:
+                    until = min(until, run.deadline, next_watch if run.heard else run.started + _UNHEARD_SECONDS)
             for descriptor, _ in self._poll.poll(max(0.0, (until - now) * 1000 + 0.5)):
                 handler = self._handlers.get(descriptor)
                 if handler is not None:
@@ -262,16 +289,20 @@ class Supervisor:
 
     def on_readable(self, descriptor: int, handler: Callable[[], None]) -> None:
         """Serves a descriptor of the caller's while waiting."""
-        self._register(descriptor, handler, select.POLLIN)
+        self._handlers[descriptor] = handler
+        self._poll.register(descriptor, select.POLLIN)
 
     # ---- events
 
     def _enforce_deadlines(self) -> None:
         now = time.monotonic()
         for run in list(self._runs.values()):
+            if not run.heard and now >= run.started + _UNHEARD_SECONDS:
+                self._hear(run)
             if run.exit_status is None and now >= run.deadline:
                 if run.exceeded:
                     raise JailBroken(f"a killed run did not end within {_KILL_SECONDS:g} s", run)
+                self._watch()  # on a busy machine nobody may have looked since the run began
                 self.kill(run, "wall_seconds", f"still running after {now - run.started:.2f} s")
             elif run.exit_status is not None and now - run.ended > _LINGER_SECONDS:
                 for descriptor in list(run.descriptors):
@@ -285,12 +316,11 @@ class Supervisor:
         usage = watch.usage_below(self._zygote_pid, min(run.limits.memory_mb for run in running) * _MB)
         for run in running:
             run.peak_bytes = max(run.peak_bytes, usage.memory_bytes)
+            run.crowded |= usage.tasks >= run.limits.processes
             if usage.cpu_seconds > run.limits.cpu_seconds:
                 self.kill(run, "cpu_seconds", f"used more than {run.limits.cpu_seconds:g} s of CPU time")
             elif usage.memory_bytes > run.limits.memory_mb * _MB:
                 self.kill(run, "memory_mb", f"used {usage.memory_bytes // _MB} MiB")
-            elif usage.tasks >= run.limits.processes:
-                run.crowded = True
 
     def _on_zygote(self) -> None:
         try:
@@ -310,9 +340,13 @@ class Supervisor:
             run.cpu_seconds = cpu_seconds
             run.peak_bytes = max(run.peak_bytes, peak_kb * 1024)
             run.ended = time.monotonic()
+            self._hear_the_last(run)
 
     def _on_output(self, run: Run, descriptor: int, buffer: bytearray) -> None:
-        data = os.read(descriptor, _READ_BYTES)
+        try:
+            data = os.read(descriptor, _READ_BYTES)
+        except BlockingIOError:
+            return
         if not data:
             self._close(run, descriptor)
             return
@@ -358,7 +392,8 @@ class Supervisor:
             pass
         except OSError:
             run.outgoing.clear()
-        self._poll.modify(channel.fileno(), select.POLLIN | (select.POLLOUT if run.outgoing else 0))
+        if run.heard:
+            self._poll.register(channel.fileno(), select.POLLIN | (select.POLLOUT if run.outgoing else 0))
 
     def _tell_end(self, number: int) -> None:
         try:
@@ -374,13 +409,10 @@ class Supervisor:
         else:
             os.close(descriptor)
 
-    def _register(self, descriptor: int, handler: Callable[[], None], events: int) -> None:
-        self._handlers[descriptor] = handler
-        self._poll.register(descriptor, events)
-
     def _unregister(self, descriptor: int) -> None:
         if self._handlers.pop(descriptor, None) is not None:
-            self._poll.unregister(descriptor)
+            with contextlib.suppress(KeyError):  # nobody listened to it yet
+                self._poll.unregister(descriptor)
 
 
 def _temporary_folder() -> str:

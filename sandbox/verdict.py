@@ -75,6 +75,10 @@ class Limits:
             if field.type == "int" and not isinstance(value, int):
                 raise InvalidTests(f"limit {field.name} must be a whole number, not {value!r}")
 
+    def values(self) -> tuple[float, ...]:
+        """All of them in their order: ``Limits(*values)`` is the same again."""
+        return tuple(getattr(self, name) for name in LIMIT_NAMES)
+
 
 LIMIT_NAMES = tuple(field.name for field in fields(Limits))
 

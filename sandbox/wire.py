@@ -157,8 +157,11 @@ def _decode(form: Any, reference: Encoder | None) -> Any:
 
 def pack(message: Any) -> bytes:
     """A message as a frame."""
-    body = json.dumps(message, separators=(",", ":")).encode()
+    body = _write(message).encode()
     return HEADER.pack(len(body)) + body
+
+
+_write = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def pack_job(job: Any) -> bytes:

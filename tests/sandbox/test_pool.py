@@ -93,6 +93,7 @@ async def test_cancelled_run_ends_its_program_and_frees_its_place() -> None:
 async def test_closing_ends_runs_in_progress() -> None:
     others = _descendants(os.getpid())
     pool = Pool(1, limits=Limits(wall_seconds=100))
+    await pool.run(ECHO, ONE)
     tasks = [asyncio.create_task(pool.run("import time; time.sleep(100)")) for _ in range(2)]
     await asyncio.sleep(0.5)
     started = _descendants(os.getpid()) - others
