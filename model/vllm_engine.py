@@ -53,7 +53,8 @@ class VllmEngine:
     ``on_publish`` says what becomes of completions that are being sampled when new weights come: "drained" waits for
     their end; "paused" stops them, and they go on from their tokens under the new weights; "mixed" freezes them, and
     they go on with the cache that the old weights filled. ``before_top_p`` makes log-probabilities those of the whole
-    distribution where there is top-p, which vLLM can do at temperature 1 alone.
+    distribution where there is top-p, which vLLM can do at temperature 1 alone; without ``whole`` they may be those of
+    the cut distribution, and every temperature goes with every top-p.
     """
 
     def __init__(
@@ -64,10 +65,12 @@ class VllmEngine:
         max_rows: int = 512,
         on_publish: OnPublish = "drained",
         before_top_p: bool = False,
+        whole: bool = True,
         arguments: Mapping[str, Any] | None = None,
     ) -> None:
         self.config, self.tokenizer = checkpoint.shape(folder)
-        self.precision, self.on_publish, self.before_top_p = precision, on_publish, before_top_p
+        self.precision, self.on_publish = precision, on_publish
+        self.before_top_p, self.whole = before_top_p, whole
         self.version = -1
         self.names = map(str, itertools.count())
         given = {**engine_arguments(folder, self.config, precision, max_rows, before_top_p), **known(arguments or {})}
@@ -112,7 +115,8 @@ class VllmEngine:
         for request in requests:
             if not 0 < len(request.prompt_ids) < limit:
                 raise EngineError(f"a prompt has {len(request.prompt_ids)} tokens; the model takes 1 to {limit - 1}")
-        check_sampling(sampling, self.before_top_p)
+        if self.whole:
+            check_sampling(sampling, self.before_top_p)
 
     async def _generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Completion]]:
         stops = Stops(self.tokenizer, sampling.stop)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -17,8 +18,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from rich.progress import Progress as Bar
 
-from jobs import cluster
+from jobs import cluster, config
+from jobs import grpo as grpo_command
+from jobs.config import GrpoRecipe
+from model import checkpoint
+from tests.fakes import LOADABLE, tiny_policy
 from tests.jobs.conftest import Workspace
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
@@ -107,6 +113,36 @@ def test_ctrl_c_saves_and_says_how_to_go_on(workspace: Workspace) -> None:
     saved = max(int(p.name.removeprefix("step-")) for p in (workspace.run / "checkpoints").iterdir())
     assert saved == steps(workspace)[-1]
     assert not list((workspace.run / "checkpoints").glob(".*"))
+
+
+@pytest.mark.vllm
+def test_a_run_with_vllm_is_resumed_amid_its_samples(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two runs of one engine, which takes half a minute to start: as `zeroth grpo` drives it, and with --resume."""
+    pytest.importorskip("vllm", reason="needs vLLM")
+    policy = tiny_policy(**LOADABLE)
+    checkpoint.save(policy.model, policy.tokenizer, workspace.base)
+    monkeypatch.chdir(workspace.folder)
+    vllm = ["rollout.engine=vllm", "precision.rollout=fp32", "rollout.step_tokens=4", "rollout.max_tokens=10"]
+
+    async def close() -> None:
+        """Later."""
+
+    with cluster.connect(None, 3) as ray, Bar(disable=True) as bar:
+        recipe = config.read(workspace.recipe, GrpoRecipe, [*vllm, "train.steps=2"])
+        engine = ray.engine(recipe)
+        monkeypatch.setattr(engine, "close", close)
+        for until in (2, 5):
+            recipe = config.read(workspace.recipe, GrpoRecipe, [*vllm, f"train.steps={until}"])
+            ready = grpo_command.checked(recipe, resume=until == 5)
+            reward = ray.reward(ready.make_judge, 1)
+            assert asyncio.run(grpo_command.drive(recipe, ready, ray.trainer(recipe), engine, reward, bar)) == until
+        monkeypatch.undo()
+        asyncio.run(engine.close())
+    assert steps(workspace) == list(range(6))
+    lines = [json.loads(line) for line in (workspace.run / "samples.jsonl").read_text().splitlines()]
+    assert len({line["id"] for line in lines}) == len(lines) == 5 * 3 * 2
+    # The second run's weights are of version 2 and later.
+    assert any(line["step"] > 2 and line["versions"][0][0] < 2 <= line["versions"][-1][0] for line in lines)
 
 
 PORTS = ("port", "dashboard-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port",

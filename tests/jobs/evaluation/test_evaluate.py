@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 
-from jobs.evaluate import Evaluation, EvaluationError, evaluate
+from jobs import export
+from jobs.config import RecipeError
+from jobs.evaluate import Evaluation, EvaluationError, evaluate, of_checkpoint
 from jobs.evaluation import summary
 from jobs.evaluation.record import SAMPLES, Judged, read
 from jobs.evaluation.sources import Answer, Batch, EngineSource, Wanted
-from model.engine import Sampling
+from model import checkpoint
+from model.engine import EngineError, Request, Sampling
 from rl.problems import ProblemError, from_fields
-from tests.fakes import FakeEngine, tiny_tokenizer
+from tests.fakes import LOADABLE, FakeEngine, tiny_policy, tiny_tokenizer
 
 PROBLEMS = [
     from_fields({"id": str(i), "prompt": f"{i}+1", "reward": "math", "answer": str(i + 1)}, "p") for i in range(5)
@@ -149,3 +154,43 @@ def test_an_engine_is_asked_for_what_is_missing_with_the_seeds_of_the_copies(tmp
     run(source(), tmp_path, samples=2)
     assert {(r.prompt_ids, seed) for call in engine.calls for r in call for seed in r.seeds} == whole
     assert len(read(tmp_path)) == 10
+
+
+@pytest.mark.vllm
+def test_vllm_answers_with_an_exported_folder_s_weights(
+    tmp_path: Path, vllm_engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Greedily, what the native engine answers; sampled, with any temperature and top-p."""
+    (tmp_path / "ours").mkdir()
+    policy = tiny_policy(seed=5, **LOADABLE)
+    checkpoint.save(policy.model, policy.tokenizer, tmp_path / "ours")
+    export.command(tmp_path / "ours", tmp_path / "exported", "bf16", 1000)
+    monkeypatch.setattr("model.vllm_engine.VllmEngine", lambda *_, **settings: set_to(vllm_engine, **settings))
+    monkeypatch.setattr(vllm_engine, "close", ended := AsyncMock())
+    monkeypatch.setattr(vllm_engine, "whole", True)
+    found = {}
+    for engine in ("native", "vllm"):
+        evaluation = of_checkpoint(
+            tmp_path / "exported", {"sums": PROBLEMS}, 1, Sampling(0.0, max_tokens=8), 0, "{prompt}=", "fp32", 8, engine
+        )
+        evaluate(evaluation, {}, tmp_path / engine)
+        found[engine] = [json.loads(line)["text"] for line in (tmp_path / engine / SAMPLES).read_text().splitlines()]
+    assert found["vllm"] == found["native"]
+    assert len(set(found["vllm"])) > 1
+    ended.assert_awaited_once()
+    requests = [Request((5, 6), (1, 2))]
+    with monkeypatch.context() as strict:
+        strict.setattr(vllm_engine, "whole", True)
+        with pytest.raises(EngineError, match="rollout"):
+            asyncio.run(vllm_engine.generate(requests, Sampling(0.6, 0.95, 4)))
+    assert len(asyncio.run(vllm_engine.generate(requests, Sampling(0.6, 0.95, 4)))[0]) == 2
+
+
+def set_to(engine: Any, max_rows: int, whole: bool) -> Any:
+    engine.whole = whole
+    return engine
+
+
+def test_an_unknown_engine_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="native, vllm"):
+        of_checkpoint(tmp_path, {}, 1, Sampling(), 0, None, "fp32", 8, "other")
