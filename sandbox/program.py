@@ -103,6 +103,7 @@ def _check(channel: int, job: dict[str, Any]) -> int:
 def rehearse(times: int = 16) -> None:
     """Does small jobs in this process, so that the interpreter has specialised the code and filled the caches that
     every run uses; a run would do so by itself, in pages of its own. Takes standard input, which ends up empty."""
+    main = sys.modules["__main__"]
     channel, judge = _socket.socketpair()
     reading, typing = os.pipe()
     os.dup2(reading, 0)
@@ -120,7 +121,8 @@ def rehearse(times: int = 16) -> None:
         judge.sendall(wire.pack({"call": {"name": "f"}, "args": [1], "kwargs": {"dict": []}}))
     judge.shutdown(_socket.SHUT_WR)
     serve(channel.fileno(), compile("def f(x): return x + 1", SOURCE, "exec"), _module("solution"))
-    del sys.modules["__main__"], sys.modules["solution"]
+    del sys.modules["solution"]
+    sys.modules["__main__"] = main
     os.dup2(2, 0)
     for descriptor in (reading, typing, channel.detach(), judge.detach()):
         os.close(descriptor)

@@ -68,13 +68,13 @@ def main(arguments: list[str]) -> None:
 
 
 def _moved_up(descriptors: list[str]) -> list[int]:
-    """Copies of descriptors above the numbers that a run's own will have, which stay taken by nothing of ours."""
-    while (free := os.open(os.devnull, os.O_RDWR)) <= program.PEER:
+    """Copies of descriptors above the numbers that a run's own will have, all of which are left to /dev/null."""
+    while (null := os.open(os.devnull, os.O_RDWR)) <= program.PEER:
         pass
-    os.close(free)
     moved = [os.dup(int(descriptor)) for descriptor in descriptors]
     for descriptor in descriptors:
-        os.close(int(descriptor))
+        os.dup2(null, int(descriptor))
+    os.close(null)
     return moved
 
 

@@ -249,12 +249,13 @@ class Supervisor:
         run.outgoing += frame
         self._flush(run)
 
-    def kill(self, run: Run, exceeded: str = "", why: str = "") -> None:
-        """Ends all processes of the run; the reason is that of the first call."""
-        if run.exit_status is None and not run.exceeded:
-            run.exceeded, run.why = exceeded or "killed", why
-            run.deadline = time.monotonic() + _KILL_SECONDS
-            self._tell_end(run.number)
+    def kill(self, run: Run, exceeded: str, why: str) -> None:
+        """Ends all processes of the run; the reason is that of the first call, and counts for one that has ended."""
+        if not run.exceeded:
+            run.exceeded, run.why = exceeded, why
+            if run.exit_status is None:
+                run.deadline = time.monotonic() + _KILL_SECONDS
+                self._tell_end(run.number)
 
     def discard(self, run: Run) -> None:
         """Forgets the run and closes what belonged to it."""
@@ -264,7 +265,8 @@ class Supervisor:
 
     def finish(self, run: Run) -> Run:
         """Kills the run if it is alive, waits for its end and forgets it."""
-        self.kill(run)
+        if run.exit_status is None:
+            self.kill(run, "killed", "")
         self.wait(lambda: run.over)
         self.discard(run)
         return run

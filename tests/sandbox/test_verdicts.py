@@ -139,6 +139,11 @@ def test_output_flood_on_the_channel_is_bounded(bench: Bench) -> None:
     assert bench.judge(code).status == "output_limit"
 
 
+def test_a_run_that_ended_before_its_streams_were_read_is_held_to_the_same(bench: Bench) -> None:
+    assert bench.judge("print('x' * 3000)", limits=replace(SMALL, output_kb=1)).status == "output_limit"
+    assert bench.judge("import os\nos.write(3, b'\\0\\0\\0\\4{{{{')").status == "runtime_error"
+
+
 def test_floods_towards_the_tests_do_not_end_them(bench: Bench) -> None:
     flood = "import os,struct\n{}\ndef f(): pass"
     for attack in (
