@@ -5,7 +5,7 @@
                                  --score------------------> reward workers --> sandbox, math workers
 
 The driver holds no weights: the trainer puts them into the object store, part by part, and the driver passes the
-references on.
+references on. On one machine, with lag, the trainer has the threads of rollout workers while they wait for work.
 """
 
 from __future__ import annotations
@@ -54,10 +54,22 @@ class StoredParts:
 
 
 class TrainerActor:
+    """Two calls may overlap: `use` and another."""
+
     def __init__(self, recipe: GrpoRecipe) -> None:
         from jobs.parts import make_trainer
 
-        self.trainer = make_trainer(recipe)
+        self.threads = recipe.cluster.trainer_threads
+        self.trainer = make_trainer(recipe, self._turn)
+
+    def use(self, threads: int) -> None:
+        """From the next pass over a micro-batch on."""
+        self.threads = threads
+
+    def _turn(self) -> None:
+        import torch
+
+        torch.set_num_threads(self.threads)
 
     def update(self, groups: Sequence[Group]) -> Metrics:
         return self.trainer.update_now(groups)
@@ -106,8 +118,12 @@ class RewardActor:
 
 
 class RemoteTrainer:
-    def __init__(self, actor: Any) -> None:
-        self.actor = actor
+    def __init__(self, actor: Any, threads: int = 1) -> None:
+        self.actor, self.threads = actor, threads
+
+    def borrow(self, threads: int) -> None:
+        """Lets the trainer compute with so many threads beside its own."""
+        self.actor.use.remote(self.threads + threads)
 
     async def update(self, groups: Sequence[Group]) -> Metrics:
         metrics: Metrics = await call(self.actor.update.remote(groups), "the trainer")
@@ -129,22 +145,33 @@ class RemoteTrainer:
 
 
 class RemoteEngine:
-    """Rollout workers as one engine: requests are dealt out in turn. ``has_processes``: a worker has
-    started others, which its own end would leave behind."""
+    """Rollout workers as one engine: requests are dealt out in turn. ``idle`` is told how many workers have nothing to
+    sample, whenever that changes. ``has_processes``: a worker has started others, which its own end would leave
+    behind."""
 
-    def __init__(self, actors: Sequence[Any], has_processes: bool = False) -> None:
-        self.actors, self.has_processes = actors, has_processes
+    def __init__(
+        self, actors: Sequence[Any], idle: Callable[[int], None] = lambda workers: None, has_processes: bool = False
+    ) -> None:
+        self.actors, self.idle, self.has_processes = actors, idle, has_processes
+        self.calls = [0] * len(actors)
 
     async def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Completion]]:
         parts = deal(requests, len(self.actors))
-        return joined(
-            await asyncio.gather(
-                *(
-                    call(actor.generate.remote(part, sampling), f"rollout worker {i}")
-                    for i, (actor, part) in enumerate(zip(self.actors, parts, strict=False))
-                )
+        return joined(await asyncio.gather(*(self._part(i, part, sampling) for i, part in enumerate(parts))))
+
+    async def _part(self, worker: int, requests: Sequence[Request], sampling: Sampling) -> list[list[Completion]]:
+        self._count(worker, 1)
+        try:
+            done: list[list[Completion]] = await call(
+                self.actors[worker].generate.remote(requests, sampling), f"rollout worker {worker}"
             )
-        )
+        finally:
+            self._count(worker, -1)
+        return done
+
+    def _count(self, worker: int, more: int) -> None:
+        self.calls[worker] += more
+        self.idle(self.calls.count(0))
 
     async def publish(self, weights: Any) -> None:
         await asyncio.gather(
@@ -179,24 +206,34 @@ class RemoteReward:
 
 
 class Cluster:
-    """Places the parts of a run. Made by `connect`."""
+    """Places the parts of a run. Made by `connect`. ``one_machine``: every part is on this one."""
+
+    def __init__(self, one_machine: bool) -> None:
+        self.one_machine = one_machine
 
     def trainer(self, recipe: GrpoRecipe) -> RemoteTrainer:
-        table = recipe.cluster
-        return RemoteTrainer(
-            _place(TrainerActor, table.trainer_threads, table.gpus_per_trainer, recipe_with_absolute_paths(recipe))
-        )
+        table, absolute = recipe.cluster, recipe_with_absolute_paths(recipe)
+        threads = table.trainer_threads
+        return RemoteTrainer(_place(TrainerActor, threads, table.gpus_per_trainer, absolute, calls=2), threads)
 
-    def engine(self, recipe: GrpoRecipe) -> RemoteEngine:
+    def engine(self, recipe: GrpoRecipe, trainer: RemoteTrainer) -> RemoteEngine:
+        """Idle workers' threads go to ``trainer``; not without lag, where a resumed run repeats every bit and so has
+        the same threads in every update."""
         table = recipe.cluster
         absolute = recipe_with_absolute_paths(recipe)
         # Waves in flight, an evaluation and a publish.
         calls = 1 if recipe.rollout.engine == "native" else recipe.rollout.lag + 3
+
+        def lend(idle: int) -> None:
+            if self.one_machine and recipe.rollout.lag:
+                trainer.borrow(idle * table.rollout_threads)
+
         return RemoteEngine(
             [
                 _place(RolloutActor, table.rollout_threads, table.gpus_per_rollout_worker, absolute, calls=calls)
                 for _ in range(table.rollout_workers)
             ],
+            lend,
             has_processes=recipe.rollout.engine == "vllm",
         )
 
@@ -229,7 +266,7 @@ def connect(address: str | None, cpus: int) -> Iterator[Cluster]:
         where = f"cannot reach a Ray cluster at {address}" if address else "cannot start Ray on this machine"
         raise ClusterError(f"{where}: {error}\ncheck the address, and that RAY_AUTH_TOKEN is the cluster's") from None
     try:
-        yield Cluster()
+        yield Cluster(one_machine=not address)
     finally:
         ray.shutdown()
 

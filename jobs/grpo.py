@@ -82,7 +82,8 @@ def train(recipe: GrpoRecipe, *, resume: bool) -> None:
     table = recipe.cluster
     places = table.trainer_threads + table.rollout_workers * table.rollout_threads + table.reward_workers
     with console.console.status("starting Ray"), cluster.connect(table.address, places) as ray:
-        trainer, engine = ray.trainer(recipe), ray.engine(recipe)
+        trainer = ray.trainer(recipe)
+        engine = ray.engine(recipe, trainer)
         reward = ray.reward(ready.make_judge, table.reward_workers)
         with console.progress() as bar:
             done = asyncio.run(drive(recipe, ready, trainer, engine, reward, bar))

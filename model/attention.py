@@ -84,7 +84,9 @@ class Attention(nn.Module):
         q = torch.cat([q_latent, q_rope], -1).view(len(cache), width * c.num_attention_heads, -1)
         if width > 1:
             mask = mask.repeat_interleave(c.num_attention_heads, 1)
-        scores = torch.baddbmm(mask, q, cache.mT, alpha=self.scale)
+        # With the cache as the left factor it is read as it lies, and only the few scores are turned.
+        scores = q.new_empty(*q.shape[:2], cache.shape[1])
+        torch.add(mask, torch.bmm(cache, q.mT).mT, alpha=self.scale, out=scores)
         attended = torch.bmm(scores.softmax(-1, dtype=torch.float32).to(x.dtype), cache[..., : c.kv_lora_rank])
         attended = attended.view(len(x), c.num_attention_heads, -1)
         out = torch.bmm(attended.transpose(0, 1), up_v).transpose(0, 1)  # [B W, heads, v]

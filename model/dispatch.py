@@ -40,8 +40,10 @@ def on_gpu(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
 def _served(args: tuple[Any, ...]) -> bool:
     """Whether the first tensor is BF16 on a CUDA device."""
-    first = next((arg for arg in args if isinstance(arg, Tensor)), None)
-    return first is not None and first.is_cuda and first.dtype == torch.bfloat16
+    for arg in args:
+        if isinstance(arg, Tensor):
+            return arg.is_cuda and arg.dtype == torch.bfloat16
+    return False
 
 
 @functools.cache

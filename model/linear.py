@@ -16,6 +16,12 @@ from model.config import Precision
 from model.dispatch import on_gpu
 
 
+def draw_(weight: Tensor, std: float) -> None:
+    """Fills a weight from a normal distribution. One on the meta device has no values, and torch takes its time."""
+    if not weight.is_meta:
+        nn.init.normal_(weight, std=std)
+
+
 class GroupedLinear(nn.Module):
     """One weight [E, N, K] for E experts; rows come sorted by expert. E = 1 is a plain linear layer."""
 
@@ -28,7 +34,7 @@ class GroupedLinear(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        nn.init.normal_(self.weight, std=self.std)
+        draw_(self.weight, self.std)
 
     def forward(self, x: Tensor, counts: list[int]) -> Tensor:
         """x [M, K] -> [M, N]; ``counts`` [E] sums to M."""

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from model.config import ModelConfig
 from model.dispatch import on_gpu
-from model.linear import GroupedLinear, Linear, together
+from model.linear import GroupedLinear, Linear, draw_, together
 
 ExpertLoad = dict[int, list[int]]
 """Tokens sent to each expert, by the index of the MoE layer."""
@@ -45,7 +45,7 @@ class Router(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        nn.init.normal_(self.weight, std=self.c.initializer_range)
+        draw_(self.weight, self.c.initializer_range)
 
     @on_gpu("route")
     def forward(self, x: Tensor, given: Tensor | None = None) -> Routing:

@@ -117,7 +117,8 @@ def digits(text: str) -> float:
 def ours(
     folder: Path, prompts: Sequence[str], steps: int, threads: int, lag: int, precision: Precision
 ) -> dict[str, float]:
-    """With lag 0 trainer and rollout workers take turns and have all threads; with lag 1 they share them."""
+    """With lag 0 trainer and rollout workers take turns and have all threads; with lag 1 they share them, and the
+    trainer takes the rollout worker's from the first micro-batch on that finds it idle."""
     from jobs import cluster
 
     with tempfile.TemporaryDirectory() as run:
@@ -125,7 +126,7 @@ def ours(
             base=folder,
             run=config.RunTable(dir=Path(run), checkpoint_every=0),
             data=config.DataTable(train=folder),
-            train=config.TrainTable(steps=WARM_UP + steps),
+            train=config.TrainTable(steps=WARM_UP + steps, micro_batch_tokens=2048),
             optimizer=config.OptimizerTable(lr=LR),
             rollout=config.RolloutTable(
                 groups_per_step=PROMPTS, samples_per_group=SAMPLES, lag=lag, max_tokens=NEW_TOKENS
@@ -135,7 +136,8 @@ def ours(
             cluster=config.ClusterTable(trainer_threads=1 if lag else threads, rollout_workers=1 if lag else threads),
         )
         with cluster.connect(None, 2 * threads) as ray:
-            timed = asyncio.run(run_pipeline(recipe, prompts, ray.trainer(recipe), ray.engine(recipe)))
+            trainer = ray.trainer(recipe)
+            timed = asyncio.run(run_pipeline(recipe, prompts, trainer, ray.engine(recipe, trainer)))
     return summary(timed[WARM_UP:])
 
 

@@ -1,0 +1,71 @@
+"""A trainer computes with the threads of rollout workers that have nothing to sample."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from jobs import config
+from jobs.cluster import Cluster, RemoteEngine, RemoteTrainer, TrainerActor
+from model.engine import Request, Sampling
+from model.policy import Policy
+from tests.jobs.conftest import Workspace
+from tests.rl.makers import group
+
+
+class Worker:
+    """A rollout worker whose calls end after some turns of the loop."""
+
+    def __init__(self, turns: int) -> None:
+        self.turns = turns
+        self.generate = SimpleNamespace(remote=self._generate)
+
+    async def _generate(self, requests: Any, _: Sampling) -> list[list[Any]]:
+        for _turn in range(self.turns):
+            await asyncio.sleep(0)
+        return [[] for _ in requests]
+
+
+def test_an_engine_tells_how_many_workers_are_idle_as_they_begin_and_end() -> None:
+    told: list[int] = []
+    engine = RemoteEngine([Worker(2), Worker(9)], told.append)
+    asyncio.run(engine.generate([Request((1,), (0,)), Request((2,), (0,))], Sampling()))
+    assert told == [1, 0, 1, 2]
+
+
+@pytest.mark.parametrize(("lag", "one_machine", "lent"), [(1, True, [0, 3]), (0, True, []), (1, False, [])])
+def test_threads_are_lent_with_lag_and_on_one_machine_alone(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, lag: int, one_machine: bool, lent: list[int]
+) -> None:
+    overrides = [f"rollout.lag={lag}", "cluster.rollout_threads=3"]
+    recipe = config.read(workspace.recipe, config.GrpoRecipe, overrides)
+    monkeypatch.setattr("jobs.cluster._place", lambda *_, **__: Worker(1))
+    used: list[int] = []
+    trainer = RemoteTrainer(SimpleNamespace(use=SimpleNamespace(remote=used.append)), 2)
+    engine = Cluster(one_machine).engine(recipe, trainer)
+    asyncio.run(engine.generate([Request((1,), (0,))], Sampling()))
+    assert used == [2 + n for n in lent]
+
+
+def test_a_trainer_takes_new_threads_within_an_update(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = config.read(workspace.recipe, config.GrpoRecipe, ["train.micro_batch_tokens=3", "loss.kl=0"])
+    actor = TrainerActor(recipe)
+    seen: list[int] = []
+    backward = Policy.backward
+
+    def observed(self: Policy, *arguments: Any) -> None:
+        seen.append(torch.get_num_threads())
+        backward(self, *arguments)
+        actor.use(2)
+
+    monkeypatch.setattr(Policy, "backward", observed)
+    before = torch.get_num_threads()
+    try:
+        actor.update([group([[5, 1], [6, 1]], [1.0, 0.0])])
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [1, 2]
