@@ -216,16 +216,16 @@ class Cluster:
         threads = table.trainer_threads
         return RemoteTrainer(_place(TrainerActor, threads, table.gpus_per_trainer, absolute, calls=2), threads)
 
-    def engine(self, recipe: GrpoRecipe, trainer: RemoteTrainer) -> RemoteEngine:
-        """Idle workers' threads go to ``trainer``; not without lag, where a resumed run repeats every bit and so has
-        the same threads in every update."""
+    def engine(self, recipe: GrpoRecipe, trainer: RemoteTrainer | None = None) -> RemoteEngine:
+        """Idle workers' threads go to ``trainer``, on one machine and with lag. Without lag a resumed run repeats every
+        bit, and so has the same threads in every update."""
         table = recipe.cluster
         absolute = recipe_with_absolute_paths(recipe)
         # Waves in flight, an evaluation and a publish.
         calls = 1 if recipe.rollout.engine == "native" else recipe.rollout.lag + 3
 
         def lend(idle: int) -> None:
-            if self.one_machine and recipe.rollout.lag:
+            if trainer and self.one_machine and recipe.rollout.lag:
                 trainer.borrow(idle * table.rollout_threads)
 
         return RemoteEngine(
@@ -249,6 +249,9 @@ def connect(address: str | None, cpus: int) -> Iterator[Cluster]:
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray's own choice is 15: beside any other process workers then stand nearly still, and of two threads that wait for
+    # each other it takes one to do so.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     import ray
 
     address = address or os.environ.get("RAY_ADDRESS")

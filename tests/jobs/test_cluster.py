@@ -24,6 +24,7 @@ from jobs import cluster, config
 from jobs import grpo as grpo_command
 from jobs.config import GrpoRecipe
 from model import checkpoint
+from rewards import Sample, Score
 from tests.fakes import LOADABLE, tiny_policy
 from tests.jobs.conftest import Workspace
 
@@ -143,6 +144,18 @@ def test_a_run_with_vllm_is_resumed_amid_its_samples(workspace: Workspace, monke
     assert len({line["id"] for line in lines}) == len(lines) == 5 * 3 * 2
     # The second run's weights are of version 2 and later.
     assert any(line["step"] > 2 and line["versions"][0][0] < 2 <= line["versions"][-1][0] for line in lines)
+
+
+def test_workers_have_the_priority_of_the_process_that_starts_them() -> None:
+    class Priority:
+        async def __call__(self, samples: Sequence[Sample], /) -> list[Score]:
+            return [Score(float(os.nice(0))) for _ in samples]
+
+        async def close(self) -> None: ...
+
+    with cluster.connect(None, 1) as ray:
+        (score,) = asyncio.run(ray.reward(Priority, 1)([Sample({}, "")]))
+    assert score.value == os.nice(0)
 
 
 PORTS = ("port", "dashboard-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port",
