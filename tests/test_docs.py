@@ -85,16 +85,27 @@ def pair_rows() -> list[str]:
 
 
 def cap_rows() -> list[str]:
-    """By run: the reward model's score over the first and the last ten steps, the hidden rule at the start, at its best
-    and at the end."""
-    runs = {name: found for result in recorded("cap-*.json") for name, found in result["runs"].items()}
+    """By run and seed: the share at the cap and the reward model's score over the last ten steps, the hidden rule at
+    the start, at its best and at the end. And of the runs without a KL the rule at its best and at the end."""
     rows = []
-    for name, found in runs.items():
-        score = [value for _, value in found["score"]]
+    (result,) = recorded("cap-2cores.json")
+    for name, seeds in result["summary"].items():
+        for seed, row in enumerate(seeds):
+            figures = " | ".join(f"{row[cell]:.2f}" for cell in ("score", "start", "best", "end"))
+            rows.append(f"| {name} | {seed} | {row['capped']:.0%} | {figures} |")
+    for name, found in {n: found for each in recorded("cap-alone-*.json") for n, found in each["runs"].items()}.items():
         rule = [value for _, value in found["rule"]]
-        early, late = (sum(part) / len(part) for part in (score[:10], score[-10:]))
-        rows.append(f"| {name} | {early:.2f} | {late:.2f} | {rule[0]:.2f} | {max(rule):.2f} | {rule[-1]:.2f} |")
+        rows.append(f"| {name} | {max(rule):.2f} | {rule[-1]:.2f} |")
     return rows
+
+
+def test_the_cap_stops_what_goes_on_without_it() -> None:
+    """What the page says of every seed."""
+    (result,) = recorded("cap-2cores.json")
+    free, capped = result["summary"].values()
+    for with_cap, without in zip(capped, free, strict=True):
+        assert with_cap["end"] > max(with_cap["start"] + 0.1, with_cap["best"] - 0.15)
+        assert without["end"] < without["start"] - 0.4
 
 
 def test_the_reward_models_page_has_its_runs() -> None:
