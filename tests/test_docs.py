@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from jobs.bench.publish import cells
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
 
@@ -30,6 +32,21 @@ def quickstart_rows() -> list[str]:
 def step_rows() -> list[str]:
     (run,) = recorded("step-*.json")
     return [f"| {name} | {row['seconds']:.3f} | {row['ratio']:.2f} |" for name, row in sorted(run["steps"].items())]
+
+
+def publish_rows() -> list[str]:
+    """A publish of each kind, then many in a row: memory and files of all processes after a tenth and at the end."""
+    (run,) = recorded("publish-*.json")
+    rows = [f"| {name} | {' | '.join(cells(row))} |" for name, row in run["ways"].items()]
+    for soak in recorded("publishes-*.json"):
+        memory, files = (
+            [sum(usage[name][key] for name in ("driver", "trainer", "engine")) for usage in soak["usage"]]
+            for key in ("rss_mb", "files")
+        )
+        times = " | ".join(f"{soak[key]:.2f}" for key in ("seconds_median", "seconds_p99", "seconds_max"))
+        held = f"{memory[0]:,.0f} → {memory[-1]:,.0f} | {files[0]} → {files[-1]}"
+        rows.append(f"| {soak['engine']} | {soak['publishes']:,} | {times} | {held} |")
+    return rows
 
 
 def balance_rows() -> list[str]:
@@ -126,6 +143,16 @@ def test_the_benchmarks_page_has_the_steps() -> None:
         assert row in text
 
 
+def test_the_benchmarks_page_has_the_publishes() -> None:
+    text = (ROOT / "docs" / "benchmarks.md").read_text()
+    for row in publish_rows():
+        assert row in text
+    for soak in recorded("publishes-*.json"):
+        assert soak["samples_that_differ_under_equal_weights"] == 0
+        assert not soak["tensors_that_differ_at_the_end"]
+        assert soak["logprob_drift_under_equal_weights"] < (1e-6 if soak["engine"] == "vllm" else 1e-12)
+
+
 def test_the_kernels_page_has_the_training_steps_and_losses() -> None:
     text = (ROOT / "docs" / "kernels.md").read_text()
     (run,), (losses,) = recorded("training-*.json"), recorded("precision-*.json")
@@ -146,5 +173,5 @@ def test_a_result_says_where_and_how_it_was_measured(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    rows = (quickstart_rows, step_rows, chain_rows, pair_rows, cap_rows, balance_rows)
+    rows = (quickstart_rows, step_rows, chain_rows, pair_rows, cap_rows, balance_rows, publish_rows)
     print("\n\n".join("\n".join(make()) for make in rows))
