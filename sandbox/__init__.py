@@ -10,8 +10,8 @@ often.
 By what. No single mechanism is trusted alone; each item stops what the ones before it let through.
 
  1. The trainer never runs a candidate. It starts a *worker*, a fresh small program with a clean environment; the
-    worker starts a *zygote* inside a jail and forks an isolated process from it for every run (client, worker,
-    launch, zygote).
+    worker starts a *zygote* inside a jail, another fresh program, and an isolated process is forked from it for every
+    run (client, worker, launch, stage, zygote).
  2. Namespaces. The zygote lives in its own user, mount, PID, network, IPC, UTS and cgroup namespaces; each run in its
     own PID and mount namespace below. There is no network but an empty one, and no process but the run's own. When
     process 1 of a PID namespace ends, the kernel ends the rest, also what double-forked or changed its group.
