@@ -183,15 +183,24 @@ class VllmEngine:
         await self.llm.pause_generation(mode=PAUSE[self.on_publish], clear_cache=self.on_publish != "mixed")
         traces = await self._send(weights)
         await self.llm.reset_prefix_cache()
+        before, self.version = self.version, weights.version  # frozen rows go on while the probe is run
         await self.llm.resume_generation()
-        if weights.probe:
-            await self.llm.collective_rpc("watch_layers", args=(True,))
-            got = await self._probe(weights.probe)
-            (seen, *_) = await self.llm.collective_rpc("watch_layers", args=(False,))
-            tolerance = publish.ROUNDING if self.precision == "fp32" else OTHER_KERNELS
-            publish.check_probe(got, seen, weights, traces, tolerance)
-        self.version = weights.version
+        try:
+            await self._prove(weights, traces)
+        except PublishError:
+            self.version = before
+            raise
         self.open.set()
+
+    async def _prove(self, weights: Published, traces: Mapping[str, Sequence[float]]) -> None:
+        """Raises PublishError where the probe is not what it was in the trainer."""
+        if not weights.probe:
+            return
+        await self.llm.collective_rpc("watch_layers", args=(True,))
+        got = await self._probe(weights.probe)
+        (seen, *_) = await self.llm.collective_rpc("watch_layers", args=(False,))
+        tolerance = publish.ROUNDING if self.precision == "fp32" else OTHER_KERNELS
+        publish.check_probe(got, seen, weights, traces, tolerance)
 
     async def _send(self, weights: Published) -> dict[str, tuple[float, ...]]:
         """Streams the parts into vLLM's workers; returns each part's trace. Raises PublishError."""

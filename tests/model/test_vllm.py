@@ -115,6 +115,13 @@ def test_a_publish_amid_sampling(vllm_engine: VllmEngine, way: str, monkeypatch:
     monkeypatch.setattr(vllm_engine, "on_publish", way)
     given(vllm_engine, version=1)
     weights = publish.publish(build(CONFIG, seed=4), 2, "fp32")
+    probe, sampled_meanwhile = vllm_engine._probe, []
+
+    async def watched(prompt: tuple[int, ...]) -> list[float]:
+        sampled_meanwhile.append(vllm_engine.version)
+        return await probe(prompt)
+
+    monkeypatch.setattr(vllm_engine, "_probe", watched)
 
     async def both() -> list[list[Completion]]:
         sampling = asyncio.create_task(
@@ -129,6 +136,7 @@ def test_a_publish_amid_sampling(vllm_engine: VllmEngine, way: str, monkeypatch:
     assert all(list(v) == sorted(v) for v in versions)
     assert all(len(c.versions) == len(c.token_ids) == len(c.logprobs) for c in group)
     assert any(len(set(v)) == 2 for v in versions) == (way != "drained")
+    assert sampled_meanwhile == [2]
 
 
 def expert_order(tensor: Tensor) -> Tensor:
