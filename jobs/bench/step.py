@@ -17,12 +17,15 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from jobs import config, console
 from jobs.config import Precision, RecipeError
+
+if TYPE_CHECKING:
+    from jobs.cluster import Cluster
 
 PROMPTS, SAMPLES, NEW_TOKENS = 16, 8, 48
 LR = 1e-5
@@ -61,16 +64,19 @@ def measure(steps: int, threads: int) -> dict[str, Any]:
         raise RecipeError("zeroth bench step needs its rival: pip install 'zeroth[rivals]'") from None
     import torch
 
+    from jobs import cluster
+
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         prompts = make_model(folder)
         precisions: tuple[Precision, ...] = ("fp32", "fp8")
-        timed = {
-            f"zeroth, lag {lag}, {precision} rollouts": ours(folder, prompts, steps, threads, lag, precision)
-            for lag in (0, 1)
-            for precision in precisions
-        }
+        with cluster.connect(None, 2 * threads) as ray:
+            timed = {
+                f"zeroth, lag {lag}, {precision} rollouts": ours(ray, folder, prompts, steps, threads, lag, precision)
+                for lag in (0, 1)
+                for precision in precisions
+            }
         timed["TRL GRPOTrainer"] = theirs(folder, prompts, steps)
     base = timed["TRL GRPOTrainer"]["seconds"]
     rows = {name: {**row, "ratio": base / row["seconds"]} for name, row in timed.items()}
@@ -115,12 +121,10 @@ def digits(text: str) -> float:
 
 
 def ours(
-    folder: Path, prompts: Sequence[str], steps: int, threads: int, lag: int, precision: Precision
+    ray: Cluster, folder: Path, prompts: Sequence[str], steps: int, threads: int, lag: int, precision: Precision
 ) -> dict[str, float]:
     """With lag 0 trainer and rollout workers take turns and have all threads; with lag 1 they share them, and the
     trainer takes the rollout worker's from the first micro-batch on that finds it idle."""
-    from jobs import cluster
-
     with tempfile.TemporaryDirectory() as run:
         recipe = config.GrpoRecipe(
             base=folder,
@@ -135,9 +139,8 @@ def ours(
             precision=config.PrecisionTable(rollout=precision),
             cluster=config.ClusterTable(trainer_threads=1 if lag else threads, rollout_workers=1 if lag else threads),
         )
-        with cluster.connect(None, 2 * threads) as ray:
-            trainer = ray.trainer(recipe)
-            timed = asyncio.run(run_pipeline(recipe, prompts, trainer, ray.engine(recipe, trainer)))
+        trainer = ray.trainer(recipe)
+        timed = asyncio.run(run_pipeline(recipe, prompts, trainer, ray.engine(recipe, trainer)))
     return summary(timed[WARM_UP:])
 
 
