@@ -3,9 +3,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from model.engine import Completion
 from rl.journal import Journal, JournalError, Progress, read, read_load, write_checkpoint
+from rl.rollout import Begun
 
 
 def saved(folder: Path) -> None:
@@ -21,6 +24,24 @@ def test_a_line_cut_off_by_a_kill_is_dropped(tmp_path: Path) -> None:
         file.write('{"step": 3, "lo')
     assert journal.resume() == (tmp_path / "checkpoints" / "step-1", Progress(1, 3))
     assert journal.metrics_path.read_text() == json.dumps({"step": 1, "loss": 1.0}) + "\n"
+
+
+def test_groups_that_are_begun_come_back_as_they_were(tmp_path: Path) -> None:
+    routes = np.arange(24, dtype=np.int16).reshape(4, 3, 2)
+    paused = Completion((5, 6), (-0.1, -1 / 3), (3, 4), "paused", "ab", routes)
+    ended = Completion((7,), (-2.5,), (4,), "stop", "\u2028")
+    journal = Journal(tmp_path, keep=1)
+    progress = Progress(4, 13, (Begun(9, (paused, None)), Begun(12, (ended, paused))))
+    write_checkpoint(journal, progress, saved)
+    found = journal.resume()
+    assert found is not None
+    assert found[1] == progress
+    first = found[1].begun[0].completions[0]
+    assert first is not None
+    assert first.routes is not None
+    assert first.routes.dtype == np.int16
+    assert np.array_equal(first.routes, routes)
+    assert found[1].begun[1].going == [1]
 
 
 def test_expert_load_is_read_back_and_forgotten_with_its_step(tmp_path: Path) -> None:
