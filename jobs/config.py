@@ -34,11 +34,16 @@ class RecipeError(ValueError):
     exit_status = 2
 
 
-def precision_of(option: str) -> Precision:
-    """What --precision says. Raises RecipeError."""
-    if option not in get_args(Precision):
-        raise RecipeError(f"--precision {option!r}: it is one of {', '.join(get_args(Precision))}")
-    return cast(Precision, option)
+def precision_of(value: str, option: str = "--precision") -> Precision:
+    """What a value of a command's option says. Raises RecipeError."""
+    if value not in get_args(Precision):
+        raise RecipeError(f"{option} {value!r}: it is one of {', '.join(get_args(Precision))}")
+    return cast(Precision, value)
+
+
+def precisions_of(values: str) -> list[Precision]:
+    """What --precisions says, with commas between. Raises RecipeError."""
+    return [precision_of(value, "--precisions") for value in values.split(",")]
 
 
 class Table(BaseModel):

@@ -21,7 +21,7 @@ import typer
 
 from jobs import config, console
 from jobs.bench.rollout import SHAPES as ROLLOUT_SHAPES
-from jobs.config import GrpoRecipe, Precision, RecipeError
+from jobs.config import GrpoRecipe, Precision, RecipeError, precisions_of
 
 if TYPE_CHECKING:
     from jobs.cluster import Cluster
@@ -73,14 +73,10 @@ def command(
     name = shape or ("3b" if gpu else "60m")
     if name not in SHAPES:
         raise RecipeError(f"--shape is one of {', '.join(SHAPES)}, not {name!r}")
-    results = record.stamped(measure(name, [_precision(p) for p in precisions.split(",")], repeats, gpu, vllm))
+    results = record.stamped(measure(name, precisions_of(precisions), repeats, gpu, vllm))
     if as_json or out:
         record.emit(results, out)
     _show(results)
-
-
-def _precision(name: str) -> Precision:
-    return config.build({"rollout": name}, config.PrecisionTable, "--precisions").rollout
 
 
 def measure(shape: str, precisions: Sequence[Precision], repeats: int, gpu: bool, vllm: bool) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jobs import console
-from jobs.config import Precision, RecipeError
+from jobs.config import Precision, RecipeError, precisions_of
 
 if TYPE_CHECKING:
     from model.config import ModelConfig
@@ -89,7 +89,7 @@ def command(
     from jobs.bench import record
 
     subject = _subject(shape, checkpoint, documents)
-    kinds = [_precision(name) for name in precisions.split(",")]
+    kinds = precisions_of(precisions)
     loads = _loads(subject, [int(n) for n in sequences.split(",")], prompt_tokens, new_tokens, long_tail)
     results = record.stamped(measure(subject, kinds, loads, rival=rival))
     if as_json or out:
@@ -117,13 +117,6 @@ def _subject(shape: str, checkpoint: Path | None, documents: Path | None) -> Sub
     if shape not in SHAPES:
         raise RecipeError(f"--shape is one of {', '.join(SHAPES)}, not {shape!r}")
     return Subject(shape, ModelConfig(**SHAPES[shape], eos_token_id=-1), None, None)
-
-
-def _precision(name: str) -> Precision:
-    known: dict[str, Precision] = {"fp32": "fp32", "bf16": "bf16", "fp8": "fp8"}
-    if name not in known:
-        raise RecipeError(f"--precisions takes {', '.join(known)}, not {name!r}")
-    return known[name]
 
 
 def _loads(subject: Subject, sizes: Sequence[int], prompt: int, new: int, long_tail: bool) -> list[Load]:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from jobs.bench import publish, publishes
-from jobs.config import RecipeError
+from jobs.config import RecipeError, precisions_of
 from model.publish import digests
 from model.transformer import build
 from tests.fakes import TINY
@@ -30,7 +30,7 @@ def test_a_publish_is_timed_with_its_proof_and_without() -> None:
 
 def test_what_cannot_be_measured_is_refused() -> None:
     with pytest.raises(RecipeError, match="--precisions"):
-        publish._precision("fp16")
+        precisions_of("fp32,fp16")
     with pytest.raises(RecipeError, match="native, vllm"):
         publishes.run_soak(1, "other")
 
