@@ -107,7 +107,7 @@ class DataTable(Table):
 
 class RolloutTable(Table):
     """``engine`` samples; ``vllm`` holds arguments for vLLM, by their names there, and ``on_publish`` says what it does
-    with completions that are being sampled when new weights come (`model.vllm_engine`). ``routes``: the native engine
+    with completions that are being sampled when new weights come (`model.vllm_engine`). ``routes``: the engine
     records each token's experts, and the policy replays them. ``step_tokens``: a sample that is not over after so many
     tokens goes on in a later step, under newer weights; 0 for no such limit. ``draft``: the native engine guesses
     tokens with the model's first MTP module; the same tokens come out."""

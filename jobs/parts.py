@@ -146,6 +146,7 @@ def rollout_engine(recipe: GrpoRecipe) -> Engine:
         max_rows=table.max_rows,
         on_publish=table.on_publish,
         before_top_p=table.top_p < 1,
+        record_routes=table.routes != "off",
         arguments=table.vllm,
     )
 
@@ -163,8 +164,10 @@ def check_engine(recipe: GrpoRecipe) -> None:
         )
     from model import vllm_engine
 
-    if table.routes != "off":
-        raise RecipeError('rollout.routes: only the native engine records routes; set it to "off"')
+    if table.routes != "off" and not recipe.cluster.gpus_per_rollout_worker:
+        raise RecipeError(
+            'rollout.routes: vLLM tells its experts on GPUs alone: set it to "off", or cluster.gpus_per_rollout_worker'
+        )
     vllm_engine.check_sampling(Sampling(table.temperature, table.top_p), table.top_p < 1)
     vllm_engine.known(table.vllm)
 

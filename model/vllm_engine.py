@@ -22,16 +22,17 @@ import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import numpy as np
 import torch
 
 from model import checkpoint, publish, receiver
 from model.config import ModelConfig, Precision
-from model.engine import Completion, EngineError, Request, Sampling
+from model.engine import Completion, EngineError, Request, Routes, Sampling
 from model.publish import Published, PublishError, Tolerance
 from model.sampling import Sampled, Start, Stops, completed
 
@@ -54,7 +55,11 @@ class VllmEngine:
     their end; "paused" stops them, and they go on from their tokens under the new weights; "mixed" freezes them, and
     they go on with the cache that the old weights filled. ``before_top_p`` makes log-probabilities those of the whole
     distribution where there is top-p, which vLLM can do at temperature 1 alone; without ``whole`` they may be those of
-    the cut distribution, and every temperature goes with every top-p.
+    the cut distribution, and every temperature goes with every top-p. ``record_routes`` keeps each token's experts,
+    which vLLM does on GPUs alone.
+
+    With vLLM's own ``enable_sleep_mode`` among the arguments, its weights wait in the host's memory and its cache is
+    given up while nothing is sampled, for a trainer on the same GPU.
     """
 
     def __init__(
@@ -66,6 +71,7 @@ class VllmEngine:
         on_publish: OnPublish = "drained",
         before_top_p: bool = False,
         whole: bool = True,
+        record_routes: bool = False,
         arguments: Mapping[str, Any] | None = None,
     ) -> None:
         self.config, self.tokenizer = checkpoint.shape(folder)
@@ -73,7 +79,9 @@ class VllmEngine:
         self.before_top_p, self.whole = before_top_p, whole
         self.version = -1
         self.names = map(str, itertools.count())
+        self.record_routes = record_routes
         given = {**engine_arguments(folder, self.config, precision, max_rows, before_top_p), **known(arguments or {})}
+        given |= {"enable_return_routed_experts": True} if record_routes else {}
         self.workers = given.get("tensor_parallel_size", 1) * given.get("pipeline_parallel_size", 1)
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever, name="vllm", daemon=True)
@@ -81,6 +89,8 @@ class VllmEngine:
         with environment(self.config):
             self.llm: Any = asyncio.run_coroutine_threadsafe(_started(given), self.loop).result()
         self.open = asyncio.Event()
+        self.sleeps = bool(given.get("enable_sleep_mode"))
+        self.asleep, self.calls, self.turn = False, 0, asyncio.Lock()
 
     async def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Completion]]:
         """For each request its completions, one a seed, in order. Raises EngineError."""
@@ -120,9 +130,30 @@ class VllmEngine:
 
     async def _generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Completion]]:
         stops = Stops(self.tokenizer, sampling.stop)
-        rows = [self._row(request, *row, sampling, stops) for request in requests for row in request.rows()]
-        done = iter(await asyncio.gather(*rows))
+        async with self._awake():
+            rows = [self._row(request, *row, sampling, stops) for request in requests for row in request.rows()]
+            done = iter(await asyncio.gather(*rows))
         return [[next(done) for _ in request.seeds] for request in requests]
+
+    @asynccontextmanager
+    async def _awake(self) -> AsyncIterator[None]:
+        """Sleeps, where that is asked for, once no call samples any more."""
+        await self._wake()
+        self.calls += 1
+        try:
+            yield
+        finally:
+            self.calls -= 1
+            async with self.turn:
+                if self.sleeps and not self.calls:
+                    await self.llm.sleep(level=1)
+                    self.asleep = True
+
+    async def _wake(self) -> None:
+        async with self.turn:
+            if self.asleep:
+                await self.llm.wake_up()
+                self.asleep = False
 
     async def _row(
         self, request: Request, seed: int, begun: Completion | None, sampling: Sampling, stops: Stops
@@ -146,9 +177,13 @@ class VllmEngine:
         tokens: list[int] = []
         logprobs: list[float] = []
         versions: list[int] = []
-        name, ended = next(self.names), False
+        name, ended, experts = next(self.names), False, None
         async for out in self._stream(start, sampling, name):
             new, seen = out.outputs[0], len(tokens)
+            if self.record_routes and new.routed_experts is not None:  # with the last output, an aborted row's too
+                experts = new.routed_experts
+            if ended:
+                continue
             tokens += new.token_ids
             logprobs += [place[token].logprob for token, place in zip(new.token_ids, new.logprobs or (), strict=True)]
             versions += [self.version] * len(new.token_ids)
@@ -156,9 +191,9 @@ class VllmEngine:
             if at is not None:
                 tokens, logprobs, versions, ended = tokens[:at], logprobs[:at], versions[:at], True
                 await self.llm.abort(name)
-                break
         ended = ended or (bool(tokens) and tokens[-1] == self.config.eos_token_id)
-        return Sampled(tokens, logprobs, ended), versions
+        routes = moe_routes(experts, self.config, len(start.ids) + len(tokens) - 1) if self.record_routes else None
+        return Sampled(tokens, logprobs, ended, routes), versions
 
     def _stream(self, start: Start, sampling: Sampling, name: str) -> AsyncIterator[Any]:
         from vllm import SamplingParams
@@ -179,6 +214,7 @@ class VllmEngine:
         return stream
 
     async def _publish(self, weights: Published) -> None:
+        await self._wake()
         self.open.clear()
         await self.llm.pause_generation(mode=PAUSE[self.on_publish], clear_cache=self.on_publish != "mixed")
         traces = await self._send(weights)
@@ -242,6 +278,16 @@ class VllmEngine:
         outs = [out async for out in self.llm.generate(prompt, wanted, next(self.names)) if out.prompt_logprobs]
         found = outs[0].prompt_logprobs[1:]
         return [place[token].logprob for token, place in zip(probe[1:], found, strict=True)]
+
+
+def moe_routes(experts: np.ndarray[Any, np.dtype[Any]] | None, config: ModelConfig, tokens: int) -> Routes:
+    """vLLM's experts [T, layers, K] of a row as routes of its first ``tokens`` tokens; -1 for those it did not tell."""
+    first, layers = config.first_k_dense_replace, config.num_hidden_layers
+    routes: Routes = np.full((tokens, layers - first, config.num_experts_per_tok), -1, np.int16)
+    if experts is not None:
+        known = experts[:tokens, first:]
+        routes[: len(known)] = known
+    return routes
 
 
 def check_sampling(sampling: Sampling, before_top_p: bool) -> None:

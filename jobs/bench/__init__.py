@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from jobs.bench import balance, cap, graders, kernels, math, precision, publish, reward, rollout, sandbox, step
+from jobs.bench import balance, cap, gap, graders, kernels, math, precision, publish, reward, rollout, sandbox, step
 
 app = typer.Typer(help="Measure against a rival in the same run.", no_args_is_help=True)
 app.command("step")(step.command)
@@ -14,6 +14,7 @@ app.command("sandbox")(sandbox.command)
 app.command("balance")(balance.command)
 app.command("kernels")(kernels.command)
 app.command("cap")(cap.command)
+app.command("gap")(gap.command)
 app.command("reward")(reward.command)
 app.command("precision")(precision.command)
 app.command("rollout")(rollout.command)

@@ -134,9 +134,11 @@ def test_vllm_is_made_as_the_recipe_says(workspace: Workspace, monkeypatch: pyte
     vllm_engine = pytest.importorskip("model.vllm_engine", reason="needs vLLM")
     made: dict[str, Any] = {}
     monkeypatch.setattr(vllm_engine, "VllmEngine", lambda *args, **named: made.update(named))
-    overrides = ["rollout.engine=vllm", "rollout.on_publish=mixed", "rollout.top_p=0.9", "rollout.vllm.seed=3"]
-    parts.rollout_engine(config.read(workspace.recipe, GrpoRecipe, overrides))
-    assert made == {"max_rows": 512, "on_publish": "mixed", "before_top_p": True, "arguments": {"seed": 3}}
+    overrides = ["engine=vllm", "on_publish=mixed", "top_p=0.9", "vllm.seed=3", "routes=record"]
+    parts.rollout_engine(config.read(workspace.recipe, GrpoRecipe, [f"rollout.{one}" for one in overrides]))
+    assert made == {
+        "max_rows": 512, "on_publish": "mixed", "before_top_p": True, "record_routes": True, "arguments": {"seed": 3}
+    }  # fmt: skip
 
 
 @pytest.mark.vllm

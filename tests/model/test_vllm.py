@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from model import publish
+from model import checkpoint, publish
+from model import vllm_engine as vllm_engine_module
 from model.engine import Completion, EngineError, Request, Sampling
 from model.publish import Published, PublishError
 from model.receiver import parts_in, write_part
 from model.segments import Segments
 from model.transformer import Transformer, build
-from model.vllm_engine import VllmEngine, check_sampling
-from tests.fakes import LOADABLE, TINY, tiny_tokenizer
+from model.vllm_engine import VllmEngine, check_sampling, moe_routes
+from tests.fakes import LOADABLE, TINY, tiny_policy, tiny_tokenizer
 from tests.model.test_publish import damaged, one_bit
 
 pytestmark = pytest.mark.vllm
@@ -203,3 +207,72 @@ def test_what_vllm_cannot_give_is_refused(temperature: float, top_p: float, befo
     with pytest.raises(EngineError, match="rollout.engine to native"):
         check_sampling(sampling, before)
     check_sampling(replace(sampling, temperature=0.0), before)
+
+
+class Sleeper:
+    """A vLLM that answers every row with one token, and writes down when it sleeps."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    async def sleep(self, level: int) -> None:
+        self.said.append("sleep")
+
+    async def wake_up(self) -> None:
+        self.said.append("wake")
+
+    def shutdown(self) -> None:
+        self.said.append("end")
+
+    async def generate(self, prompt: object, wanted: object, name: str) -> AsyncIterator[Any]:
+        self.said.append("row")
+        await asyncio.sleep(0)
+        experts = np.arange(3 * 4 * 2).reshape(3, 4, 2)
+        out = SimpleNamespace(token_ids=[9], logprobs=[{9: SimpleNamespace(logprob=-0.5)}], routed_experts=experts)
+        yield SimpleNamespace(outputs=[out])
+
+
+@pytest.fixture
+def sleeper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., VllmEngine]]:
+    """Makes engines around a `Sleeper`, which hold weights."""
+    policy, engines = tiny_policy(num_hidden_layers=4, first_k_dense_replace=2), []
+    checkpoint.save(policy.model, policy.tokenizer, tmp_path)
+
+    async def started(given: object) -> Sleeper:
+        return Sleeper()
+
+    def make(**arguments: Any) -> VllmEngine:
+        engine = VllmEngine(tmp_path, "fp32", **arguments)
+        engine.loop.call_soon_threadsafe(engine.open.set)
+        engines.append(engine)
+        return engine
+
+    monkeypatch.setattr(vllm_engine_module, "_started", started)
+    yield make
+    for engine in engines:
+        asyncio.run(engine.close())
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"), [(True, ["row", "row", "sleep", "wake", "row", "sleep"]), (False, 3 * ["row"])]
+)
+def test_an_idle_vllm_sleeps_where_that_is_asked_for(
+    sleeper: Callable[..., VllmEngine], asked: bool, said: list[str]
+) -> None:
+    engine = sleeper(arguments={"enable_sleep_mode": asked})
+    for seeds in ((1, 2), (3,)):
+        run(engine, [Request((5, 6), seeds)], Sampling(max_tokens=1))
+    assert engine.llm.said == said
+
+
+def test_routes_are_those_of_moe_layers_and_of_tokens_that_were_run(sleeper: Callable[..., VllmEngine]) -> None:
+    engine = sleeper(record_routes=True)
+    ((completion,),) = run(engine, [Request((5, 6), (1,))], Sampling(max_tokens=1))
+    assert completion.routes is not None
+    assert completion.routes.tolist() == np.arange(24).reshape(3, 4, 2)[:2, 2:].tolist()
+
+
+def test_experts_that_vllm_did_not_tell_are_left_to_the_router() -> None:
+    known = moe_routes(np.ones((2, 2, 2)), CONFIG, 3)
+    assert known[:, 0, 0].tolist() == [1, 1, -1]
+    assert (moe_routes(None, CONFIG, 3) == -1).all()

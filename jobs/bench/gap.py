@@ -1,0 +1,184 @@
+"""`zeroth bench gap`: how far an engine's log-probabilities are from the trainer's, for the tokens that the engine has
+sampled with the trainer's weights; first with the trainer's own routes, then with the engine's replayed
+(arXiv:2510.11370).
+
+Engine "exact" is the native engine beside a trainer with the engine's own kernels; the others are beside the trainer's
+usual ones. ``kl`` is the k3 estimate of KL(sampler, trainer) a token, ``routes_differ`` the share of tokens
+whose routes differ in some layer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from jobs import console
+from jobs.bench import rollout
+from jobs.config import Precision, RecipeError, precisions_of
+
+if TYPE_CHECKING:
+    from jobs.bench.rollout import Subject
+    from model.engine import Completion, Engine, Request
+    from model.policy import Policy
+    from model.tokenizer import Tokenizer
+    from model.transformer import Transformer
+
+ENGINES = ("exact", "native", "vllm")
+SCORED_TOKENS = 16384
+"""Of one pass of the trainer."""
+
+
+def command(
+    shape: Annotated[str, typer.Option(help=f"One of {', '.join(rollout.SHAPES)}.")] = "3b",
+    checkpoint: Annotated[Path | None, typer.Option(help="This checkpoint instead of random weights.")] = None,
+    documents: Annotated[Path | None, typer.Option(help="With a checkpoint: JSONL whose texts begin prompts.")] = None,
+    precisions: Annotated[str, typer.Option(help="With commas between.")] = "bf16,fp8",
+    engines: Annotated[str, typer.Option(help=f"With commas between, of {', '.join(ENGINES)}.")] = "native,vllm",
+    prompts: Annotated[int, typer.Option(min=1)] = 32,
+    samples: Annotated[int, typer.Option(min=1, help="Of each prompt.")] = 8,
+    prompt_tokens: Annotated[int, typer.Option(min=2)] = 128,
+    new_tokens: Annotated[int, typer.Option(min=1)] = 256,
+    out: Annotated[Path | None, typer.Option(help="Also write the JSON there.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")] = False,
+) -> None:
+    """Sampler and trainer on the same tokens, before and after the sampler's routes are replayed."""
+    from rich.table import Table
+
+    from jobs.bench import record
+    from model.engine import Request
+
+    wanted = [name.strip() for name in engines.split(",")]
+    if unknown := [name for name in wanted if name not in ENGINES]:
+        raise RecipeError(f"--engines: {unknown[0]!r} is none of {', '.join(ENGINES)}")
+    subject = rollout._subject(shape, checkpoint, documents)
+    requests = [
+        Request(ids, tuple(range(i * samples, (i + 1) * samples)))
+        for i, ids in enumerate(rollout._prompts(subject, prompts, prompt_tokens))
+    ]
+    results = record.stamped(measure(subject, wanted, precisions_of(precisions), requests, new_tokens))
+    if as_json or out:
+        record.emit(results, out)
+    table = Table("engine", "routes", "tokens", "mean |dlogp|", "max |dlogp|", "KL", "routes differ")
+    for row in results["gaps"]:
+        differ = "-" if row["routes_differ"] is None else f"{row['routes_differ']:.2%}"
+        table.add_row(
+            row["engine"], row["routes"], f"{row['tokens']:,}", f"{row['mean']:.2e}", f"{row['max']:.2e}",
+            f"{row['kl']:.1e}", differ,
+        )  # fmt: skip
+    console.console.print(table)
+
+
+def measure(
+    subject: Subject, engines: Sequence[str], precisions: Sequence[Precision], requests: Sequence[Request], new: int
+) -> dict[str, Any]:
+    """Raises EngineError or PolicyError where an engine or the exact trainer cannot run on this machine."""
+    import torch
+
+    from model.engine import Sampling
+    from model.tokenizer import train
+
+    cuda = torch.cuda.is_available()
+    model, tokenizer = rollout._model(subject, "cuda" if cuda else "cpu"), train(["a"], 300)
+    rows: list[dict[str, Any]] = []
+    for precision in precisions:
+        for name in engines:
+            console.say(f"{name}, {precision}")
+            policy = _policy(model, tokenizer, precision, exact=name == "exact")
+            with _engine(name, policy, precision) as engine:
+                groups = asyncio.run(_sampled(engine, policy, precision, requests, Sampling(max_tokens=new)))
+            for replay in (False, True):
+                found = gap(policy, requests, groups, replay=replay)
+                if found is not None:
+                    rows.append({"engine": f"{name}, {precision}", "routes": "replayed" if replay else "own", **found})
+            del policy
+            gc.collect()
+            if cuda:
+                torch.cuda.empty_cache()
+    return {
+        "bench": "gap",
+        "shape": subject.name,
+        "device": torch.cuda.get_device_name() if cuda else "cpu",
+        "sequences": sum(len(request.seeds) for request in requests),
+        "gaps": rows,
+    }
+
+
+async def _sampled(
+    engine: Engine, policy: Policy, precision: Precision, requests: Sequence[Request], sampling: Any
+) -> list[list[Completion]]:
+    await engine.publish(policy.publish(precision))
+    return await engine.generate(requests, sampling)
+
+
+def gap(
+    policy: Policy, requests: Sequence[Request], groups: Sequence[Sequence[Completion]], *, replay: bool
+) -> dict[str, Any] | None:
+    """Of every sampled token; None where routes are to be replayed that the engine has not told."""
+    import torch
+
+    from rl.batch import pack
+    from rl.problems import Draw, Problem
+    from rl.rollout import Group
+    from rl.step import routes_differ
+
+    draw = Draw(Problem("", "", "", {}), 0)
+    whole = [
+        Group(draw, request.prompt_ids, tuple(group), (), (1.0,) * len(group))
+        for request, group in zip(requests, groups, strict=True)
+    ]
+    gaps, known, differ = [], 0, 0
+    for micro in (micro for mini in pack(whole, max_tokens=SCORED_TOKENS, minibatches=1, by="token") for micro in mini):
+        if replay and micro.routes is None:
+            return None
+        with torch.no_grad():
+            out = policy.forward(
+                micro.tokens, micro.segments, micro.at, micro.targets, 1.0, micro.routes if replay else None
+            )
+        gaps.append(out.logp.float().cpu() - micro.sampled)
+        if micro.routes is not None:
+            one, other = routes_differ(out.routing, micro.routes)
+            known, differ = known + one, differ + other
+    d = torch.cat(gaps)
+    return {
+        "tokens": len(d), "mean": float(d.abs().mean()), "max": float(d.abs().max()),
+        "kl": float((d.exp() - d - 1).mean()), "routes_differ": differ / known if known else None,
+    }  # fmt: skip
+
+
+def _policy(model: Transformer, tokenizer: Tokenizer, precision: Precision, *, exact: bool) -> Policy:
+    from model.policy import OptimizerSettings, Policy
+
+    return Policy(model, tokenizer, OptimizerSettings(), precision, exact=precision if exact else None)
+
+
+@contextmanager
+def _engine(name: str, policy: Policy, precision: Precision) -> Iterator[Engine]:
+    """An engine of the policy's shape that records routes, where it can."""
+    from model.config import to_hf
+    from model.native import NativeEngine
+
+    config, device = policy.model.c, policy.model.device
+    if name != "vllm":
+        yield NativeEngine(config, policy.tokenizer, device=device.type, record_routes=True)
+        return
+    from model.vllm_engine import VllmEngine
+
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        (folder / "config.json").write_text(json.dumps({**to_hf(config), "dtype": "float32"}))
+        policy.tokenizer.save(folder)
+        on_gpu = device.type == "cuda"
+        arguments = {"gpu_memory_utilization": 0.4, "enforce_eager": True} if on_gpu else {}
+        engine = VllmEngine(folder, precision, record_routes=on_gpu, arguments=arguments)
+        try:
+            yield engine
+        finally:
+            asyncio.run(engine.close())
