@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from model.sampling import Sampled, Start
     from model.transformer import Transformer
 
-BYTES_PER_SECOND, FLOPS = 4.2e12, 0.99e15
-"""An H200's measured copy bandwidth and the vendor's dense BF16 rate, which the limit is computed from."""
+FLOPS = 0.99e15
+"""Dense BF16 of an H100 or H200 SXM, from the vendor's datasheet."""
 SHAPES: dict[str, dict[str, Any]] = {
     "3b": {
         "vocab_size": 32768, "hidden_size": 2048, "intermediate_size": 5632, "moe_intermediate_size": 512,
@@ -163,7 +163,8 @@ def measure(subject: Subject, precisions: Sequence[Precision], loads: Sequence[L
             console.say(name)
             engines[name] = _ours(model, precision, loads, draft=draft)
             _free()
-    limits = {load.name: {p: _limit(model, load, p) for p in precisions} for load in loads}
+    bandwidth = _copy_bandwidth() if cuda else None
+    limits = {load.name: {p: _limit(model, load, p, bandwidth) for p in precisions} for load in loads if bandwidth}
     del model
     _free()
     reason = _without_vllm(rival)
@@ -175,7 +176,8 @@ def measure(subject: Subject, precisions: Sequence[Precision], loads: Sequence[L
         "device": torch.cuda.get_device_name() if cuda else "cpu",
         "loads": [load.name for load in loads],
         "engines": engines,
-        "limits_tokens_per_second": limits if cuda else None,
+        "copy_bytes_per_second": bandwidth,
+        "limits_tokens_per_second": limits or None,
         "without_vllm": reason,
     }
 
@@ -304,9 +306,25 @@ def _gap(exact: Any, load: Load, sampled: Sequence[Sampled]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _limit(model: Transformer, load: Load, precision: Precision) -> float:
-    """Tokens a second if each step read the weights and the cache once at full bandwidth, or did its arithmetic at full
-    rate, whichever takes longer. With many sequences every expert is read at every step."""
+def _copy_bandwidth() -> float:
+    """Bytes a second, read and written, of a copy within the device's memory."""
+    import torch
+
+    source = torch.ones(2**31, dtype=torch.uint8, device="cuda")
+    target, seconds = torch.empty_like(source), []
+    for _ in range(5):
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        target.copy_(source)
+        end.record()
+        end.synchronize()
+        seconds.append(start.elapsed_time(end) / 1e3)
+    return 2 * source.nbytes / min(seconds)
+
+
+def _limit(model: Transformer, load: Load, precision: Precision, bandwidth: float) -> float:
+    """Tokens a second if each step read the weights and the cache once at a copy's ``bandwidth``, or did its arithmetic
+    at full rate, whichever takes longer. With many sequences every expert is read at every step."""
     c, size = model.c, 1 if precision == "fp8" else 2
     matrices = sum(
         p.numel() for n, p in model.named_parameters() if p.dim() > 1 and "embed" not in n and "mtp" not in n
@@ -317,7 +335,7 @@ def _limit(model: Transformer, load: Load, precision: Precision) -> float:
     rows = load.at_once
     context = len(load.prompts[0]) + sum(load.lengths) / len(load.lengths) / 2
     cache = rows * context * c.num_hidden_layers * (c.kv_lora_rank + c.qk_rope_head_dim) * 2
-    moved = (matrices * size + cache) / BYTES_PER_SECOND
+    moved = (matrices * size + cache) / bandwidth
     return rows / max(moved, 2 * active * rows / FLOPS)
 
 

@@ -1,0 +1,79 @@
+"""vLLM as an engine on a CUDA device: its log-probabilities and routes, the proof of a publish, and its sleep."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from jobs.bench.gap import gap
+from jobs.bench.rollout import SHAPES
+from model import checkpoint, publish
+from model.config import ModelConfig
+from model.engine import Request, Sampling
+from model.policy import OptimizerSettings, Policy
+from model.publish import PublishError
+from model.tokenizer import train
+from model.transformer import Transformer
+from model.vllm_engine import VllmEngine
+from tests.model.test_publish import damaged, one_bit
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.vllm,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+REQUESTS = [Request(tuple(range(5 * i + 2, 5 * i + 12)), (2 * i, 2 * i + 1)) for i in range(8)]
+
+
+@pytest.fixture(scope="module", params=["bf16", "fp8"])
+def pair(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Policy, VllmEngine]]:
+    pytest.importorskip("vllm", reason="needs vLLM")
+    folder = tmp_path_factory.mktemp("vllm")
+    policy = Policy(
+        Transformer(ModelConfig(**{**SHAPES["tiny"], "num_attention_heads": 16}, eos_token_id=1)),
+        train(["a"], 300),
+        OptimizerSettings(),
+        request.param,
+    )
+    checkpoint.save(policy.model, policy.tokenizer, folder)
+    arguments = {"enable_sleep_mode": True, "gpu_memory_utilization": 0.3, "enforce_eager": True}
+    engine = VllmEngine(folder, request.param, max_rows=64, record_routes=True, arguments=arguments)
+    asyncio.run(engine.publish(policy.publish(request.param)))
+    yield policy, engine
+    asyncio.run(engine.close())
+
+
+def test_replayed_routes_bring_sampler_and_trainer_together(pair: tuple[Policy, VllmEngine]) -> None:
+    policy, engine = pair
+    groups = asyncio.run(engine.generate(REQUESTS, Sampling(max_tokens=64)))
+    own, replayed = (gap(policy, REQUESTS, groups, replay=replay) for replay in (False, True))
+    assert own is not None
+    assert replayed is not None
+    assert own["routes_differ"] < 0.5
+    assert replayed["mean"] < min(0.05, 1.1 * own["mean"])
+
+
+def test_a_sleeping_vllm_frees_its_memory_and_wakes_the_same(pair: tuple[Policy, VllmEngine]) -> None:
+    policy, engine = pair
+    first = asyncio.run(engine.generate(REQUESTS, Sampling(0.0, max_tokens=16)))
+    asleep = torch.cuda.mem_get_info()[0]
+    asyncio.run(engine.publish(policy.publish(engine.precision)))
+    awake = torch.cuda.mem_get_info()[0]
+    assert asleep - awake > 2**30
+    again = asyncio.run(engine.generate(REQUESTS, Sampling(0.0, max_tokens=16)))
+    same = [a.token_ids == b.token_ids for x, y in zip(first, again, strict=True) for a, b in zip(x, y, strict=True)]
+    assert sum(same) >= 0.8 * len(same)
+
+
+def test_damage_is_caught(pair: tuple[Policy, VllmEngine]) -> None:
+    policy, engine = pair
+    weights = policy.publish(engine.precision)
+    name = "layers.1.mlp.experts.down_proj.weight"
+    with pytest.raises(PublishError, match=name):
+        asyncio.run(engine.publish(damaged(weights, name, one_bit)))
+    asyncio.run(engine.publish(publish.publish(policy.model, 2, engine.precision)))
