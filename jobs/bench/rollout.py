@@ -310,8 +310,9 @@ def _copy_bandwidth() -> float:
     """Bytes a second, read and written, of a copy within the device's memory."""
     import torch
 
+    seconds: list[float] = []
     source = torch.ones(2**31, dtype=torch.uint8, device="cuda")
-    target, seconds = torch.empty_like(source), []
+    target = torch.empty_like(source)
     for _ in range(5):
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         start.record()
