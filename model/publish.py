@@ -2,10 +2,10 @@
 
 A `Published` is one version of the weights in the engine's precision: FP8 bytes and scales where the engine runs FP8.
 It is made, sent and taken one `Part` at a time: the embedding, each layer, the head. Each tensor carries a digest of
-its bytes. A fixed prompt is run through the parts as they are made, with the trainer's own modules and exactly these
-weights; its log-probabilities come with the last part. An engine checks both before it samples: the digests find what
-was damaged on the way, the log-probabilities what was loaded wrongly, and what the prompt looked like behind each layer
-says where.
+its bytes (`model.digest`). A fixed prompt is run through the parts as they are made, with the trainer's own modules and
+exactly these weights; its log-probabilities come with the last part. An engine checks both before it samples: the
+digests find what was damaged on the way, the log-probabilities what was loaded wrongly, and what the prompt looked like
+behind each layer says where.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-import xxhash
 from torch import Tensor
 
 from model import fp8, rope
 from model.config import ModelConfig, Precision
+from model.digest import digests, host_bytes, matching
 from model.linear import GroupedLinear, RMSNorm, compute_dtype, set_precision, set_rounded
 from model.segments import Segments
 from model.transformer import Block, Transformer
@@ -62,7 +62,9 @@ class Part:
     def __reduce__(self) -> tuple[Any, ...]:
         """Travels as plain byte arrays, which a process boundary can pass without copying; torch's own pickling
         cannot read FP8 tensors back."""
-        packed = {n: (str(t.dtype).removeprefix("torch."), tuple(t.shape), _bytes(t)) for n, t in self.tensors.items()}
+        packed = {
+            n: (str(t.dtype).removeprefix("torch."), tuple(t.shape), host_bytes(t)) for n, t in self.tensors.items()
+        }
         return _unpacked, (self.name, packed, self.digests, self.trace)
 
 
@@ -72,11 +74,6 @@ def _unpacked(name: str, packed: dict[str, Any], digests: Mapping[str, str], tra
         for name, (dtype, shape, data) in packed.items()
     }
     return Part(name, tensors, digests, trace)
-
-
-def _bytes(tensor: Tensor) -> Any:
-    """The tensor's bytes as a NumPy array, uint8 [n]."""
-    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
 
 
 @dataclass(frozen=True)
@@ -236,7 +233,7 @@ def checked(part: Part) -> Part:
 
 def check_bytes(part: Part) -> None:
     """Raises PublishError naming the first tensor whose bytes differ from what the trainer sent."""
-    arrived = digests({name: tensor for name, tensor in part.tensors.items() if name in part.digests})
+    arrived = matching({name: tensor for name, tensor in part.tensors.items() if name in part.digests}, part.digests)
     for name, digest in part.digests.items():
         if arrived.get(name) != digest:
             raise PublishError(
@@ -306,8 +303,3 @@ def chosen(logits: Tensor, tokens: Tensor) -> tuple[float, ...]:
 def trace(hidden: Tensor) -> tuple[float, ...]:
     """The norm of each row of a residual stream [n, H]."""
     return tuple(hidden.float().norm(dim=-1).tolist())
-
-
-def digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """XXH3 of each tensor's bytes, 128 bits: against accidents, and at the speed of memory."""
-    return {name: xxhash.xxh3_128_hexdigest(_bytes(t)) for name, t in tensors.items()}

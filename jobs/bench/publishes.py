@@ -127,7 +127,7 @@ async def used(trainer: cluster.RemoteTrainer, engine: cluster.RemoteEngine) -> 
 
 async def compared(trainer: cluster.RemoteTrainer, engine: cluster.RemoteEngine) -> int:
     """How many tensors of the native engine's model are not the trainer's."""
-    from model.publish import digests
+    from model.digest import digests
 
     ours = await cluster.inside(trainer.actor, lambda actor: digests(actor.trainer.policy.model.state_dict()))
     theirs = await cluster.inside(engine.actors[0], lambda actor: digests(actor.engine.model.state_dict()))

@@ -6,6 +6,7 @@ routing and the movement of rows. This folder is the only home of triton; import
 ``grouped``   the kernel behind ``products`` (Hopper only)
 ``rows``      permute and unpermute
 ``router``    scores, group limits, top-k and gates
+``digest``    sums of all words of many tensors; its reference is `model.digest`
 
 Of the native engine, each row the same to the bit whatever else is in the batch:
 

@@ -4,7 +4,7 @@ import pytest
 
 from jobs.bench import publish, publishes
 from jobs.config import RecipeError, precisions_of
-from model.publish import digests
+from model.digest import digests
 from model.transformer import build
 from tests.fakes import TINY
 

@@ -8,12 +8,13 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from model import publish
+from model import digest, publish
 from model.native import NativeEngine
 from model.publish import Published, PublishError
 from model.segments import Segments
@@ -28,7 +29,7 @@ def damaged(weights: Published, name: str, change: Callable[[Tensor], Tensor], *
     parts = []
     for part in weights.parts:
         tensors = {n: change(t.clone()) if n == name else t for n, t in part.tensors.items()}
-        parts.append(replace(part, tensors=tensors, digests=publish.digests(tensors) if forge else part.digests))
+        parts.append(replace(part, tensors=tensors, digests=digest.digests(tensors) if forge else part.digests))
     return replace(weights, parts=parts)
 
 
@@ -41,10 +42,15 @@ def one_bit(tensor: Tensor) -> Tensor:
     return tensor
 
 
+@pytest.mark.parametrize("digests", [digest.hashes, digest.sums])
 @pytest.mark.parametrize(
     "name", [EXPERTS, EXPERTS + publish.SCALE, "norm.weight", "layers.1.mlp.gate.e_score_correction_bias"]
 )
-def test_one_flipped_bit_is_caught_and_named(name: str) -> None:
+def test_one_flipped_bit_is_caught_and_named(
+    name: str, digests: Callable[[Any], dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the trainer is on a CPU or on a GPU."""
+    monkeypatch.setattr(publish, "digests", digests)
     weights = publish.publish(build(TINY, seed=0), 1, "fp8")
     engine = NativeEngine(TINY, tiny_tokenizer())
     with pytest.raises(PublishError, match=name.replace(".", r"\.")):
@@ -71,7 +77,7 @@ def test_a_tensor_that_is_not_a_number_is_caught() -> None:
 def test_a_missing_tensor_is_named(name: str) -> None:
     weights = publish.publish(build(TINY, seed=0), 1, "fp32")
     parts = [replace(part, tensors={n: t for n, t in part.tensors.items() if n != name}) for part in weights.parts]
-    undigested = [replace(part, digests=publish.digests(part.tensors)) for part in parts]
+    undigested = [replace(part, digests=digest.digests(part.tensors)) for part in parts]
     with pytest.raises(PublishError, match=f"{re.escape(name)} is missing"):
         publish.accept(build(TINY, seed=1), replace(weights, parts=undigested))
 
@@ -112,7 +118,7 @@ def test_what_crosses_a_process_boundary_is_unchanged() -> None:
     weights = publish.publish(build(TINY, seed=0), 5, "fp8")
     arrived = pickle.loads(pickle.dumps(weights))
     for sent, got in zip(weights.parts, arrived.parts, strict=True):
-        assert publish.digests(got.tensors) == sent.digests == got.digests
+        assert digest.digests(got.tensors) == sent.digests == got.digests
         assert {n: (t.dtype, t.shape) for n, t in got.tensors.items()} == {
             n: (t.dtype, t.shape) for n, t in sent.tensors.items()
         }

@@ -14,8 +14,9 @@ import pytest
 
 PROGRAM = """
 import torch
-from model import fp8
+from model import digest, fp8
 from model.kernels import elementwise
+from model.kernels.digest import word_sums
 from model.kernels.quantize import quantize_blocks, quantize_both, swiglu_backward, swiglu_quantize
 from model.kernels.rows import permute, places, unpermute
 from model.kernels.router import route
@@ -142,6 +143,10 @@ assert torch.equal(indices, top)
 chosen = scores.gather(-1, top)
 torch.testing.assert_close(gates, chosen / chosen.sum(-1, keepdim=True) * 2.5)
 assert torch.equal(counts, torch.bincount(top.flatten(), minlength=24))
+
+words = [torch.randint(-(2**31), 2**31 - 1, (n,), dtype=torch.int32) for n in (1, 1024, 1025, 1100 * 1024 + 7)]
+sums = word_sums(words, *digest.factors(1101, words[0].device))
+assert sums.tolist() == [int(digest.word_sum(w)) for w in words]
 """
 
 

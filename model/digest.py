@@ -1,0 +1,101 @@
+"""Digests of tensors' bytes, against accidents: made where the bytes lie, and at the speed of that memory.
+
+Host memory: XXH3, 128 bits. A GPU: the bytes as 32-bit words w_ij in rows of 1,024, then the sum of a_i b_j w_ij modulo
+2^64 with odd numbers a and b drawn for each row and column, which is multilinear hashing with a product for a
+multiplier (Lemire and Kaser, arXiv:1202.4961, section 3): words are half as wide as the sum, so that a change of their
+highest bits also moves its upper half. Sums do not depend on their order, hence both devices give the same number. The
+sender's device chooses; a receiver makes the same kind.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import xxhash
+from torch import Tensor
+from torch.nn import functional as F
+
+from model.dispatch import has_triton
+
+ROW = 1024
+"""Words in a row."""
+ROWS_AT_ONCE = 64
+SUM = "sum:"
+
+
+def digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """By name, of the kind for the device that the tensors are on."""
+    return sums(tensors) if any(t.is_cuda for t in tensors.values()) else hashes(tensors)
+
+
+def matching(tensors: Mapping[str, Tensor], sent: Mapping[str, str]) -> dict[str, str]:
+    """By name, of the kind that was sent."""
+    return sums(tensors) if any(digest.startswith(SUM) for digest in sent.values()) else hashes(tensors)
+
+
+def hashes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    return {name: xxhash.xxh3_128_hexdigest(host_bytes(t)) for name, t in tensors.items()}
+
+
+def sums(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    found = _sums([_words(t) for t in tensors.values()])
+    return {
+        name: f"{SUM}{total & (2**64 - 1):016x}/{t.nbytes}"
+        for (name, t), total in zip(tensors.items(), found, strict=True)
+    }
+
+
+def host_bytes(tensor: Tensor) -> Any:
+    """The tensor's bytes as a NumPy array, uint8 [n]."""
+    return flat_bytes(tensor).cpu().numpy()
+
+
+def flat_bytes(tensor: Tensor) -> Tensor:
+    """The tensor's bytes where they are, uint8 [n]."""
+    return tensor.detach().contiguous().flatten().view(torch.uint8)
+
+
+def _words(tensor: Tensor) -> Tensor:
+    """int32 [n], zeros behind the last byte."""
+    data = flat_bytes(tensor)
+    return (F.pad(data, (0, -len(data) % 4)) if len(data) % 4 else data).view(torch.int32)
+
+
+def _sums(words: Sequence[Tensor]) -> list[int]:
+    if words and words[0].is_cuda and has_triton():
+        from model.kernels.digest import word_sums
+
+        totals = word_sums(words, *(factors(max(map(rows, words)), words[0].device)))
+    else:
+        totals = torch.stack([word_sum(w) for w in words])
+    return [int(total) for total in totals.tolist()]
+
+
+def rows(words: Tensor) -> int:
+    return -(-len(words) // ROW)
+
+
+def word_sum(words: Tensor) -> Tensor:
+    """int32 [n] -> int64: the reference."""
+    a, b = factors(rows(words), words.device)
+    columns = torch.zeros(ROW, dtype=torch.int64, device=words.device)
+    for part, factor in zip(words.split(ROWS_AT_ONCE * ROW), a.split(ROWS_AT_ONCE), strict=False):
+        whole = F.pad(part, (0, -len(part) % ROW)).view(-1, ROW)
+        columns += (whole.long() * factor[: len(whole), None]).sum(0)
+    return (columns * b).sum()
+
+
+def factors(count: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """At least ``count`` odd numbers for rows, and 1,024 for columns, int64."""
+    return _drawn(max(ROW, 1 << (count - 1).bit_length()), device)
+
+
+@functools.lru_cache(maxsize=4)
+def _drawn(count: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randint(-(2**63), 2**63 - 1, (ROW + count,), generator=generator) | 1
+    b, a = drawn.to(device).split([ROW, count])
+    return a, b

@@ -1,0 +1,41 @@
+"""The sums that `model.digest` makes on a GPU, of many tensors in one launch and one read."""
+
+# Kernels are typed by Triton at each launch.
+# mypy: disable-error-code="untyped-decorator, no-untyped-def"
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+PROGRAMS = 1024
+"""That share the rows of one tensor."""
+
+
+def word_sums(words: Sequence[Tensor], a: Tensor, b: Tensor) -> Tensor:
+    """Each of ``words`` int32 [n]; factors ``a`` of rows and ``b`` [1024] of columns, int64 -> int64 [len(words)], of
+    each what `model.digest.word_sum` gives."""
+    table = torch.tensor([[w.data_ptr(), len(w)] for w in words], dtype=torch.int64).to(a.device)
+    sums = torch.zeros(len(words), dtype=torch.int64, device=a.device)
+    _sum_kernel[(PROGRAMS, len(words))](table, a, b, sums, ROW=len(b), num_warps=4)
+    return sums
+
+
+@triton.jit
+def _sum_kernel(table, a, b, sums, ROW: tl.constexpr):
+    which = tl.program_id(1)
+    words = tl.load(table + 2 * which).to(tl.pointer_type(tl.int32))
+    count = tl.load(table + 2 * which + 1)
+    rows = tl.cdiv(count, ROW)
+    first = tl.program_id(0)
+    if first < rows:
+        column = tl.arange(0, ROW)
+        total = tl.zeros([ROW], tl.int64)
+        for row in range(first, rows, tl.num_programs(0)):
+            at = row * ROW + column
+            total += tl.load(words + at, mask=at < count, other=0).to(tl.int64) * tl.load(a + row)
+        tl.atomic_add(sums + which, tl.sum(total * tl.load(b + column)))
