@@ -1,21 +1,24 @@
 """The one place that knows Ray: it starts or joins a cluster and places a trainer, rollout workers and reward workers.
 
     driver (the pipeline's loop) --update, publish, save--> trainer
-                                 --publish, generate------> rollout workers (weights come from the object store)
+                                 --publish, generate------> rollout workers
                                  --score------------------> reward workers --> sandbox, math workers
 
-The driver holds no weights: the trainer puts them into the object store, part by part, and the driver passes the
-references on. On one machine, with lag, the trainer has the threads of rollout workers while they wait for work.
+The driver holds no weights. The trainer puts them into the object store, part by part, and the driver passes the
+references on; on GPUs it passes on where they lie, or that they will be broadcast (`model.transport`). On one machine,
+with lag, the trainer has the threads of rollout workers while they wait for work.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from jobs.config import GrpoRecipe
 from model.engine import Completion, Request, Sampling
@@ -24,6 +27,9 @@ from model.publish import Part, Published
 from rewards import Sample, Score
 from rl.rollout import Group
 from rl.step import Metrics
+
+if TYPE_CHECKING:
+    from model.transport import Broadcast, Meeting, Shared, Way
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -54,7 +60,10 @@ class StoredParts:
 
 
 class TrainerActor:
-    """Two calls may overlap: `use` and another."""
+    """Three calls may overlap: `use`, `send` and another."""
+
+    transport: Shared | Broadcast | None = None
+    listener: socket.socket | None = None
 
     def __init__(self, recipe: GrpoRecipe) -> None:
         from jobs.parts import make_trainer
@@ -78,7 +87,36 @@ class TrainerActor:
         return self.trainer.policy.take_load()
 
     def publish(self, proof: bool = True) -> Published:
-        return self.trainer.policy.publish(self.trainer.rollout_precision, StoredParts.put, proof=proof)
+        place = StoredParts.put if self.transport is None else self.transport.place
+        return self.trainer.policy.publish(self.trainer.rollout_precision, place, proof=proof)
+
+    def share(self) -> None:
+        from model.transport import Shared
+
+        self.transport = Shared()
+
+    def listen(self, host: str | None) -> tuple[str, int]:
+        """An address that rollout workers can reach, of this node unless ``host`` is given."""
+        import ray
+
+        from model.transport import listening
+
+        self.listener = listening(host or ray.util.get_node_ip_address())
+        name, port, *_ = self.listener.getsockname()
+        return name, port
+
+    def join(self, meeting: Meeting, rank: int) -> None:
+        from model.transport import Broadcast
+
+        self.transport = Broadcast(meeting, rank, self.listener)
+
+    def send(self, number: int) -> None:
+        assert self.transport is not None
+        self.transport.send(number)
+
+    def release(self, number: int) -> None:
+        assert self.transport is not None
+        self.transport.release(number)
 
     def save(self, folder: Path) -> None:
         asyncio.run(self.trainer.save(folder))
@@ -90,12 +128,22 @@ class TrainerActor:
 class RolloutActor:
     """Calls of the native engine come one after the other; vLLM's may overlap, in threads."""
 
+    broadcast: Broadcast | None = None
+
     def __init__(self, recipe: GrpoRecipe) -> None:
         from jobs.parts import rollout_engine
 
         self.engine = rollout_engine(recipe)
 
+    def join(self, meeting: Meeting, rank: int) -> None:
+        from model.transport import Broadcast
+
+        self.broadcast = Broadcast(meeting, rank)
+
     def publish(self, weights: Published) -> None:
+        if self.broadcast is not None:
+            announced: Any = weights.parts
+            weights = replace(weights, parts=self.broadcast.received(announced))
         asyncio.run(self.engine.publish(weights))
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Completion]]:
@@ -117,7 +165,63 @@ class RewardActor:
         await self.reward.close()
 
 
+class Handover:
+    """The way that weights take from the trainer to rollout workers: what suits the GPUs that Ray has given them, or
+    what the recipe says. It is settled at the first publish, when all have been placed."""
+
+    way: Way | None = None
+
+    def __init__(self, trainer: Any, workers: Sequence[Any], recipe: GrpoRecipe, host: str | None) -> None:
+        """``host``: as for `TrainerActor.listen`."""
+        self.trainer, self.workers, self.table, self.host = trainer, workers, recipe.cluster, host
+        if self.table.transport == "store" or (self.table.transport == "auto" and recipe.rollout.engine == "vllm"):
+            self.way = "store"  # vLLM is given files in memory, whichever way they came
+
+    async def settle(self) -> None:
+        """Raises ClusterError where the recipe's way is not there."""
+        if self.way is not None:
+            return
+        from model import transport
+
+        gpus = await self._all(lambda actor, _: inside(actor, lambda _: transport.gpu()))
+        fitting = transport.natural(gpus[0], gpus[1:])
+        way = fitting if self.table.transport == "auto" else self.table.transport
+        if way == "ipc":
+            if fitting != "ipc":
+                raise ClusterError(
+                    'cluster.transport is "ipc", but trainer and rollout workers do not have one GPU together: give '
+                    'each a part of it (cluster.gpus_per_trainer = 0.5, ...), or set it to "auto"'
+                )
+            await call(self.trainer.share.remote(), "the trainer")
+        elif way == "broadcast":
+            host, port = await call(self.trainer.listen.remote(self.host), "the trainer")
+            seconds = self.table.publish_timeout_s
+            meeting = transport.Meeting(host, port, len(gpus), transport.apart(gpus), seconds)
+            await self._all(lambda actor, rank: actor.join.remote(meeting, rank))
+        self.way = way
+
+    async def run(self, parts: Any, receiving: Awaitable[Any]) -> None:
+        """Lets the trainer do its part while workers receive."""
+        if self.way == "store":
+            await receiving
+            return
+        await asyncio.gather(receiving, call(self.trainer.send.remote(parts.number), "the trainer"))
+        await call(self.trainer.release.remote(parts.number), "the trainer")
+
+    async def _all(self, ask: Callable[[Any, int], Awaitable[T]]) -> list[T]:
+        """What the trainer and every worker answer."""
+        names = ["the trainer", *(f"rollout worker {i}" for i in range(len(self.workers)))]
+        actors = [self.trainer, *self.workers]
+        return await asyncio.gather(
+            *(call(ask(actor, i), name) for i, (actor, name) in enumerate(zip(actors, names, strict=True)))
+        )
+
+
 class RemoteTrainer:
+    """``handover`` is told of every publish, where there is one."""
+
+    handover: Handover | None = None
+
     def __init__(self, actor: Any, threads: int = 1) -> None:
         self.actor, self.threads = actor, threads
 
@@ -135,6 +239,8 @@ class RemoteTrainer:
 
     async def publish(self, proof: bool = True) -> Any:
         """``proof`` as for `model.publish.publish`."""
+        if self.handover is not None:
+            await self.handover.settle()
         return await call(self.actor.publish.remote(proof), "the trainer")
 
     async def save(self, folder: Path) -> None:
@@ -148,6 +254,8 @@ class RemoteEngine:
     """Rollout workers as one engine: requests are dealt out in turn. ``idle`` is told how many workers have nothing to
     sample, whenever that changes. ``has_processes``: a worker has started others, which its own end would leave
     behind."""
+
+    handover: Handover | None = None
 
     def __init__(
         self, actors: Sequence[Any], idle: Callable[[int], None] = lambda workers: None, has_processes: bool = False
@@ -174,9 +282,10 @@ class RemoteEngine:
         self.idle(self.calls.count(0))
 
     async def publish(self, weights: Any) -> None:
-        await asyncio.gather(
+        receiving = asyncio.gather(
             *(call(actor.publish.remote(weights), f"rollout worker {i}") for i, actor in enumerate(self.actors))
         )
+        await (receiving if self.handover is None else self.handover.run(weights.parts, receiving))
 
     async def close(self) -> None:
         """Ends vLLM's processes, where there are any; a worker that died has none, and its death is told elsewhere."""
@@ -214,7 +323,7 @@ class Cluster:
     def trainer(self, recipe: GrpoRecipe) -> RemoteTrainer:
         table, absolute = recipe.cluster, recipe_with_absolute_paths(recipe)
         threads = table.trainer_threads
-        return RemoteTrainer(_place(TrainerActor, threads, table.gpus_per_trainer, absolute, calls=2), threads)
+        return RemoteTrainer(_place(TrainerActor, threads, table.gpus_per_trainer, absolute, calls=3), threads)
 
     def engine(self, recipe: GrpoRecipe, trainer: RemoteTrainer | None = None) -> RemoteEngine:
         """Idle workers' threads go to ``trainer``, on one machine and with lag. Without lag a resumed run repeats every
@@ -228,7 +337,7 @@ class Cluster:
             if trainer and self.one_machine and recipe.rollout.lag:
                 trainer.borrow(idle * table.rollout_threads)
 
-        return RemoteEngine(
+        engine = RemoteEngine(
             [
                 _place(RolloutActor, table.rollout_threads, table.gpus_per_rollout_worker, absolute, calls=calls)
                 for _ in range(table.rollout_workers)
@@ -236,6 +345,10 @@ class Cluster:
             lend,
             has_processes=recipe.rollout.engine == "vllm",
         )
+        if trainer is not None:
+            host = "127.0.0.1" if self.one_machine else None
+            trainer.handover = engine.handover = Handover(trainer.actor, engine.actors, recipe, host)
+        return engine
 
     def reward(self, make: Callable[[], Any], workers: int) -> RemoteReward:
         """``make`` builds a reward in each worker."""

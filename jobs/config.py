@@ -168,7 +168,8 @@ class EvaluateTable(Table):
 
 class ClusterTable(Table):
     """Where Ray runs: ``address`` of a cluster, or none to start one on this machine. ``*_threads`` are CPU threads of
-    one process."""
+    one process. ``transport``: the way of new weights to rollout workers (`model.transport`); by default what suits the
+    GPUs. ``publish_timeout_s``: for processes to meet, and for one broadcast."""
 
     address: str | None = None
     rollout_workers: Count = 1
@@ -177,6 +178,8 @@ class ClusterTable(Table):
     rollout_threads: Count = 1
     gpus_per_rollout_worker: NonNegative = 0
     gpus_per_trainer: NonNegative = 0
+    transport: Literal["auto", "store", "ipc", "broadcast"] = "auto"
+    publish_timeout_s: float = Field(600.0, gt=0)
 
 
 class GrpoRecipe(Table):

@@ -63,6 +63,7 @@ ELSEWHERE = {
     "precision.exact", "rollout.max_rows", "rollout.draft", "cluster.address", "cluster.rollout_workers",
     "cluster.reward_workers",
     "cluster.trainer_threads", "cluster.rollout_threads", "cluster.gpus_per_rollout_worker", "cluster.gpus_per_trainer",
+    "cluster.transport", "cluster.publish_timeout_s",
     "rollout.engine", "rollout.vllm", "rollout.on_publish",
 }  # fmt: skip
 """Used where the run is put together, and tested with it."""

@@ -1,0 +1,201 @@
+"""How the parts of a publish get from the trainer's process to the engines', other than as bytes that are stored.
+
+    trainer   place(parts) -> a handle, which is pickled and reaches every engine through whoever drives the run
+              send(its number), while the engines go through it
+              release(its number), when they have
+    engine    received(handle) -> parts, one at a time
+
+`Shared`: engines read the trainer's tensors where they lie. `Broadcast`: the trainer sends them to all, layer by layer,
+over NCCL or Gloo.
+"""
+
+from __future__ import annotations
+
+import itertools
+import socket
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.multiprocessing.reductions import reduce_tensor
+
+from model.digest import flat_bytes
+from model.publish import Part, PublishError
+
+Way = Literal["store", "ipc", "broadcast"]
+
+
+def gpu() -> str | None:
+    """The GPU of this process, by a name that no other has, or None."""
+    return str(torch.cuda.get_device_properties().uuid) if torch.cuda.is_available() else None
+
+
+def natural(trainer: str | None, workers: Sequence[str | None]) -> Way:
+    """What suits processes on these GPUs. NCCL takes one process a GPU, CUDA IPC opens what lies on a GPU that the
+    receiver has."""
+    if trainer is not None and set(workers) == {trainer}:
+        return "ipc"
+    return "broadcast" if apart([trainer, *workers]) else "store"
+
+
+def apart(gpus: Sequence[str | None]) -> bool:
+    """Whether each has a GPU of its own."""
+    return None not in gpus and len(set(gpus)) == len(gpus)
+
+
+class Outline(NamedTuple):
+    """A part without its bytes."""
+
+    name: str
+    tensors: Mapping[str, tuple[torch.dtype, torch.Size]]
+    digests: Mapping[str, str]
+    trace: tuple[float, ...]
+
+    @staticmethod
+    def of(part: Part) -> Outline:
+        return Outline(part.name, {n: (t.dtype, t.shape) for n, t in part.tensors.items()}, part.digests, part.trace)
+
+    def filled(self, data: Mapping[str, Tensor]) -> Part:
+        """The part, of bytes uint8 [n] by name."""
+        tensors = {name: data[name].view(dtype).view(shape) for name, (dtype, shape) in self.tensors.items()}
+        return Part(self.name, tensors, self.digests, self.trace)
+
+
+@dataclass(frozen=True)
+class SharedParts:
+    """``where``: of each part's tensors, by name, the function and its arguments that open it."""
+
+    number: int
+    outlines: list[Outline]
+    where: list[dict[str, tuple[Any, tuple[Any, ...]]]]
+
+    def __iter__(self) -> Iterator[Part]:
+        for outline, tensors in zip(self.outlines, self.where, strict=True):
+            yield outline.filled({name: rebuild(*arguments) for name, (rebuild, arguments) in tensors.items()})
+
+
+class Kept:
+    """What the trainer has placed and engines have not all taken, by number."""
+
+    def __init__(self) -> None:
+        self.numbers = itertools.count()
+        self.kept: dict[int, list[Part]] = {}
+
+    def keep(self, parts: Iterable[Part]) -> tuple[int, list[Part]]:
+        number = next(self.numbers)
+        self.kept[number] = list(parts)
+        return number, self.kept[number]
+
+    def release(self, number: int) -> None:
+        del self.kept[number]
+
+
+class Shared(Kept):
+    """The trainer's end for engines on its own GPU, which read its tensors through CUDA IPC, with torch's reductions.
+    On a CPU these are shared memory, for processes that one has started."""
+
+    def place(self, parts: Iterable[Part]) -> SharedParts:
+        number, kept = self.keep(parts)
+        where = [{n: reduce_tensor(flat_bytes(t)) for n, t in part.tensors.items()} for part in kept]
+        return SharedParts(number, [Outline.of(part) for part in kept], where)
+
+    def send(self, number: int) -> None:
+        """Engines fetch by themselves."""
+
+
+class Meeting(NamedTuple):
+    """Where ``size`` processes meet, the trainer as rank 0; ``seconds`` that they, and later each broadcast, may take.
+    ``nccl``: each has a GPU of its own, over which the bytes go."""
+
+    host: str
+    port: int
+    size: int
+    nccl: bool
+    seconds: float
+
+
+@dataclass(frozen=True)
+class AnnouncedParts:
+    """What a broadcast will bring."""
+
+    number: int
+    outlines: list[Outline]
+
+    def __iter__(self) -> Iterator[Part]:
+        raise PublishError("weights that are broadcast reach those alone that have joined in")
+
+
+class Broadcast(Kept):
+    """The end of the trainer, rank 0, or of a rollout worker. Raises PublishError where the others do not come, or are
+    gone."""
+
+    def __init__(self, meeting: Meeting, rank: int, listener: socket.socket | None = None) -> None:
+        """``listener`` is the trainer's, at the place of the meeting."""
+        super().__init__()
+        self.size = meeting.size
+        self.device = torch.device("cuda" if meeting.nccl else "cpu")
+        seconds = timedelta(seconds=meeting.seconds)
+        listening = {"is_master": True, "master_listen_fd": listener.detach()} if listener else {}
+        c10d: Any = dist
+        kind = c10d.ProcessGroupNCCL if meeting.nccl else c10d.ProcessGroupGloo
+        with failing_clearly(f"trainer and rollout workers did not meet at {meeting.host}:{meeting.port}"):
+            self.store = c10d.TCPStore(meeting.host, meeting.port, timeout=seconds, wait_for_workers=False, **listening)
+            self.group = kind(self.store, rank, meeting.size, seconds)
+
+    def place(self, parts: Iterable[Part]) -> AnnouncedParts:
+        number, kept = self.keep(parts)
+        return AnnouncedParts(number, [Outline.of(part) for part in kept])
+
+    def send(self, number: int) -> None:
+        """Ends when all is on its way."""
+        self._wait_for_all(number)
+        for part in self.kept[number]:
+            for tensor in part.tensors.values():
+                self._broadcast(flat_bytes(tensor).to(self.device), part.name)
+
+    def received(self, parts: AnnouncedParts) -> Iterator[Part]:
+        with failing_clearly("the trainer cannot be reached"):
+            self.store.add(_ready(parts.number), 1)
+        self._wait_for_all(parts.number)
+        for outline in parts.outlines:
+            data = {}
+            for name, (dtype, shape) in outline.tensors.items():
+                data[name] = torch.empty(shape.numel() * dtype.itemsize, dtype=torch.uint8, device=self.device)
+                self._broadcast(data[name], outline.name)
+            yield outline.filled(data)
+
+    def _wait_for_all(self, number: int) -> None:
+        """An engine may be sampling until then, for as long as that takes: the time of a broadcast has not begun."""
+        with failing_clearly("the trainer cannot be reached"):
+            while self.store.add(_ready(number), 0) < self.size - 1:
+                time.sleep(0.002)
+
+    def _broadcast(self, data: Tensor, name: str) -> None:
+        with failing_clearly(f"the broadcast of {name} failed"):
+            self.group.broadcast(data, 0).wait()
+
+
+def _ready(number: int) -> str:
+    return f"ready for {number}"
+
+
+def listening(host: str) -> socket.socket:
+    """A socket for a meeting at this host's address."""
+    return socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+
+
+@contextmanager
+def failing_clearly(what: str) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise PublishError(
+            f"{what}: {error}\na rollout worker or the network between the hosts is gone; continue the run with "
+            '--resume, or publish through the object store with cluster.transport = "store"'
+        ) from None

@@ -1,0 +1,155 @@
+"""Weights arrive as they were sent, or what went wrong is said at once."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from model import digest, publish, transport
+from model.native import NativeEngine
+from model.publish import Part, PublishError
+from model.transformer import build
+from model.transport import Broadcast, Meeting, Shared
+from tests.fakes import TINY, tiny_tokenizer
+
+SECONDS = 2.0
+
+
+def meet(size: int, seconds: float = SECONDS) -> list[Broadcast]:
+    """The members of a group, in threads of this process."""
+    listener = transport.listening("127.0.0.1")
+    meeting = Meeting(*listener.getsockname(), size, nccl=False, seconds=seconds)
+    with ThreadPoolExecutor(size) as threads:
+        joining = [threads.submit(Broadcast, meeting, rank, None if rank else listener) for rank in range(size)]
+        return [member.result() for member in joining]
+
+
+def published(place: Callable[..., Any]) -> Any:
+    return publish.publish(build(TINY, seed=0), 4, "fp8", place)
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor() as threads:
+        yield threads
+
+
+def test_every_worker_gets_what_is_broadcast(pool: ThreadPoolExecutor) -> None:
+    trainer, *workers = meet(3)
+    for _ in range(2):
+        weights = published(trainer.place)
+        engines = [NativeEngine(TINY, tiny_tokenizer()) for _ in workers]
+        taking = [
+            pool.submit(asyncio.run, engine.publish(replace(weights, parts=worker.received(weights.parts))))
+            for engine, worker in zip(engines, workers, strict=True)
+        ]
+        trainer.send(weights.parts.number)
+        for engine, done in zip(engines, taking, strict=True):
+            done.result()
+            sent = {n: t for part in trainer.kept[weights.parts.number] for n, t in publish.decoded(part.tensors)}
+            assert digest.hashes(engine.model.state_dict()) == digest.hashes(sent)
+        trainer.release(weights.parts.number)
+        assert not trainer.kept
+
+
+def test_a_broadcast_waits_for_workers_that_are_busy(pool: ThreadPoolExecutor) -> None:
+    """Longer than a broadcast may take."""
+    trainer, early, late = meet(3, seconds=1.0)
+    weights = published(trainer.place)
+    sending = pool.submit(trainer.send, weights.parts.number)
+    first = pool.submit(list, early.received(weights.parts))
+    time.sleep(1.5)
+    assert not sending.done()
+    assert not first.done()
+    parts = list(late.received(weights.parts))
+    assert [part.name for part in parts] == [part.name for part in first.result()]
+    sending.result()
+
+
+def test_what_is_damaged_on_the_way_is_named(pool: ThreadPoolExecutor) -> None:
+    trainer, worker = meet(2)
+    weights = published(trainer.place)
+    trainer.kept[0][2].tensors["layers.1.mlp.experts.down_proj.weight"].view(torch.uint8)[0, 0, 0] ^= 1
+    pool.submit(trainer.send, weights.parts.number)
+    taking: Future[list[Part]] = pool.submit(list, map(publish.checked, worker.received(weights.parts)))
+    with pytest.raises(PublishError, match=r"layers\.1\.mlp\.experts\.down_proj\.weight"):
+        taking.result()
+
+
+def test_a_worker_that_ends_amid_a_broadcast_is_an_error_in_the_trainer() -> None:
+    trainer, worker = meet(2)
+    weights = published(trainer.place)
+    parts = worker.received(weights.parts)
+    with ThreadPoolExecutor(1) as threads:
+        sending = threads.submit(trainer.send, weights.parts.number)
+        next(parts)
+        del parts, worker
+        with pytest.raises(PublishError, match=r"broadcast of .* failed"):
+            sending.result()
+
+
+def test_a_worker_that_hangs_amid_a_broadcast_is_an_error_in_time(pool: ThreadPoolExecutor) -> None:
+    trainer, slow, other = meet(3, seconds=1.0)
+    weights = published(trainer.place)
+    hanging = slow.received(weights.parts)
+    began = time.monotonic()
+    taking = pool.submit(list, other.received(weights.parts))
+    sending = pool.submit(trainer.send, weights.parts.number)
+    next(hanging)
+    errors = [future.exception() for future in (sending, taking)]
+    assert any(isinstance(error, PublishError) for error in errors)
+    assert time.monotonic() - began < 10
+
+
+def test_workers_that_do_not_come_are_missed_in_time() -> None:
+    listener = transport.listening("127.0.0.1")
+    meeting = Meeting(*listener.getsockname(), 2, nccl=False, seconds=1.0)
+    with pytest.raises(PublishError, match="did not meet at 127"):
+        Broadcast(meeting, 0, listener)
+
+
+def test_a_trainer_that_is_gone_is_an_error_in_the_worker() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        meeting = Meeting(*free.getsockname(), 2, nccl=False, seconds=1.0)
+    with pytest.raises(PublishError, match="did not meet"):
+        Broadcast(meeting, 1)
+
+
+def test_a_shared_part_is_the_trainers_memory() -> None:
+    shared = Shared()
+    weights = published(shared.place)
+    for sent, got in zip(shared.kept[0], weights.parts, strict=True):
+        assert replace(got, tensors={}) == replace(sent, tensors={})
+        publish.check_bytes(got)
+        for name, tensor in sent.tensors.items():
+            assert (got.tensors[name].dtype, got.tensors[name].shape) == (tensor.dtype, tensor.shape)
+    shared.kept[0][0].tensors["embed_tokens.weight"].zero_()
+    assert not next(iter(weights.parts)).tensors["embed_tokens.weight"].any()
+    shared.release(0)
+    assert not shared.kept
+
+
+@pytest.mark.parametrize(
+    ("trainer", "workers", "way"),
+    [
+        (None, [None], "store"),
+        ("a", ["a"], "ipc"),
+        ("a", ["a", "a"], "ipc"),
+        ("a", ["b"], "broadcast"),
+        ("a", ["b", "c"], "broadcast"),
+        ("a", ["b", "b"], "store"),
+        ("a", ["a", "b"], "store"),
+        ("a", ["b", None], "store"),
+        (None, ["a"], "store"),
+    ],
+)
+def test_the_way_follows_from_the_gpus(trainer: str | None, workers: list[str | None], way: str) -> None:
+    assert transport.natural(trainer, workers) == way
