@@ -58,7 +58,7 @@ def command(
     wanted = [name.strip() for name in engines.split(",")]
     if unknown := [name for name in wanted if name not in ENGINES]:
         raise RecipeError(f"--engines: {unknown[0]!r} is none of {', '.join(ENGINES)}")
-    subject = rollout._subject(shape, checkpoint, documents)
+    subject = rollout._subject(shape, checkpoint, documents, endless=False)
     requests = [
         Request(ids, tuple(range(i * samples, (i + 1) * samples)))
         for i, ids in enumerate(rollout._prompts(subject, prompts, prompt_tokens))

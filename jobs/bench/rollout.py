@@ -107,16 +107,18 @@ class Subject:
     documents: Path | None
 
 
-def _subject(shape: str, checkpoint: Path | None, documents: Path | None) -> Subject:
+def _subject(shape: str, checkpoint: Path | None, documents: Path | None, *, endless: bool = True) -> Subject:
+    """``endless``: no completion ends before its length."""
     from model import checkpoint as checkpoints
     from model.config import ModelConfig
 
     if checkpoint is not None:
-        config, _ = checkpoints.shape(checkpoint)
-        return Subject(str(checkpoint), replace(config, eos_token_id=-1), checkpoint, documents)
-    if shape not in SHAPES:
+        config, name = checkpoints.shape(checkpoint)[0], str(checkpoint)
+    elif shape in SHAPES:
+        config, name = ModelConfig(**SHAPES[shape]), shape
+    else:
         raise RecipeError(f"--shape is one of {', '.join(SHAPES)}, not {shape!r}")
-    return Subject(shape, ModelConfig(**SHAPES[shape], eos_token_id=-1), None, None)
+    return Subject(name, replace(config, eos_token_id=-1) if endless else config, checkpoint, documents)
 
 
 def _loads(subject: Subject, sizes: Sequence[int], prompt: int, new: int, long_tail: bool) -> list[Load]:
