@@ -2,17 +2,22 @@
 which share of it is spent on proving that they arrived; or a soak of many publishes with sampling in between.
 
 Each way is measured with its proof (digests on both sides, the probe on both sides) and, in turn with that, without.
-The model has random weights. "in process": trainer and native engine share this process. "object store": they are two
-processes under Ray, as `zeroth grpo` places them. "files in memory": the same with vLLM as the engine.
+The model has random weights. "in process": trainer and native engine share this process. "CUDA IPC": the engine is a
+process of its own on the same GPU. "NCCL", "Gloo": it is one on another GPU, or on a CPU, and weights are broadcast.
+"object store": two processes under Ray, as `zeroth grpo` places them. "files in memory": the same with vLLM as the
+engine.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
+import os
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -25,8 +30,10 @@ from jobs.config import GrpoRecipe, Precision, RecipeError, precisions_of
 
 if TYPE_CHECKING:
     from jobs.cluster import Cluster
+    from model.config import ModelConfig
     from model.publish import Part
     from model.transformer import Transformer
+    from model.transport import Meeting
 
 SHAPES: dict[str, dict[str, Any]] = {
     **ROLLOUT_SHAPES,
@@ -82,37 +89,72 @@ def command(
 def measure(shape: str, precisions: Sequence[Precision], repeats: int, gpu: bool, vllm: bool) -> dict[str, Any]:
     import torch
 
-    from jobs import cluster
-    from model.config import ModelConfig
-    from model.transformer import build
-
     if gpu and not torch.cuda.is_available():
         raise RecipeError("--gpu: there is no CUDA device")
-    model = build(ModelConfig(**SHAPES[shape]), seed=0)
+    model = _model(shape, "cuda" if gpu else "cpu")
     rows: dict[str, Any] = {}
-    with cluster.connect(None, 2) as ray:
-        ways: dict[str, Callable[..., Any]] = {
-            "in process": in_process,
-            "object store": partial(under_ray, ray, "native"),
-        }
-        if vllm:
-            ways["files in memory (vLLM)"] = partial(under_ray, ray, "vllm")
+    with ExitStack() as stack:
+        ways = gpu_ways() if gpu else cpu_ways(stack, vllm)
         for precision in precisions:
             for name, way in ways.items():
                 console.say(f"{name}, {precision}")
-                with way(model, precision, gpu) as publish:
-                    rows[f"{name}, {precision}"] = timed(publish, repeats)
+                with way(model, precision) as publish:
+                    row = timed(publish, repeats)
+                _free(gpu)
+                rows[f"{name}, {precision}"] = {**row, **copied(row["bytes"], repeats, *devices_of(name, gpu))}
+                _free(gpu)
     return {
         "bench": "publish",
         "shape": shape,
         "parameters": sum(p.numel() for p in model.parameters()),
         "device": torch.cuda.get_device_name() if gpu else "cpu",
-        "ways": {name: {**row, **copied(row["bytes"], repeats, gpu)} for name, row in rows.items()},
+        "devices": torch.cuda.device_count() if gpu else 0,
+        "ways": rows,
     }
+
+
+def gpu_ways() -> dict[str, Way]:
+    """Those that this machine's GPUs allow."""
+    import torch
+
+    ways: dict[str, Way] = {"in process": in_process, "CUDA IPC": partial(two_processes, broadcast=False)}
+    if torch.cuda.device_count() > 1:
+        ways["NCCL"] = partial(two_processes, broadcast=True)
+    return ways
+
+
+def cpu_ways(stack: ExitStack, vllm: bool) -> dict[str, Way]:
+    from jobs import cluster
+
+    ray = stack.enter_context(cluster.connect(None, 2))
+    ways: dict[str, Way] = {
+        "in process": in_process,
+        "Gloo": partial(two_processes, broadcast=True),
+        "object store": partial(under_ray, ray, "native"),
+    }
+    return ways | ({"files in memory (vLLM)": partial(under_ray, ray, "vllm")} if vllm else {})
+
+
+def devices_of(name: str, gpu: bool) -> tuple[str, str]:
+    """From where to where a way's bytes go."""
+    return ("cuda:0", "cuda:1" if name == "NCCL" else "cuda:0") if gpu else ("cpu", "cpu")
+
+
+def _model(shape: str, device: str) -> Transformer:
+    """FP32 masters, as a trainer has them."""
+    import torch
+
+    from model.config import ModelConfig
+    from model.transformer import Transformer
+
+    torch.manual_seed(0)
+    with torch.device(device):
+        return Transformer(ModelConfig(**SHAPES[shape]))
 
 
 Publish = Callable[[bool], tuple[Times, int]]
 """One publish, with its proof or without; the bytes that it moved."""
+Way = Callable[["Transformer", Precision], AbstractContextManager[Publish]]
 
 
 def timed(publish: Publish, repeats: int) -> dict[str, Any]:
@@ -141,19 +183,28 @@ def timed(publish: Publish, repeats: int) -> dict[str, Any]:
     }
 
 
-def copied(size: int, repeats: int, gpu: bool) -> dict[str, float]:
-    """The limit: as many bytes copied once within memory."""
+def copied(size: int, repeats: int, source: str, target: str) -> dict[str, float]:
+    """The limit: as many bytes copied once, from one device to the other; and one digest of them."""
     import torch
 
-    device = "cuda" if gpu else "cpu"
-    source, target = (torch.ones(size, dtype=torch.uint8, device=device) for _ in range(2))
+    from model.digest import digests
+
+    sent, taken = (torch.ones(size, dtype=torch.uint8, device=device) for device in (source, target))
+    return {
+        "seconds_copy": fastest(lambda: taken.copy_(sent), repeats, sent.is_cuda),
+        "seconds_digest": fastest(lambda: digests({"": sent}), repeats, sent.is_cuda),
+    }
+
+
+def fastest(work: Callable[[], Any], repeats: int, gpu: bool) -> float:
     seconds = []
     for _ in range(repeats + 1):
+        _wait(gpu)
         started = time.perf_counter()
-        target.copy_(source)
+        work()
         _wait(gpu)
         seconds.append(time.perf_counter() - started)
-    return {"seconds_copy": min(seconds)}
+    return min(seconds)
 
 
 def _wait(gpu: bool) -> None:
@@ -163,18 +214,25 @@ def _wait(gpu: bool) -> None:
         torch.cuda.synchronize()
 
 
+def _free(gpu: bool) -> None:
+    import torch
+
+    gc.collect()
+    if gpu:
+        torch.cuda.empty_cache()
+
+
 @contextmanager
-def in_process(model: Transformer, precision: Precision, gpu: bool) -> Iterator[Publish]:
+def in_process(model: Transformer, precision: Precision) -> Iterator[Publish]:
     import torch
 
     from model import publish
     from model.native import NativeEngine
     from model.tokenizer import train
 
-    device = "cuda" if gpu else "cpu"
+    gpu = model.device.type == "cuda"
     torch.set_num_threads(1)
-    engine = NativeEngine(model.c, train(["a"], 300), device=device)
-    model.to(device)
+    engine = NativeEngine(model.c, train(["a"], 300), device=model.device.type)
 
     def once(proof: bool) -> tuple[Times, int]:
         before, began = time.process_time(), time.perf_counter()
@@ -187,15 +245,91 @@ def in_process(model: Transformer, precision: Precision, gpu: bool) -> Iterator[
         return Times(made - began, ended - made, time.process_time() - before), size_of(weights.parts)
 
     yield once
-    model.to("cpu")
 
 
 @contextmanager
-def under_ray(ray: Cluster, engine: str, model: Transformer, precision: Precision, gpu: bool) -> Iterator[Publish]:
+def two_processes(model: Transformer, precision: Precision, *, broadcast: bool) -> Iterator[Publish]:
+    """The engine on another GPU for a broadcast, else on the same."""
+    import torch
+
+    from model import publish, transport
+
+    gpu = model.device.type == "cuda"
+    torch.set_num_threads(1)
+    listener = transport.listening("127.0.0.1")
+    host, port, *_ = listener.getsockname()
+    meeting = transport.Meeting(host, port, 2, gpu, 120.0) if broadcast else None
+    processes = torch.multiprocessing.get_context("spawn")
+    ours, theirs = processes.Pipe()
+    engine = processes.Process(target=engine_process, args=(theirs, model.c, model.device.type, meeting), daemon=True)
+    with seeing_one_gpu(int(broadcast)):
+        engine.start()
+    theirs.close()
+    sender = transport.Shared() if meeting is None else transport.Broadcast(meeting, 0, listener)
+
+    def once(proof: bool) -> tuple[Times, int]:
+        ours.send(None)
+        before, began = ours.recv() + time.process_time(), time.perf_counter()
+        weights: Any = publish.publish(model, 1, precision, sender.place, proof=proof)
+        _wait(gpu)
+        made = time.perf_counter()
+        ours.send(weights)
+        sender.send(weights.parts.number)
+        theirs = ours.recv()
+        ended = time.perf_counter()
+        size = size_of(sender.kept[weights.parts.number])
+        sender.release(weights.parts.number)
+        return Times(made - began, ended - made, theirs + time.process_time() - before), size
+
+    try:
+        yield once
+    finally:
+        ours.close()
+        engine.join()
+
+
+def engine_process(trainer: Any, config: ModelConfig, device: str, meeting: Meeting | None) -> None:
+    """Takes the weights that come through a connection, answering each with its processor's seconds so far."""
+    import torch
+
+    from model.native import NativeEngine
+    from model.tokenizer import train
+    from model.transport import Broadcast
+
+    torch.set_num_threads(1)
+    engine = NativeEngine(config, train(["a"], 300), device=device)
+    member = None if meeting is None else Broadcast(meeting, 1)
+    while True:
+        try:
+            weights = trainer.recv()
+        except EOFError:
+            return
+        if weights is not None:
+            if member is not None:
+                weights = replace(weights, parts=member.received(weights.parts))
+            asyncio.run(engine.publish(weights))
+            _wait(device == "cuda")
+        trainer.send(time.process_time())
+
+
+@contextmanager
+def seeing_one_gpu(number: int) -> Iterator[None]:
+    """For processes that are started meanwhile."""
+    before = os.environ.get("CUDA_VISIBLE_DEVICES")
+    os.environ["CUDA_VISIBLE_DEVICES"] = before.split(",")[number] if before else str(number)
+    try:
+        yield
+    finally:
+        del os.environ["CUDA_VISIBLE_DEVICES"]
+        os.environ.update({} if before is None else {"CUDA_VISIBLE_DEVICES": before})
+
+
+@contextmanager
+def under_ray(ray: Cluster, engine: str, model: Transformer, precision: Precision) -> Iterator[Publish]:
     from jobs import cluster
 
     with tempfile.TemporaryDirectory() as scratch:
-        recipe = recipe_of(Path(scratch), model, engine, precision, gpu)
+        recipe = recipe_of(Path(scratch), model, engine, precision)
         trainer, workers = ray.trainer(recipe), ray.engine(recipe)
         loop = asyncio.new_event_loop()
 
@@ -221,7 +355,7 @@ def under_ray(ray: Cluster, engine: str, model: Transformer, precision: Precisio
         loop.close()
 
 
-def recipe_of(folder: Path, model: Transformer, engine: str, precision: Precision, gpu: bool) -> GrpoRecipe:
+def recipe_of(folder: Path, model: Transformer, engine: str, precision: Precision) -> GrpoRecipe:
     """A recipe of a run from this model, which is written into the folder."""
     from model import checkpoint
     from model.tokenizer import train
@@ -236,7 +370,6 @@ def recipe_of(folder: Path, model: Transformer, engine: str, precision: Precisio
             "optimizer": {"lr": 1e-3},
             "rollout": {"engine": engine},
             "precision": {"rollout": precision},
-            "cluster": {"gpus_per_trainer": 0.5 * gpu, "gpus_per_rollout_worker": 0.5 * gpu},
         },
         GrpoRecipe,
         "bench",

@@ -45,7 +45,7 @@ def run_soak(count: int, engine: str) -> dict[str, Any]:
         raise RecipeError(f"--engine is one of {', '.join(SAME)}, not {engine!r}")
     with tempfile.TemporaryDirectory() as scratch, cluster.connect(None, 2) as ray:
         model = build(ModelConfig(**SHAPE), seed=0)
-        recipe = recipe_of(Path(scratch), model, engine, "fp32", gpu=False)
+        recipe = recipe_of(Path(scratch), model, engine, "fp32")
         return asyncio.run(soak(count, recipe, ray.trainer(recipe), ray.engine(recipe)))
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from jobs.bench import publish, publishes
@@ -8,10 +10,17 @@ from model.digest import digests
 from model.transformer import build
 from tests.fakes import TINY
 
+WAYS: dict[str, publish.Way] = {
+    "in process": publish.in_process,
+    "shared memory": partial(publish.two_processes, broadcast=False),
+    "broadcast": partial(publish.two_processes, broadcast=True),
+}
 
-def test_a_publish_is_timed_with_its_proof_and_without() -> None:
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_publish_is_timed_with_its_proof_and_without(way: str) -> None:
     given: list[bool] = []
-    with publish.in_process(build(TINY, 0), "fp8", gpu=False) as once:
+    with WAYS[way](build(TINY, 0), "fp8") as once:
 
         def watched(proof: bool) -> tuple[publish.Times, int]:
             given.append(proof)
@@ -25,7 +34,7 @@ def test_a_publish_is_timed_with_its_proof_and_without() -> None:
     assert row["bytes"] == row["bytes_per_second"] * row["seconds"]
     weights = sum(p.numel() for p in build(TINY, 0).parameters())
     assert weights < row["bytes"] < 4 * weights
-    assert publish.copied(row["bytes"], 1, gpu=False)["seconds_copy"] > 0
+    assert all(seconds > 0 for seconds in publish.copied(row["bytes"], 1, "cpu", "cpu").values())
 
 
 def test_what_cannot_be_measured_is_refused() -> None:

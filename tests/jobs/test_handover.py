@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from jobs import cluster, config
 from jobs.cluster import ClusterError, Handover
@@ -94,6 +95,17 @@ def test_a_way_that_is_not_there_is_refused(workspace: Workspace) -> None:
         handover(workspace, [], "cluster.transport=nccl")
 
 
+async def check_arrival(trainer: cluster.RemoteTrainer, engine: cluster.RemoteEngine) -> None:
+    """Two publishes on their way at once, the second of which is what all have in the end."""
+    for weights in (await trainer.publish(), await trainer.publish()):
+        assert not isinstance(weights.parts, cluster.StoredParts)
+        await engine.publish(weights)
+    ours = await cluster.inside(trainer.actor, lambda actor: hashes(actor.trainer.policy.model.state_dict()))
+    for worker in engine.actors:
+        assert await cluster.inside(worker, lambda actor: hashes(actor.engine.model.state_dict())) == ours
+    assert await cluster.inside(trainer.actor, lambda actor: len(actor.transport.kept)) == 0
+
+
 @pytest.mark.cluster
 @pytest.mark.slow
 def test_weights_are_broadcast_to_all_and_a_lost_worker_is_an_error(workspace: Workspace) -> None:
@@ -104,21 +116,32 @@ def test_weights_are_broadcast_to_all_and_a_lost_worker_is_an_error(workspace: W
         engine = ray.engine(recipe, trainer)
 
         async def run() -> None:
-            for weights in (await trainer.publish(), await trainer.publish()):
-                assert not isinstance(weights.parts, cluster.StoredParts)
-                await engine.publish(weights)
-            ours = await cluster.inside(trainer.actor, lambda actor: hashes(actor.trainer.policy.model.state_dict()))
-            for worker in engine.actors:
-                assert await cluster.inside(worker, lambda actor: hashes(actor.engine.model.state_dict())) == ours
-            assert await cluster.inside(trainer.actor, lambda actor: len(actor.transport.kept)) == 0
-
-            await asyncio.gather(
-                cluster.inside(engine.actors[1], lambda _: os._exit(1)),
-                return_exceptions=True,
-            )
+            await check_arrival(trainer, engine)
+            await asyncio.gather(cluster.inside(engine.actors[1], lambda _: os._exit(1)), return_exceptions=True)
             began = time.monotonic()
             with pytest.raises(ClusterError, match="rollout worker 1 died"):
                 await engine.publish(await trainer.publish())
             assert time.monotonic() - began < 20
 
         asyncio.run(run())
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+@pytest.mark.gpu
+@pytest.mark.parametrize(("gpus", "way"), [(1, "ipc"), (2, "broadcast")])
+def test_gpus_are_published_to_the_way_that_suits_them(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, gpus: int, way: str
+) -> None:
+    if torch.cuda.device_count() < gpus:
+        pytest.skip(f"needs {gpus} CUDA devices")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus))))
+    each = gpus / 2
+    overrides = [f"cluster.gpus_per_trainer={each}", f"cluster.gpus_per_rollout_worker={each}"]
+    recipe = config.read(workspace.recipe, GrpoRecipe, [*overrides, "precision.rollout=fp32"])
+    with cluster.connect(None, 2) as ray:
+        trainer = ray.trainer(recipe)
+        engine = ray.engine(recipe, trainer)
+        asyncio.run(check_arrival(trainer, engine))
+        assert engine.handover is not None
+        assert engine.handover.way == way
