@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from model.graphs import Graphs
     from model.serving import Served
 
-OTHER_KERNELS = Tolerance(1.0, 0.1, 0.1)
-"""The probe is the trainer's modules', which round elsewhere in BF16 and FP8 than the kernels of a GPU engine."""
+OTHER_KERNELS = Tolerance(2.0, 0.3, 0.1)
+"""A trainer without kernels rounds elsewhere in BF16 and FP8 than an engine on a GPU (measured in FP8: 0.14 on average
+on a random model)."""
 CACHE_SHARE = 0.7
 """Of the memory that is free when a GPU engine gets its first weights, at most so much goes to its cache."""
 
@@ -109,7 +110,7 @@ class NativeEngine:
         assert self.graphs is not None
         if weights.probe:
             got, seen = self.graphs.served.probed(weights.probe)
-            publish.check_probe(got, seen, weights, traces, OTHER_KERNELS)
+            publish.check_probe(got, seen, weights, traces, publish.ROUNDING if weights.kernels else OTHER_KERNELS)
 
     async def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Completion]]:
         return self.sample(requests, sampling)

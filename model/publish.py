@@ -2,10 +2,10 @@
 
 A `Published` is one version of the weights in the engine's precision: FP8 bytes and scales where the engine runs FP8.
 It is made, sent and taken one `Part` at a time: the embedding, each layer, the head. Each tensor carries a digest of
-its bytes (`model.digest`). A fixed prompt is run through the parts as they are made, with the trainer's own modules and
-exactly these weights; its log-probabilities come with the last part. An engine checks both before it samples: the
-digests find what was damaged on the way, the log-probabilities what was loaded wrongly, and what the prompt looked like
-behind each layer says where.
+its bytes (`model.digest`). A fixed prompt is run through the parts as they are made, with exactly these weights, by the
+kernels of an engine where there is a GPU and by the trainer's own modules elsewhere; its log-probabilities come with
+the last part. An engine checks both before it samples: the digests find what was damaged on the way, the
+log-probabilities what was loaded wrongly, and what the prompt looked like behind each layer says where.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,9 +21,13 @@ from torch import Tensor
 from model import fp8, rope
 from model.config import ModelConfig, Precision
 from model.digest import digests, host_bytes, matching
+from model.dispatch import has_triton
 from model.linear import GroupedLinear, RMSNorm, compute_dtype, set_precision, set_rounded
 from model.segments import Segments
 from model.transformer import Block, Transformer
+
+if TYPE_CHECKING:
+    from model import serving
 
 SCALE = ".scale_inv"
 T = TypeVar("T")
@@ -80,13 +84,15 @@ def _unpacked(name: str, packed: dict[str, Any], digests: Mapping[str, str], tra
 class Published:
     """``parts`` in the order of the model; where they lie elsewhere, going through them fetches one at a time.
     ``probe`` is the fixed prompt and ``probe_logprobs`` the log-probabilities FP32 [len(probe) - 1] of its tokens after
-    the first; both are empty where there is no proof."""
+    the first; both are empty where there is no proof. ``kernels``: they were computed by the kernels of an engine on a
+    GPU."""
 
     version: int
     precision: Precision
     parts: Iterable[Part]
     probe: tuple[int, ...]
     probe_logprobs: tuple[float, ...]
+    kernels: bool = False
 
 
 def publish(
@@ -102,9 +108,19 @@ def publish(
     costs."""
     if not proof:
         return Published(version, precision, place(ahead(made(model, precision))), (), ())
-    probe = Probe(model.c, precision, model.device)
+    probe = prober(model.c, precision, model.device)
     parts = place(map(probe.through, ahead(map(digested, made(model, precision)))))
-    return Published(version, precision, parts, probe.prompt, probe.logprobs)
+    return Published(version, precision, parts, probe.prompt, probe.logprobs, not isinstance(probe, Probe))
+
+
+def prober(c: ModelConfig, precision: Precision, device: torch.device) -> Probe | serving.Probe:
+    """By the kernels of an engine on a GPU where they run here, by the modules elsewhere."""
+    if device.type == "cuda" and has_triton():
+        from model import serving
+
+        if serving.unsupported(c, precision) is None:
+            return serving.Probe(c, precision, device)
+    return Probe(c, precision, device)
 
 
 @torch.no_grad()
@@ -148,9 +164,10 @@ def split(state: Mapping[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor]]
     yield from parts.items()
 
 
-def probe_tokens(c: ModelConfig) -> int:
-    """So many that a token goes to nearly every expert: of those that a fair router would choose, e^-4 are missed."""
-    return min(48, max(8, 4 * c.n_routed_experts // c.num_experts_per_tok))
+def probe_prompt(c: ModelConfig) -> tuple[int, ...]:
+    """So many tokens that nearly every expert gets one: of those that a fair router would choose, e^-4 are missed."""
+    tokens = min(48, max(8, 4 * c.n_routed_experts // c.num_experts_per_tok), c.max_position_embeddings)
+    return tuple(i * 7919 % c.vocab_size for i in range(tokens))
 
 
 class Probe:
@@ -158,7 +175,7 @@ class Probe:
 
     def __init__(self, c: ModelConfig, precision: Precision, device: torch.device) -> None:
         self.c, self.precision, self.device = c, precision, device
-        self.prompt = tuple(i * 7919 % c.vocab_size for i in range(min(probe_tokens(c), c.max_position_embeddings)))
+        self.prompt = probe_prompt(c)
         self.tokens = torch.tensor(self.prompt, device=device)
         self.segments = Segments.of([len(self.prompt)], device)
         self.turns = rope.rotations(self.segments.positions, rope.frequencies(c).to(device))

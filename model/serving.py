@@ -21,7 +21,7 @@ from model.config import ModelConfig, Precision
 from model.kernels import latent, stream
 from model.kernels.invariant import Chosen, Weight, experts, linear
 from model.kernels.latent import PAGE, Places
-from model.publish import SCALE, chosen, trace
+from model.publish import SCALE, Part, chosen, probe_prompt, trace
 
 
 @dataclass
@@ -93,24 +93,27 @@ class Served:
     recorded CUDA graphs, and a trainer and an engine that share a GPU, see them at once."""
 
     def __init__(
-        self, c: ModelConfig, tensors: Mapping[str, Tensor], precision: Precision, device: torch.device
+        self, c: ModelConfig, tensors: Mapping[str, Tensor] | None, precision: Precision, device: torch.device
     ) -> None:
+        """Without ``tensors`` it has no layers yet."""
         self.c, self.precision, self.device = c, precision, device
         self.dtype = torch.float32 if precision == "fp32" else torch.bfloat16
         self.scale = rope.softmax_scale(c)
         positions = torch.arange(c.max_position_embeddings + 1)  # a draft may look one past the end
         self.turns = torch.view_as_real(rope.rotations(positions, rope.frequencies(c))).contiguous().to(device)
-        self.embedding, self.norm, self.head = self._ends(tensors)
-        self.drafter = self._drafter(tensors)
-        self.prefixes = [f"layers.{i}." for i in range(c.num_hidden_layers)]
-        self.prefixes += ["mtp.0.block."] * (self.drafter is not None)
-        self.layers = [self._layer(tensors, prefix) for prefix in self.prefixes]
+        self.layers: list[Layer] = []
+        if tensors is not None:
+            self.embedding, self.norm, self.head = self._ends(tensors)
+            self.drafter = self._drafter(tensors)
+            self.prefixes = [f"layers.{i}." for i in range(c.num_hidden_layers)]
+            self.prefixes += ["mtp.0.block."] * (self.drafter is not None)
+            self.layers = [self.layer(tensors, prefix) for prefix in self.prefixes]
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         _overwrite((self.embedding, self.norm, self.head), self._ends(tensors))
         _overwrite(self.drafter, self._drafter(tensors))
         for layer, prefix in zip(self.layers, self.prefixes, strict=True):
-            _overwrite(layer, self._layer(tensors, prefix))
+            _overwrite(layer, self.layer(tensors, prefix))
 
     @property
     def width(self) -> int:
@@ -141,19 +144,13 @@ class Served:
         x, parts, _ = self.block(last, linear(joined, drafter.join), None, places, pool[last], self.counts()[last])
         return stream.add_norm(x, parts, drafter.norm, eps)[1]
 
-    @torch.no_grad()
     def probed(self, prompt: Sequence[int]) -> tuple[tuple[float, ...], list[tuple[float, ...]]]:
         """As `model.publish.probed`: the log-probabilities of a prompt's tokens after the first, and its trace behind
         each layer."""
-        tokens = torch.tensor(prompt, device=self.device)
-        pages, place = -(-len(prompt) // PAGE), torch.arange(len(prompt), dtype=torch.int32, device=self.device)
-        table = torch.arange(pages, dtype=torch.int32, device=self.device).unsqueeze(0)
-        places, pool = Places(torch.zeros_like(place), place, table), new_pool(self, pages, layers=1)[0]
-        x, counts, seen = self.embed(tokens), self.counts(), []
-        for i in range(self.c.num_hidden_layers):
-            x = self.added(*self.block(i, x, None, places, pool, counts[i])[:2])
-            seen.append(trace(x))
-        return chosen(self.logits(self.finish(x, None)[:-1]), tokens), seen
+        walk = Walk(self, prompt)
+        walk.embed(self.embedding)
+        seen = [walk.through(i) for i in range(self.c.num_hidden_layers)]
+        return walk.logprobs(), seen
 
     def embed(self, tokens: Tensor) -> Tensor:
         return self.embedding.index_select(0, tokens)
@@ -223,7 +220,7 @@ class Served:
         enorm, hnorm, norm = (self._vector(tensors[f"mtp.0.{name}.weight"]) for name in ("enorm", "hnorm", "norm"))
         return Drafter(enorm, hnorm, self._matrix(tensors, "mtp.0.eh_proj"), norm)
 
-    def _layer(self, tensors: Mapping[str, Tensor], prefix: str) -> Layer:
+    def layer(self, tensors: Mapping[str, Tensor], prefix: str) -> Layer:
         c, at = self.c, prefix + "self_attn."
         kv_b = self._matrix(tensors, at + "kv_b_proj", decoded=True).data.unflatten(0, (c.num_attention_heads, -1))
         up_k, up_v = kv_b.split([c.qk_nope_head_dim, c.v_head_dim], 1)
@@ -277,6 +274,59 @@ class Served:
 
     def _vector(self, x: Tensor) -> Tensor:
         return x.to(self.device, torch.float32, copy=True)
+
+
+class Walk:
+    """A prompt on its way through layers, one after another."""
+
+    def __init__(self, served: Served, prompt: Sequence[int]) -> None:
+        device = served.device
+        pages, place = -(-len(prompt) // PAGE), torch.arange(len(prompt), dtype=torch.int32, device=device)
+        table = torch.arange(pages, dtype=torch.int32, device=device).unsqueeze(0)
+        self.served, self.tokens = served, torch.tensor(prompt, device=device)
+        self.places, self.pool = Places(torch.zeros_like(place), place, table), new_pool(served, pages, layers=1)[0]
+        self.x = torch.empty(0)
+
+    def embed(self, embedding: Tensor) -> None:
+        self.x = embedding.index_select(0, self.tokens)
+
+    @torch.no_grad()
+    def through(self, layer: int) -> tuple[float, ...]:
+        """Its trace behind the layer."""
+        served = self.served
+        x, parts, _ = served.block(layer, self.x, None, self.places, self.pool, served.counts()[layer])
+        self.x = stream.add_norm(x, parts, served.layers[layer].input_norm, served.c.rms_norm_eps)[0]
+        return trace(self.x)
+
+    @torch.no_grad()
+    def logprobs(self) -> tuple[float, ...]:
+        served = self.served
+        return chosen(served.logits(served.finish(self.x, None)[:-1]), self.tokens)
+
+
+class Probe:
+    """`model.publish.Probe` by the kernels of an engine on a GPU, whose numbers it gives to the bit."""
+
+    def __init__(self, c: ModelConfig, precision: Precision, device: torch.device) -> None:
+        self.prompt = probe_prompt(c)
+        self.served = Served(c, None, precision, device)
+        self.walk = Walk(self.served, self.prompt)
+        self.logprobs: tuple[float, ...] = ()
+
+    @torch.no_grad()
+    def through(self, part: Part) -> Part:
+        """As `model.publish.Probe.through`."""
+        served = self.served
+        if part.name == "embed_tokens":
+            self.walk.embed(part.tensors["embed_tokens.weight"].to(served.device, served.dtype))
+        elif part.name == "head":
+            served.norm = part.tensors["norm.weight"].to(served.device, torch.float32)
+            served.head = Weight(part.tensors["lm_head.weight"].to(served.device, served.dtype))
+            self.logprobs = self.walk.logprobs()
+        elif part.name != "mtp":
+            served.layers = [served.layer(part.tensors, part.name + ".")]
+            return Part(part.name, part.tensors, part.digests, self.walk.through(0))
+        return part
 
 
 def _everyone(x: Tensor) -> Chosen:

@@ -155,9 +155,9 @@ def test_parts_are_made_one_ahead_and_in_order() -> None:
 
 
 def test_the_probe_reaches_the_experts_of_any_shape() -> None:
-    assert publish.probe_tokens(replace(TINY, n_routed_experts=64, num_experts_per_tok=6)) == 42
-    assert publish.probe_tokens(replace(TINY, n_routed_experts=256, num_experts_per_tok=8)) == 48
-    assert publish.probe_tokens(TINY) == 8
+    assert len(publish.probe_prompt(replace(TINY, n_routed_experts=64, num_experts_per_tok=6))) == 42
+    assert len(publish.probe_prompt(replace(TINY, n_routed_experts=256, num_experts_per_tok=8))) == 48
+    assert len(publish.probe_prompt(TINY)) == 8
 
 
 def test_without_a_proof_nothing_is_checked() -> None:
