@@ -44,7 +44,7 @@ class Group:
         if self.counts_memory:
             directory = self._directories["memory"]
             name = "memory.max" if self.version == 2 else "memory.limit_in_bytes"
-            _write(f"{directory}/{name}", (memory_mb + disk_mb + 16) * _MB)
+            _write(f"{directory}/{name}", (memory_mb + disk_mb + 20) * _MB)
             with contextlib.suppress(OSError):
                 _write(f"{directory}/memory.swap.max", 0)
         if self.counts_processes:

@@ -98,6 +98,18 @@ def trim_memory() -> None:
         _libc.malloc_trim(0)
 
 
+def memory(function: str, *arguments: int) -> int:
+    """The C library's ``mmap``, ``mremap``, ``munmap``, ``mprotect`` or ``madvise``, with addresses as numbers."""
+    call = getattr(_libc, function)
+    call.argtypes, call.restype = [ctypes.c_ssize_t] * len(arguments), ctypes.c_ssize_t
+    return _check(call(*arguments), function)
+
+
+def address_of(function: str) -> int:
+    """Where a function of the interpreter's or the C library's lies."""
+    return ctypes.cast(getattr(_libc, function), ctypes.c_void_p).value or 0
+
+
 def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> None:
     perform([mount_call(source, target, kind, flags, data)])
 

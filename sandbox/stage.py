@@ -12,7 +12,7 @@ import os
 import signal
 from typing import Any, NamedTuple, NoReturn
 
-from sandbox import jail, kernel, program, remedies, unsafe, zygote
+from sandbox import jail, kernel, pages, program, remedies, unsafe, zygote
 
 ENVIRONMENT = {"LD_BIND_NOW": "1"}
 """Symbols are looked up once, here, and not again in every run. Programs start without it."""
@@ -36,8 +36,10 @@ def main(arguments: list[str]) -> None:
     """``stage CONTROL PARENT``, two sockets: the zygote's, and the one on which the supervisor sends the plan and
     takes part in the steps."""
     inner, parent = (_socket.socket(fileno=number) for number in _moved_up(arguments))
-    step = "waiting for the supervisor"
+    step = "arranging memory"
     try:
+        pages.use_huge_code()
+        step = "waiting for the supervisor"
         for name in ENVIRONMENT:
             del os.environ[name]
         zygote.load_modes()

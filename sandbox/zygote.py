@@ -29,7 +29,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from sandbox import jail, kernel, program, unsafe
+from sandbox import jail, kernel, pages, program, unsafe
 
 ENDED = struct.Struct("!cqqdq")
 """b"e", the run, its exit status, CPU seconds, and its peak memory (KiB)."""
@@ -153,27 +153,8 @@ def preload(modules: Sequence[str]) -> None:
     _open_streams()  # those of the rehearsal have read and written
     gc.collect()
     gc.freeze()
-    _fill_holes()
+    pages.fill_holes()
     kernel.trim_memory()
-
-
-_POOL_BYTES, _POOL_HEADER_BYTES, _SMALL_BYTES = 1 << 14, 48, 512
-
-
-def _fill_holes() -> None:
-    """Takes the free places between what was allocated so far, for good. New objects then lie together, where they
-    would lie scattered over pages that every run has to copy for them. How CPython's allocator is built only decides
-    how well this works."""
-    empty = sys.getsizeof(b"")
-    for size in range(48, _SMALL_BYTES + 1, 16):
-        for _ in range(512):
-            filler = bytes(size - empty)
-            if (id(filler) - _POOL_HEADER_BYTES) % _POOL_BYTES == 0:
-                break
-            _fillers.append(filler)
-
-
-_fillers: list[bytes] = []
 
 
 def _open_streams() -> None:
