@@ -16,7 +16,7 @@ import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Literal, NamedTuple
 
@@ -89,7 +89,7 @@ class Kept:
 
     def keep(self, parts: Iterable[Part]) -> tuple[int, list[Part]]:
         number = next(self.numbers)
-        self.kept[number] = list(parts)
+        self.kept[number] = [replace(p, tensors={n: t.contiguous() for n, t in p.tensors.items()}) for p in parts]
         return number, self.kept[number]
 
     def release(self, number: int) -> None:
