@@ -55,10 +55,9 @@ def quantize_blocks(w: Tensor) -> Quantized:
     return Quantized(data.flatten(-2).flatten(-3, -2)[..., :n, :k].contiguous(), scale)
 
 
-def dequantize_blocks(q: Quantized, dtype: torch.dtype = torch.float32) -> Tensor:
-    """The values in FP32, or rounded to BF16, in which every byte has its place."""
+def dequantize_blocks(q: Quantized) -> Tensor:
     n, k = q.data.shape[-2:]
-    values = decoded(q.data) if dtype == torch.float32 else q.data.to(dtype)
+    values = decoded(q.data)
     if n % BLOCK or k % BLOCK:
         return values.mul_(q.scale.repeat_interleave(BLOCK, -1).repeat_interleave(BLOCK, -2)[..., :n, :k])
     values.unflatten(-1, (-1, BLOCK)).unflatten(-3, (-1, BLOCK)).mul_(q.scale[..., :, None, :, None])

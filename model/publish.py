@@ -200,8 +200,7 @@ class Probe:
             with torch.device("meta"):
                 self.blocks[dense] = Block(self.c, layer)
         block = self.blocks[dense]
-        dtype = compute_dtype(self.precision, self.device)
-        values = {name.removeprefix(part.name + "."): value for name, value in decoded(part.tensors, dtype)}
+        values = {name.removeprefix(part.name + "."): value for name, value in decoded(part.tensors)}
         block.load_state_dict(values, assign=True)
         set_precision(block, self.precision)
         set_rounded(block, self.precision == "fp8")
@@ -216,11 +215,11 @@ class Probe:
         self.logprobs = chosen(logits, self.tokens)
 
 
-def decoded(tensors: Mapping[str, Tensor], dtype: torch.dtype = torch.float32) -> Iterator[tuple[str, Tensor]]:
-    """Each parameter as it is multiplied, FP8 as what it decodes to in ``dtype``."""
+def decoded(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Each parameter as it is multiplied, FP8 as what it decodes to."""
     for name, value in tensors.items():
         if name + SCALE in tensors:
-            yield name, fp8.dequantize_blocks(fp8.Quantized(value, tensors[name + SCALE]), dtype)
+            yield name, fp8.dequantize_blocks(fp8.Quantized(value, tensors[name + SCALE]))
         elif not name.endswith(SCALE):
             yield name, value
 
