@@ -1,13 +1,15 @@
 """What takes new weights inside vLLM's worker processes: parts of a publish, through files in memory, one at a time.
 
 The sender writes ``0.part``, ``1.part``, ... into a folder, and ``end`` behind the last; each worker says ``i.r.taken``
-when it has loaded part i, and the sender then removes it. Files rather than calls, so that one call of vLLM's own
-`reload_weights` takes all parts as one stream.
+when it has loaded part i, and the sender then removes it. ``i.shared`` stands for a part that lies in the trainer's
+memory and says where. Files rather than calls, so that one call of vLLM's own `reload_weights` takes all parts as one
+stream.
 """
 
 from __future__ import annotations
 
 import json
+import pickle
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,14 +23,19 @@ from torch import Tensor
 from model import layout
 from model.config import ModelConfig, load
 from model.publish import SCALE, Part, PublishError, check_bytes, trace
+from model.transport import SharedPart
 
 PART_SECONDS = 600.0
 """How long a worker waits for the next part before it takes the sender for dead, and the sender for a worker."""
 
 
-def write_part(part: Part, folder: Path, number: int) -> None:
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in part.tensors.items()}
+def write_part(part: Part | SharedPart, folder: Path, number: int) -> None:
     draft = folder / f"{number}.draft"
+    if isinstance(part, SharedPart):
+        draft.write_bytes(pickle.dumps(part))
+        draft.rename(folder / f"{number}.shared")
+        return
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in part.tensors.items()}
     save_file(tensors, draft, metadata={"name": part.name, "digests": json.dumps(dict(part.digests))})
     draft.rename(folder / f"{number}.part")
 
@@ -37,25 +44,36 @@ def parts_in(folder: Path, rank: int) -> Iterator[Part]:
     """The parts that a sender writes, in their order, as they come."""
     number = 0
     while (path := _next(folder, number)) is not None:
-        with safe_open(path, framework="pt") as file:
-            said = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        yield Part(said["name"], tensors, json.loads(said["digests"]))
+        yield _read(path)
         (folder / f"{number}.{rank}.taken").touch()
         number += 1
 
 
+def _read(path: Path) -> Part:
+    if path.suffix == ".shared":
+        handle: SharedPart = pickle.loads(path.read_bytes())  # noqa: S301 - in a folder of this user alone
+        return handle.opened()
+    with safe_open(path, framework="pt") as file:
+        said = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    return Part(said["name"], tensors, json.loads(said["digests"]))
+
+
 def _next(folder: Path, number: int) -> Path | None:
-    path, waited = folder / f"{number}.part", time.monotonic()
-    while not path.exists():
-        if (folder / "end").exists() and not path.exists():
+    waited = time.monotonic()
+    while not (found := _written(folder, number)):
+        if (folder / "end").exists() and not _written(folder, number):
             return None
         if time.monotonic() - waited > PART_SECONDS:
             raise PublishError(
                 f"no part {number} of a publish within {PART_SECONDS:g} s: its sender has ended or hangs"
             )
         time.sleep(0.001)
-    return path
+    return found[0]
+
+
+def _written(folder: Path, number: int) -> list[Path]:
+    return [path for kind in ("part", "shared") if (path := folder / f"{number}.{kind}").exists()]
 
 
 def published_names(part: Part, c: ModelConfig) -> Iterator[tuple[str, Tensor]]:

@@ -68,16 +68,36 @@ class Outline(NamedTuple):
 
 
 @dataclass(frozen=True)
-class SharedParts:
-    """``where``: of each part's tensors, by name, the function and its arguments that open it."""
+class SharedPart:
+    """``where``: of each tensor, by name, the function and its arguments that open it in another process."""
 
+    outline: Outline
+    where: Mapping[str, tuple[Any, tuple[Any, ...]]]
+
+    @staticmethod
+    def of(part: Part) -> SharedPart:
+        """For as long as the part is kept."""
+        return SharedPart(Outline.of(part), {n: reduce_tensor(flat_bytes(t)) for n, t in part.tensors.items()})
+
+    @property
+    def name(self) -> str:
+        return self.outline.name
+
+    @property
+    def trace(self) -> tuple[float, ...]:
+        return self.outline.trace
+
+    def opened(self) -> Part:
+        return self.outline.filled({name: rebuild(*arguments) for name, (rebuild, arguments) in self.where.items()})
+
+
+@dataclass(frozen=True)
+class SharedParts:
     number: int
-    outlines: list[Outline]
-    where: list[dict[str, tuple[Any, tuple[Any, ...]]]]
+    handles: list[SharedPart]
 
     def __iter__(self) -> Iterator[Part]:
-        for outline, tensors in zip(self.outlines, self.where, strict=True):
-            yield outline.filled({name: rebuild(*arguments) for name, (rebuild, arguments) in tensors.items()})
+        return (handle.opened() for handle in self.handles)
 
 
 class Kept:
@@ -102,8 +122,7 @@ class Shared(Kept):
 
     def place(self, parts: Iterable[Part]) -> SharedParts:
         number, kept = self.keep(parts)
-        where = [{n: reduce_tensor(flat_bytes(t)) for n, t in part.tensors.items()} for part in kept]
-        return SharedParts(number, [Outline.of(part) for part in kept], where)
+        return SharedParts(number, [SharedPart.of(part) for part in kept])
 
     def send(self, number: int) -> None:
         """Engines fetch by themselves."""

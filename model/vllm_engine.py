@@ -35,6 +35,7 @@ from model.config import ModelConfig, Precision
 from model.engine import Completion, EngineError, Request, Routes, Sampling
 from model.publish import Published, PublishError, Tolerance
 from model.sampling import Sampled, Start, Stops, completed
+from model.transport import SharedParts
 
 T = TypeVar("T")
 OnPublish = Literal["drained", "paused", "mixed"]
@@ -243,9 +244,10 @@ class VllmEngine:
         folder = Path(tempfile.mkdtemp(prefix="zeroth-publish-", dir=memory))
         loading = asyncio.ensure_future(self.llm.collective_rpc("receive_weights", args=(str(folder),)))
         traces: dict[str, tuple[float, ...]] = {}
+        parts = weights.parts.handles if isinstance(weights.parts, SharedParts) else weights.parts
         try:
             # vLLM samples without drafts, and has no place for MTP modules.
-            for number, part in enumerate(part for part in weights.parts if part.name != "mtp"):
+            for number, part in enumerate(part for part in parts if part.name != "mtp"):
                 receiver.write_part(part, folder, number)
                 traces[part.name] = part.trace
                 await self._taken(folder, number + 1 - AHEAD, loading)

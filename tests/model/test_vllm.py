@@ -22,6 +22,7 @@ from model.publish import Published, PublishError
 from model.receiver import parts_in, write_part
 from model.segments import Segments
 from model.transformer import Transformer, build
+from model.transport import Shared
 from model.vllm_engine import VllmEngine, check_sampling, moe_routes
 from tests.fakes import LOADABLE, TINY, tiny_policy, tiny_tokenizer
 from tests.model.test_publish import damaged, one_bit
@@ -164,6 +165,18 @@ def test_damage_is_caught_and_named(
     assert vllm_engine.version != 9
     assert not vllm_engine.open.is_set()
     given(vllm_engine)
+
+
+def test_weights_that_lie_in_the_trainer_s_memory_are_opened_by_the_workers(vllm_engine: VllmEngine) -> None:
+    model, shared = build(CONFIG, seed=8), Shared()
+    weights = publish.publish(model, 5, "fp32", shared.place)
+    shared.kept[0][2].tensors[EXPERTS].view(torch.int32)[0, 0, 0] ^= 1
+    with pytest.raises(PublishError, match=re.escape(EXPERTS) + " differs"):
+        asyncio.run(vllm_engine.publish(weights))
+    asyncio.run(vllm_engine.publish(publish.publish(model, 6, "fp32", shared.place)))
+    ((completion,),) = run(vllm_engine, [Request(PROMPTS[0], (1,))], Sampling(max_tokens=20))
+    assert completion.versions == (6,) * len(completion.token_ids)
+    assert completion.logprobs == pytest.approx(full_logprobs(model, PROMPTS[0], completion.token_ids, 1.0), abs=1e-4)
 
 
 def test_vllm_s_unpacked_experts_are_found_and_packed(vllm_engine: VllmEngine) -> None:

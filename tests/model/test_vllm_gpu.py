@@ -17,6 +17,7 @@ from model.policy import OptimizerSettings, Policy
 from model.publish import PublishError
 from model.tokenizer import train
 from model.transformer import Transformer
+from model.transport import Shared
 from model.vllm_engine import VllmEngine
 from tests.model.test_publish import damaged, one_bit
 
@@ -77,3 +78,15 @@ def test_damage_is_caught(pair: tuple[Policy, VllmEngine]) -> None:
     with pytest.raises(PublishError, match=name):
         asyncio.run(engine.publish(damaged(weights, name, one_bit)))
     asyncio.run(engine.publish(publish.publish(policy.model, 2, engine.precision)))
+
+
+def test_weights_on_the_same_gpu_are_opened_by_the_workers(pair: tuple[Policy, VllmEngine]) -> None:
+    policy, engine = pair
+    shared = Shared()
+    asyncio.run(engine.publish(policy.publish(engine.precision, shared.place)))
+    weights = policy.publish(engine.precision, shared.place)
+    name = "layers.1.mlp.experts.down_proj.weight"
+    one_bit(shared.kept[1][2].tensors[name])
+    with pytest.raises(PublishError, match=name):
+        asyncio.run(engine.publish(weights))
+    asyncio.run(engine.publish(policy.publish(engine.precision)))
