@@ -1,4 +1,5 @@
-"""What a user sees: one clear message and the right exit status, and nothing half-written."""
+"""What a user sees: one clear message and the right exit status, and nothing half-written. A process takes seconds to
+start, so most calls are made in this one."""
 
 from __future__ import annotations
 
@@ -7,24 +8,40 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from jobs.cli import main
 from rl.journal import read_load
 from tests.jobs.conftest import Workspace
 
 ROOT = Path(__file__).resolve().parents[2]
+Done = subprocess.CompletedProcess[str]
+Zeroth = Callable[..., Done]
 
 
-def zeroth(*arguments: object) -> subprocess.CompletedProcess[str]:
+def started(*arguments: object) -> Done:
     return subprocess.run(
         [sys.executable, "-m", "jobs", *map(str, arguments)],
         capture_output=True, text=True, cwd=ROOT, timeout=120, env={**os.environ, "COLUMNS": "200"}, check=False,
     )  # fmt: skip
 
 
-def assert_refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
+@pytest.fixture
+def zeroth(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Zeroth:
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments: object) -> Done:
+        with pytest.raises(SystemExit) as ended:
+            main([*map(str, arguments)])
+        return Done(arguments, int(ended.value.code or 0), *capsys.readouterr())
+
+    return call
+
+
+def assert_refused(done: Done, *words: str) -> None:
     assert done.returncode == 2, done.stderr
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
@@ -35,56 +52,56 @@ def assert_refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
 
 
 def test_a_wrong_key(workspace: Workspace) -> None:
-    done = zeroth("grpo", workspace.recipe, "rollout.samples_per_grop=3")
+    done = started("grpo", workspace.recipe, "rollout.samples_per_grop=3")
     assert_refused(done, str(workspace.recipe), "rollout.samples_per_grop", "rollout.samples_per_group")
     assert not workspace.run.exists()
 
 
-def test_a_malformed_problem_line(workspace: Workspace) -> None:
+def test_a_malformed_problem_line(workspace: Workspace, zeroth: Zeroth) -> None:
     with workspace.problems.open("a") as file:
         file.write('{"id": "x"\n')
     assert_refused(zeroth("grpo", workspace.recipe), f"{workspace.problems}:9", "not JSON")
     assert not workspace.run.exists()
 
 
-def test_a_problem_without_what_its_reward_needs(workspace: Workspace) -> None:
+def test_a_problem_without_what_its_reward_needs(workspace: Workspace, zeroth: Zeroth) -> None:
     workspace.write_problems([{"id": "p", "prompt": "1+1", "reward": "math"}])
     assert_refused(zeroth("grpo", workspace.recipe), "'p'", "answer")
 
 
-def test_an_unknown_reward(workspace: Workspace) -> None:
+def test_an_unknown_reward(workspace: Workspace, zeroth: Zeroth) -> None:
     workspace.write_problems([{"id": "p", "prompt": "1+1", "reward": "maths", "answer": "2"}])
     assert_refused(zeroth("grpo", workspace.recipe), "'maths'", "math")
 
 
-def test_a_missing_checkpoint(workspace: Workspace) -> None:
+def test_a_missing_checkpoint(workspace: Workspace, zeroth: Zeroth) -> None:
     assert_refused(zeroth("grpo", workspace.recipe, f"base={workspace.folder / 'nowhere'}"), "nowhere", "checkpoint")
 
 
-def test_a_prompt_that_fills_the_context(workspace: Workspace) -> None:
+def test_a_prompt_that_fills_the_context(workspace: Workspace, zeroth: Zeroth) -> None:
     workspace.write_problems([{"id": "long", "prompt": "1+" * 200, "reward": "math", "answer": "2"}])
     assert_refused(zeroth("grpo", workspace.recipe), "'long'", "context")
 
 
-def test_a_run_directory_in_use(workspace: Workspace) -> None:
+def test_a_run_directory_in_use(workspace: Workspace, zeroth: Zeroth) -> None:
     workspace.run.mkdir()
     (workspace.run / "metrics.jsonl").write_text("")
     assert_refused(zeroth("grpo", workspace.recipe), "--resume")
 
 
-def test_a_template_without_a_prompt(workspace: Workspace) -> None:
+def test_a_template_without_a_prompt(workspace: Workspace, zeroth: Zeroth) -> None:
     assert_refused(zeroth("grpo", workspace.recipe, "data.template=nothing"), "{prompt}")
 
 
-def test_nothing_to_resume(workspace: Workspace) -> None:
+def test_nothing_to_resume(workspace: Workspace, zeroth: Zeroth) -> None:
     assert_refused(zeroth("grpo", workspace.recipe, "--resume"), "no run to resume")
 
 
-def test_an_absent_recipe() -> None:
+def test_an_absent_recipe(zeroth: Zeroth) -> None:
     assert_refused(zeroth("grpo", "nowhere.toml"), "nowhere.toml", "quickstart")
 
 
-def test_a_dry_run_prints_the_resolved_recipe_and_writes_nothing(workspace: Workspace) -> None:
+def test_a_dry_run_prints_the_resolved_recipe_and_writes_nothing(workspace: Workspace, zeroth: Zeroth) -> None:
     done = zeroth("grpo", workspace.recipe, "--dry-run", "rollout.lag=3")
     assert done.returncode == 0, done.stderr
     assert "lag = 3" in done.stdout
@@ -92,7 +109,7 @@ def test_a_dry_run_prints_the_resolved_recipe_and_writes_nothing(workspace: Work
     assert not workspace.run.exists()
 
 
-def test_eval_reports_by_reward(workspace: Workspace) -> None:
+def test_eval_reports_by_reward(workspace: Workspace, zeroth: Zeroth) -> None:
     options = ("--samples", 2, "--max-tokens", 4, "--template", "{prompt}=", "--json")
     done = zeroth("eval", workspace.base, "--suite", workspace.problems, *options)
     assert done.returncode == 0, done.stderr
@@ -100,7 +117,7 @@ def test_eval_reports_by_reward(workspace: Workspace) -> None:
     assert (row["problems"], row["samples"], row["mean"]["value"]) == (8, 2, 0.0)
 
 
-def test_eval_scores_given_responses(workspace: Workspace) -> None:
+def test_eval_scores_given_responses(workspace: Workspace, zeroth: Zeroth) -> None:
     path = workspace.folder / "responses.jsonl"
     path.write_text("".join(json.dumps({"id": i, "response": f"\\boxed{{{i + i % 2}}}"}) + "\n" for i in range(8)))
     done = zeroth("eval", "--responses", path, "--suite", workspace.problems, "--json")
@@ -117,11 +134,13 @@ def test_eval_scores_given_responses(workspace: Workspace) -> None:
         (["--reference"], "no reference response"),
     ],
 )
-def test_eval_that_is_not_told_what_to_do(workspace: Workspace, arguments: list[str], word: str) -> None:
+def test_eval_that_is_not_told_what_to_do(
+    workspace: Workspace, arguments: list[str], word: str, zeroth: Zeroth
+) -> None:
     assert_refused(zeroth("eval", *arguments, "--suite", workspace.problems), word)
 
 
-def test_eval_of_nothing(workspace: Workspace) -> None:
+def test_eval_of_nothing(workspace: Workspace, zeroth: Zeroth) -> None:
     assert_refused(zeroth("eval", workspace.folder / "none", "--suite", workspace.problems), "no such checkpoint")
 
 
@@ -136,26 +155,26 @@ PRETRAIN = ["data.vocab_size=300", "optimizer.lr=1e-3", "train.steps=6", "train.
             "model.num_hidden_layers=2", "train.balance=1e-3"]  # fmt: skip
 
 
-def pretrain(workspace: Workspace, *arguments: str) -> subprocess.CompletedProcess[str]:
+def pretrain(run: Zeroth, workspace: Workspace, *arguments: str) -> Done:
     recipe = workspace.folder / "pretrain.toml"
     recipe.write_text("")
     paths = [f"run.dir={workspace.run}", f"data.documents={documents(workspace.folder)}"]
-    return zeroth("pretrain", recipe, *paths, *PRETRAIN, *arguments)
+    return run("pretrain", recipe, *paths, *PRETRAIN, *arguments)
 
 
-def test_pretrain_makes_a_checkpoint_and_resumes_to_the_same_weights(workspace: Workspace) -> None:
-    done = pretrain(workspace, "run.checkpoint_every=3", "run.keep_checkpoints=9")
+def test_pretrain_makes_a_checkpoint_and_resumes_to_the_same_weights(workspace: Workspace, zeroth: Zeroth) -> None:
+    done = pretrain(zeroth, workspace, "run.checkpoint_every=3", "run.keep_checkpoints=9")
     assert done.returncode == 0, done.stderr
     whole = (workspace.run / "checkpoints" / "step-6" / "model.safetensors").read_bytes()
     shutil.rmtree(workspace.run / "checkpoints" / "step-6")
-    assert pretrain(workspace, "run.checkpoint_every=3", "--resume").returncode == 0
+    assert pretrain(started, workspace, "run.checkpoint_every=3", "--resume").returncode == 0
     assert (workspace.run / "checkpoints" / "step-6" / "model.safetensors").read_bytes() == whole
     steps = [json.loads(line)["step"] for line in (workspace.run / "metrics.jsonl").read_text().splitlines()]
     assert steps == [1, 2, 3, 4, 5, 6]
 
 
-def test_pretrain_trains_multi_token_prediction(workspace: Workspace) -> None:
-    done = pretrain(workspace, "model.num_nextn_predict_layers=1", "train.mtp_weight=0.3")
+def test_pretrain_trains_multi_token_prediction(workspace: Workspace, zeroth: Zeroth) -> None:
+    done = pretrain(zeroth, workspace, "model.num_nextn_predict_layers=1", "train.mtp_weight=0.3")
     assert done.returncode == 0, done.stderr
     assert "mtp_loss" in (workspace.run / "metrics.jsonl").read_text()
     load = read_load(workspace.run)
@@ -183,7 +202,7 @@ def test_a_full_disk_ends_in_one_message_and_nothing_half_written(workspace: Wor
     assert list((workspace.run / "checkpoints").iterdir()) == []
 
 
-def test_a_malformed_document(workspace: Workspace) -> None:
+def test_a_malformed_document(workspace: Workspace, zeroth: Zeroth) -> None:
     path = documents(workspace.folder)
     path.write_text(path.read_text() + "{}\n")
     recipe = workspace.folder / "pretrain.toml"
@@ -193,14 +212,14 @@ def test_a_malformed_document(workspace: Workspace) -> None:
     )
 
 
-def test_an_unknown_model_key(workspace: Workspace) -> None:
-    assert_refused(pretrain(workspace, "model.hiden_size=3"), "hiden_size", "hidden_size")
+def test_an_unknown_model_key(workspace: Workspace, zeroth: Zeroth) -> None:
+    assert_refused(pretrain(zeroth, workspace, "model.hiden_size=3"), "hiden_size", "hidden_size")
 
 
 @pytest.mark.parametrize(
     "command", ["quickstart", "pretrain", "sft", "reward-model", "distill", "chain", "grpo", "eval", "report"]
 )
-def test_every_command_explains_itself(command: str) -> None:
+def test_every_command_explains_itself(command: str, zeroth: Zeroth) -> None:
     done = zeroth(command, "--help")
     assert done.returncode == 0
     assert "Usage" in done.stdout

@@ -31,10 +31,10 @@ from tests.jobs.conftest import Workspace
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 
-def grpo(workspace: Workspace, *arguments: str) -> subprocess.Popen[str]:
+def grpo(workspace: Workspace, *arguments: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "jobs", "grpo", str(workspace.recipe), *arguments],
-        cwd=workspace.folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        cwd=workspace.folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env,
     )  # fmt: skip
 
 
@@ -92,17 +92,6 @@ def test_a_run_is_whole_with_a_plugin_from_the_working_directory(workspace: Work
     assert "held_out/greedy/my_rewards:digits" in last
 
 
-def test_a_run_killed_hard_resumes_without_losing_or_repeating_a_sample(workspace: Workspace) -> None:
-    """Its samples go on from step to step."""
-    process = grpo(workspace, "train.steps=40", "rollout.step_tokens=4")
-    wait_for(lambda: 5 in steps(workspace), process)
-    process.kill()
-    process.communicate()
-    finished(grpo(workspace, "train.steps=8", "rollout.step_tokens=4", "--resume"))
-    assert steps(workspace) == list(range(9))
-    assert len(samples(workspace)) == len(set(samples(workspace))) == 8 * 3 * 2
-
-
 def test_ctrl_c_saves_and_says_how_to_go_on(workspace: Workspace) -> None:
     process = grpo(workspace, "train.steps=500")
     wait_for(lambda: 3 in steps(workspace), process)
@@ -116,8 +105,16 @@ def test_ctrl_c_saves_and_says_how_to_go_on(workspace: Workspace) -> None:
     assert not list((workspace.run / "checkpoints").glob(".*"))
 
 
+@pytest.fixture(scope="module")
+def local() -> Iterator[cluster.Cluster]:
+    with cluster.connect(None, 3) as ray:
+        yield ray
+
+
 @pytest.mark.vllm
-def test_a_run_with_vllm_is_resumed_amid_its_samples(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_with_vllm_is_resumed_amid_its_samples(
+    workspace: Workspace, local: cluster.Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two runs of one engine, which takes half a minute to start: as `zeroth grpo` drives it, and with --resume."""
     pytest.importorskip("vllm", reason="needs vLLM")
     policy = tiny_policy(**LOADABLE)
@@ -128,15 +125,15 @@ def test_a_run_with_vllm_is_resumed_amid_its_samples(workspace: Workspace, monke
     async def close() -> None:
         """Later."""
 
-    with cluster.connect(None, 3) as ray, Bar(disable=True) as bar:
+    with Bar(disable=True) as bar:
         recipe = config.read(workspace.recipe, GrpoRecipe, [*vllm, "train.steps=2"])
-        engine = ray.engine(recipe)
+        engine = local.engine(recipe)
         monkeypatch.setattr(engine, "close", close)
         for until in (2, 5):
             recipe = config.read(workspace.recipe, GrpoRecipe, [*vllm, f"train.steps={until}"])
             ready = grpo_command.checked(recipe, resume=until == 5)
-            reward = ray.reward(ready.make_judge, 1)
-            assert asyncio.run(grpo_command.drive(recipe, ready, ray.trainer(recipe), engine, reward, bar)) == until
+            reward = local.reward(ready.make_judge, 1)
+            assert asyncio.run(grpo_command.drive(recipe, ready, local.trainer(recipe), engine, reward, bar)) == until
         monkeypatch.undo()
         asyncio.run(engine.close())
     assert steps(workspace) == list(range(6))
@@ -146,15 +143,14 @@ def test_a_run_with_vllm_is_resumed_amid_its_samples(workspace: Workspace, monke
     assert any(line["step"] > 2 and line["versions"][0][0] < 2 <= line["versions"][-1][0] for line in lines)
 
 
-def test_workers_have_the_priority_of_the_process_that_starts_them() -> None:
+def test_workers_have_the_priority_of_the_process_that_starts_them(local: cluster.Cluster) -> None:
     class Priority:
         async def __call__(self, samples: Sequence[Sample], /) -> list[Score]:
             return [Score(float(os.nice(0))) for _ in samples]
 
         async def close(self) -> None: ...
 
-    with cluster.connect(None, 1) as ray:
-        (score,) = asyncio.run(ray.reward(Priority, 1)([Sample({}, "")]))
+    (score,) = asyncio.run(local.reward(Priority, 1)([Sample({}, "")]))
     assert score.value == os.nice(0)
 
 
@@ -191,7 +187,7 @@ def job_server() -> Iterator[dict[str, str]]:
          *(f"--{name}={port}" for name, port in ports.items())],
         env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
-    yield {**environment, "JOBS": f"http://127.0.0.1:{ports['dashboard-port']}"}
+    yield {**environment, "JOBS": f"http://127.0.0.1:{ports['dashboard-port']}", "HEAD": f"127.0.0.1:{ports['port']}"}
     head.terminate()
     head.wait(timeout=60)
     shutil.rmtree(folder, ignore_errors=True)
@@ -222,10 +218,31 @@ def submit_once(
     )  # fmt: skip
 
 
-def test_the_same_recipe_runs_under_ray_job_submit(workspace: Workspace, job_server: dict[str, str]) -> None:
-    done = submit(job_server, workspace)
+ARGUMENTS = ("train.steps=24", "rollout.lag=0", "rollout.step_tokens=4", "evaluate.every=8")
+
+
+def rewarded(workspace: Workspace) -> Workspace:
+    """With a reward that tells samples apart, of a plugin that travels with the job."""
+    workspace.write_problems([{"id": str(i), "prompt": f"{i}+1", "reward": "my_rewards:digits"} for i in range(8)])
+    return workspace
+
+
+@pytest.fixture(scope="module")
+def untouched(
+    tmp_path_factory: pytest.TempPathFactory, job_server: dict[str, str]
+) -> tuple[Workspace, subprocess.CompletedProcess[str]]:
+    """A run that was submitted and came to its end."""
+    workspace = rewarded(Workspace(tmp_path_factory.mktemp("untouched")))
+    done = submit(job_server, workspace, *ARGUMENTS)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert steps(workspace) == [0, 1, 2, 3, 4]
+    return workspace, done
+
+
+def test_the_same_recipe_runs_under_ray_job_submit(
+    untouched: tuple[Workspace, subprocess.CompletedProcess[str]], job_server: dict[str, str]
+) -> None:
+    workspace, done = untouched
+    assert steps(workspace) == list(range(25))
     assert job_server["RAY_AUTH_TOKEN"] not in done.stdout + done.stderr
 
 
@@ -239,9 +256,11 @@ PATIENT = {"RAY_JOB_STOP_WAIT_TIME_S": "120"}
 """Ray kills a stopped job after 3 seconds unless its environment says otherwise."""
 
 
-def held_out(workspace: Workspace) -> list[dict[str, float]]:
+def made(workspace: Workspace) -> tuple[list[dict[str, float]], bytes]:
+    """What a run is held to: its held-out accuracy all along, and its last weights."""
     lines = [json.loads(line) for line in (workspace.run / "metrics.jsonl").read_text().splitlines()]
-    return [{name: v for name, v in line.items() if name.startswith("held_out/")} for line in lines]
+    held_out = [{name: v for name, v in line.items() if name.startswith("held_out/")} for line in lines]
+    return held_out, (workspace.run / "checkpoints" / "step-24" / "model.safetensors").read_bytes()
 
 
 def drivers(workspace: Workspace) -> list[int]:
@@ -271,28 +290,29 @@ while client.get_job_status(job) not in (JobStatus.STOPPED, JobStatus.FAILED):
 """In a process of its own, since Ray keeps the first token that a process has seen."""
 
 
+@pytest.mark.parametrize("ending", ["stop", "kill -9"])
 def test_a_job_that_was_ended_goes_on_to_where_an_untouched_run_ends(
-    workspace: Workspace, job_server: dict[str, str]
+    workspace: Workspace,
+    untouched: tuple[Workspace, subprocess.CompletedProcess[str]],
+    job_server: dict[str, str],
+    ending: str,
 ) -> None:
-    arguments = ("train.steps=24", "rollout.lag=0", "evaluate.every=8")
-    finished(grpo(workspace, *arguments))
-    untouched = held_out(workspace)
-    for ending in ("stop", "kill -9"):
-        shutil.rmtree(workspace.run)
-        options = ["--no-wait", "--submission-id", ending, "--runtime-env-json", json.dumps({"env_vars": PATIENT})]
-        started = submit(job_server, workspace, *arguments, options=options)
-        assert started.returncode == 0, started.stdout + started.stderr
-        driver = 0
-        if ending == "kill -9":
-            wait_until(lambda: bool(drivers(workspace)))
-            (driver,) = drivers(workspace)
-        metrics = workspace.run / "metrics.jsonl"
-        end = [sys.executable, "-c", END_AT_STEP_3, job_server["JOBS"], ending, str(metrics), str(driver)]
-        subprocess.run(end, env=job_server, check=True, timeout=240)
-        reached = steps(workspace)[-1]
-        assert reached < 24
-        if ending == "stop":
-            assert (workspace.run / "checkpoints" / f"step-{reached}").is_dir()
-        finished(grpo(workspace, *arguments, "--resume"))
-        assert held_out(workspace) == untouched
-        assert len(samples(workspace)) == len(set(samples(workspace))) == 24 * 3 * 2
+    """Without losing or repeating a sample, though samples go on from step to step."""
+    options = ["--no-wait", "--submission-id", ending, "--runtime-env-json", json.dumps({"env_vars": PATIENT})]
+    started = submit(job_server, rewarded(workspace), *ARGUMENTS, options=options)
+    assert started.returncode == 0, started.stdout + started.stderr
+    driver = 0
+    if ending == "kill -9":
+        wait_until(lambda: bool(drivers(workspace)))
+        (driver,) = drivers(workspace)
+    metrics = workspace.run / "metrics.jsonl"
+    end = [sys.executable, "-c", END_AT_STEP_3, job_server["JOBS"], ending, str(metrics), str(driver)]
+    subprocess.run(end, env=job_server, check=True, timeout=240)
+    reached = steps(workspace)[-1]
+    assert reached < 24
+    if ending == "stop":
+        assert (workspace.run / "checkpoints" / f"step-{reached}").is_dir()
+    there = {**job_server, "RAY_ADDRESS": job_server["HEAD"]}
+    finished(grpo(workspace, *ARGUMENTS, "--resume", env=there))
+    assert made(workspace) == made(untouched[0])
+    assert len(samples(workspace)) == len(set(samples(workspace))) == 24 * 3 * 2

@@ -39,7 +39,7 @@ model = build(C, 1).use("fp32").requires_grad_(False)
 served = serving.Served(C, model.state_dict(), "fp32", torch.device("cpu"))
 page = 64 * served.width * 4 * 3
 requests = [Request((5,) * 67, (1, 2)), Request((7,) * 3, (3,), ()), Request((9,), (4,))]
-sampling = Sampling(temperature=0.8, max_tokens=5)
+sampling = Sampling(temperature=0.8, max_tokens=3)
 starts = [Start.of(r, *row, sampling, 96) for r in requests for row in r.rows()]
 stops = None
 graphs = Graphs(served, max_rows=3, cache_bytes=4 * page, draft=DRAFT, record_routes=True)
@@ -48,7 +48,7 @@ for ours, theirs in zip(graphs.sample(starts, sampling, stops), Waves(model, 8, 
     assert max(abs(a - b) for a, b in zip(ours.logprobs, theirs.logprobs)) < 1e-5
     assert (ours.routes == theirs.routes).all()
 # The first two rows need three of the three pages, for they share the prompt's first one; so the others wait.
-assert graphs.tally.steps > 5
+assert graphs.tally.steps > 3
 """
 FRONT = """
 import asyncio
