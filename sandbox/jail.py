@@ -197,18 +197,22 @@ class Isolation:
         self._layout = layout
         self._has_proc = has_proc
         self._filter = kernel.Filter(seccomp.run_part())
-        self._landlock = _landlock(kernel.landlock_abi())
+        self._landlock_abi = kernel.landlock_abi()
+        self._places = tuple(os.open(path, os.O_PATH | os.O_CLOEXEC) for path in ("/", "/dev", HOME))
         own = os.pidfd_open(os.getpid())
         self._leave_namespace = [kernel.call("a PID namespace", "unshare", kernel.CLONE_NEWPID)]
         self._return = [kernel.call("the zygote's PID namespace", "setns", own, kernel.CLONE_NEWPID)]
-        self._calls: tuple[kernel.Call, ...] = ()
         self._prepared = functools.lru_cache(64)(self._prepare)
         kernel.Filter(seccomp.zygote_part()).load()
 
-    def before_fork(self, limits: tuple[int, ...]) -> None:
-        """In the zygote: the next child is process 1 of a PID namespace of its own. ``limits``: RunLimits' fields."""
-        self._calls = self._prepared(limits)
+    def before_fork(self, limits: tuple[int, ...]) -> tuple[kernel.Call, ...]:
+        """In the zygote: the next child is process 1 of a PID namespace of its own. ``limits``: RunLimits' fields.
+
+        Returns the calls that isolate the child, which makes them itself: namespaces while it still has the power, then
+        the power itself, then what may be asked of the kernel.
+        """
         kernel.perform(self._leave_namespace)
+        return self._prepared(limits)
 
     def after_fork(self, pid: int) -> None:
         """In the zygote: its own namespace is again the one for children, so that the next call can make another."""
@@ -218,11 +222,6 @@ class Isolation:
     def ended(self, pid: int, living: set[int]) -> None:
         """In the zygote: the kernel has ended and freed everything that the run ``pid`` had."""
 
-    def apply(self) -> None:
-        """In the run: namespaces while it still has the power, then the power itself, then what may be asked of the
-        kernel."""
-        kernel.perform(self._calls)
-
     def _prepare(self, fields: tuple[int, ...]) -> tuple[kernel.Call, ...]:
         limits = RunLimits(*fields)
         return (
@@ -231,7 +230,7 @@ class Isolation:
             *resource_limits(limits),
             *self._identity(),
             kernel.drop_capabilities_call(),
-            *self._landlock,
+            *_landlock(self._landlock_abi, self._places),
             self._filter.call(),
         )
 
@@ -276,7 +275,7 @@ def resource_limits(limits: RunLimits) -> list[kernel.Call]:
     ]
 
 
-def _landlock(abi: int) -> list[kernel.Call]:
+def _landlock(abi: int, places: tuple[int, ...]) -> list[kernel.Call]:
     """Reading and executing everywhere in the small root, writing in /tmp and to devices; no TCP, no abstract sockets
     and no signals out of the run where the kernel can forbid them."""
     if not abi:
@@ -287,7 +286,7 @@ def _landlock(abi: int) -> list[kernel.Call]:
             files |= right
     network = 3 if abi >= 4 else 0
     scoped = 3 if abi >= 6 else 0
-    root, devices, home = (os.open(path, os.O_PATH | os.O_CLOEXEC) for path in ("/", "/dev", HOME))
+    root, devices, home = places
     rules = [(LANDLOCK_READ, root), (LANDLOCK_READ | _LANDLOCK_WRITE_FILE, devices), (files, home)]
     size = 24 if abi >= 6 else 16 if abi >= 4 else 8
     return [

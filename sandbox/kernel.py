@@ -67,7 +67,7 @@ put the result, which later calls may take as an argument."""
 
 
 def call(what: str, function: str, *arguments: Any, result: ctypes.c_int | None = None) -> Call:
-    return what, getattr(_libc, function), arguments, result
+    return what, _libc[function], arguments, result
 
 
 def perform(calls: Sequence[Call]) -> None:
@@ -79,6 +79,9 @@ def perform(calls: Sequence[Call]) -> None:
             raise _last_error(what)
         if result is not None:
             result.value = value
+
+
+NOTHING = (call("nothing", "getpid"),)
 
 
 def unshare(flags: int) -> None:
@@ -121,7 +124,7 @@ def mount_call(source: str, target: str, kind: str, flags: int, data: str = "") 
 
 def limit_call(which: int, value: int) -> Call:
     """Sets the soft and the hard value of the resource limit ``which``."""
-    return call(f"limit {which}", "setrlimit", which, ctypes.create_string_buffer(struct.pack("QQ", value, value), 16))
+    return call(f"limit {which}", "setrlimit", which, struct.pack("QQ", value, value))
 
 
 def unmount(target: str) -> None:
@@ -162,8 +165,8 @@ def drop_capabilities_call() -> Call:
     return call("capset", "syscall", _NR_CAPSET, _CAPABILITY_HEADER, _NO_CAPABILITIES)
 
 
-_CAPABILITY_HEADER = ctypes.create_string_buffer(struct.pack("Ii", 0x20080522, 0), 8)
-_NO_CAPABILITIES = ctypes.create_string_buffer(24)
+_CAPABILITY_HEADER = struct.pack("Ii", 0x20080522, 0)
+_NO_CAPABILITIES = bytes(24)
 
 
 def drop_bounding_set() -> None:
@@ -181,7 +184,7 @@ class Filter:
     def __init__(self, program: bytes) -> None:
         self._instructions = ctypes.create_string_buffer(program, len(program))
         address = ctypes.addressof(self._instructions)
-        self._descriptor = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", len(program) // 8, address), 16)
+        self._descriptor = struct.pack("HxxxxxxQ", len(program) // 8, address)
 
     def load(self) -> None:
         """Applies the filter to the calling process for good. Needs no_new_privs."""

@@ -16,7 +16,6 @@ from __future__ import annotations
 import _socket
 import atexit
 import builtins
-import functools
 import os
 import sys
 import threading
@@ -72,7 +71,7 @@ def _read(channel: int, count: int) -> bytes:
 
 
 def run_job(channel: int) -> int:
-    """Does the job that the channel brings; returns the exit status."""
+    """Does the job that the channel brings, in the working directory; returns the exit status."""
     job = wire.unpack_job(_read_frame(channel))
     mode = job["mode"]
     if mode == "command":
@@ -81,14 +80,17 @@ def run_job(channel: int) -> int:
         return sys.modules["sandbox.asserts"].run(channel, job["source"], job["answer_bytes"])  # type: ignore[no-any-return]
     if mode == "checker":
         return _check(channel, job)
-    name = "__main__" if mode == "program" else "solution"
-    code = _compile(channel, job["source"])
+    path = f"{os.getcwd()}/{SOURCE}"
+    code = _compile(channel, job["source"], path)
     if code is None:
         return 1
-    module = _module(name)
     if mode == "program":
-        return _finish(channel, functools.partial(exec, code, module.__dict__), module)
-    return _finish(channel, functools.partial(serve, job.get("serve_on", channel), code, module), module)
+        module = _module("__main__", path)
+        status = _run(channel, exec, code, module.__dict__)
+    else:
+        module = _module("solution", path)
+        status = _run(channel, serve, job.get("serve_on", channel), code, module)
+    return _finish(status, module)
 
 
 def _check(channel: int, job: dict[str, Any]) -> int:
@@ -105,6 +107,7 @@ def rehearse(times: int = 16) -> None:
     every run uses; a run would do so by itself, in pages of its own. Takes standard input, which ends up empty."""
     main = sys.modules["__main__"]
     channel, judge = _socket.socketpair()
+    nowhere = os.devnull
     reading, typing = os.pipe()
     os.dup2(reading, 0)
     source = "import sys\ndef f(x): return x\nfor number in range(3): f(number)\nprint(int(input()) + 1)\n"
@@ -112,15 +115,15 @@ def rehearse(times: int = 16) -> None:
         os.write(typing, b"1\n")
         judge.sendall(wire.pack_job({"mode": "program", "source": source}))
         job = wire.unpack_job(_read_frame(channel.fileno()))
-        code = compile(job["source"], SOURCE, "exec", dont_inherit=True)
-        module = _module("__main__")
-        _run(channel.fileno(), functools.partial(exec, code, module.__dict__))
-        module.__dict__.clear()
-        sys.stdout.flush()
+        code = _compile(channel.fileno(), job["source"], nowhere)
+        module = _module("__main__", nowhere)
+        status = _run(channel.fileno(), exec, code, module.__dict__)
+        if not atexit._ncallbacks():  # those of imported modules are the runs'
+            _finish(status, module)
     for _ in range(times):
         judge.sendall(wire.pack({"call": {"name": "f"}, "args": [1], "kwargs": {"dict": []}}))
     judge.shutdown(_socket.SHUT_WR)
-    serve(channel.fileno(), compile("def f(x): return x + 1", SOURCE, "exec"), _module("solution"))
+    serve(channel.fileno(), compile("def f(x): return x + 1", nowhere, "exec"), _module("solution", nowhere))
     del sys.modules["solution"]
     sys.modules["__main__"] = main
     os.dup2(2, 0)
@@ -128,24 +131,20 @@ def rehearse(times: int = 16) -> None:
         os.close(descriptor)
 
 
-def _module(name: str) -> types.ModuleType:
+def _module(name: str, path: str) -> types.ModuleType:
     module = types.ModuleType(name)
-    module.__dict__.update(__file__=_source_path(), __builtins__=builtins)
+    module.__dict__.update(__file__=path, __builtins__=builtins)
     sys.modules[name] = module
-    sys.argv = [_source_path()]
+    sys.argv = [path]
     return module
 
 
-def _source_path() -> str:
-    return f"{os.getcwd()}/{SOURCE}"
-
-
-def _compile(channel: int, source: str) -> types.CodeType | None:
+def _compile(channel: int, source: str, path: str) -> types.CodeType | None:
     try:
-        file = os.open(SOURCE, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644)
+        file = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644)
         os.write(file, source.encode("utf-8", "surrogateescape"))
         os.close(file)
-        return compile(source, _source_path(), "exec", dont_inherit=True)
+        return compile(source, path, "exec", dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError) as error:
         traceback.print_exception(error, limit=0)
         sys.stderr.flush()
@@ -153,9 +152,8 @@ def _compile(channel: int, source: str) -> types.CodeType | None:
         return None
 
 
-def _finish(channel: int, body: Callable[[], Any], module: types.ModuleType) -> int:
-    """Runs ``body`` and ends as the interpreter would: threads joined, exit functions run, streams flushed."""
-    status = _run(channel, body)
+def _finish(status: int, module: types.ModuleType) -> int:
+    """Ends as the interpreter would: threads joined, exit functions run, streams flushed."""
     try:
         if len(threading._active) > 1:  # type: ignore[attr-defined]
             threading._shutdown()  # type: ignore[attr-defined]
@@ -169,10 +167,10 @@ def _finish(channel: int, body: Callable[[], Any], module: types.ModuleType) -> 
     return status
 
 
-def _run(channel: int, body: Callable[[], Any]) -> int:
-    """The exit status that ``body`` asks for."""
+def _run(channel: int, body: Callable[..., Any], *arguments: Any) -> int:
+    """The exit status that ``body(*arguments)`` asks for."""
     try:
-        body()
+        body(*arguments)
     except SystemExit as stop:
         return _exit_status(stop.code)
     except BaseException as error:  # noqa: BLE001 - every way for a program to end is data

@@ -21,22 +21,20 @@ class NoIsolation:
         self._base = base
         self._count = 0
         self._folders: dict[int, str] = {}
-        self._limits: tuple[int, ...] = ()
 
-    def before_fork(self, limits: tuple[int, ...]) -> None:
-        self._limits = limits
+    def before_fork(self, limits: tuple[int, ...]) -> tuple[kernel.Call, ...]:
+        """Makes the run's folder; returns the calls that the run makes first."""
         self._count += 1
         os.mkdir(self._folder())
+        return (
+            kernel.call("a signal at the zygote's end", "prctl", kernel.PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0),
+            kernel.call(f"entering {self._folder()}", "chdir", os.fsencode(self._folder())),
+            kernel.call("a process group", "setpgid", 0, 0),
+            *jail.resource_limits(jail.RunLimits(*limits)),
+        )
 
     def after_fork(self, pid: int) -> None:
         self._folders[pid] = self._folder()
-
-    def apply(self) -> None:
-        """In the run."""
-        kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
-        os.chdir(self._folder())
-        os.setpgid(0, 0)
-        kernel.perform(jail.resource_limits(jail.RunLimits(*self._limits)))
 
     def ended(self, pid: int, living: set[int]) -> None:
         """Kills what the run left behind, which the zygote has adopted, and removes its folder."""

@@ -73,10 +73,10 @@ class Zygote:
         return True
 
     def _spawn(self, run: int, limits: tuple[int, ...], descriptors: list[int]) -> None:
-        self._isolation.before_fork(limits)
+        calls = self._isolation.before_fork(limits)
         pid = kernel.fork()
         if pid == 0:
-            self._become_run(run, descriptors)
+            self._become_run(run, descriptors, calls)
         self._isolation.after_fork(pid)
         for descriptor in descriptors:
             os.close(descriptor)
@@ -84,20 +84,17 @@ class Zygote:
         self._runs[handle] = (run, pid)
         self._poll.register(handle, select.POLLIN)
 
-    def _become_run(self, run: int, descriptors: list[int]) -> NoReturn:
+    def _become_run(self, run: int, descriptors: list[int], calls: Sequence[kernel.Call]) -> NoReturn:
         """In the child. Only before the candidate's code is read can a failure be ours, and only then is the socket
         open on which it is told: a candidate cannot claim that the sandbox failed."""
         try:
-            take_descriptors(descriptors)
-            self._isolation.apply()
-            renew_random()
+            isolate(descriptors, calls)
         except BaseException as error:  # noqa: BLE001 - nothing may leave this function
             self._control.send(json.dumps({"run": run, "failed": f"{type(error).__name__}: {error}"}).encode())
             os._exit(125)
         status = 125
         try:
-            os.closerange(len(descriptors), _ALL_DESCRIPTORS)
-            status = program.run_job(_CHANNEL)
+            status = do_job(len(descriptors))
         finally:
             os._exit(status)
 
@@ -117,16 +114,21 @@ def load_modes() -> None:
         importlib.import_module(f"sandbox.{name}")
 
 
-def take_descriptors(descriptors: Sequence[int]) -> None:
+def isolate(descriptors: Sequence[int], calls: Sequence[kernel.Call]) -> None:
+    """In the run: its own descriptors, then what ``calls`` take from it, then random numbers that no other run sees.
+    The generator's own method: the module's does the same in more steps."""
     for target, descriptor in enumerate(descriptors):
         os.dup2(descriptor, target)
-
-
-def renew_random() -> None:
-    """No two runs see the same random numbers. The generator's own method: the module's does the same in more steps."""
+    kernel.perform(calls)
     random = sys.modules.get("random")
     if random is not None:
         random._random.Random.seed(random._inst)
+
+
+def do_job(descriptors: int) -> int:
+    """In the run: its exit status. No descriptor is open but its first ones."""
+    os.closerange(descriptors, _ALL_DESCRIPTORS)
+    return program.run_job(_CHANNEL)
 
 
 def use_interpreter(paths: Sequence[str], shown_at: Callable[[str], str]) -> None:
@@ -146,8 +148,7 @@ def preload(modules: Sequence[str]) -> None:
         except ImportError:
             continue  # not installed here; a candidate that needs it will say so
     for _ in range(16):
-        take_descriptors(range(3))
-        renew_random()
+        isolate(range(3), kernel.NOTHING)
     _open_streams()
     program.rehearse()
     _open_streams()  # those of the rehearsal have read and written
