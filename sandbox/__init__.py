@@ -32,7 +32,7 @@ By what. No single mechanism is trusted alone; each item stops what the ones bef
  9. The judge. Expected values stay in the worker. The candidate sends plain data that is decoded into exactly built-in
     types, and the worker compares it in code of ours. Assert-style tests run in an isolated process of their own, to
     which the candidate's functions are remote. What a candidate says about itself only chooses among failures; it
-    cannot say that it passed, nor that the sandbox failed (judge, wire, compare, asserts).
+    cannot say that it passed, nor that the sandbox failed (judge, wire, compare, statements, asserts).
 
 It fails closed. What the kernel or the container forbids is found when the worker starts; then nothing runs, and the
 error says what to change. ``unsafe=True`` runs without any of this, by the user's word alone.

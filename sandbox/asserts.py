@@ -4,14 +4,14 @@ What the tests call is a ``Remote``: the call crosses to the candidate's process
 as plain data, so the ``==`` of an assert is that of the built-in types. Each top-level statement is run even when an
 earlier one failed; every assert that holds is counted. A candidate cannot skip, patch or catch an assert, because none
 is ever in its process.
+
+The tests arrive compiled (``statements``).
 """
 
 from __future__ import annotations
 
-import ast
 import builtins
 import importlib
-import importlib.util
 import linecache
 import sys
 import traceback
@@ -21,9 +21,9 @@ from typing import Any
 
 from sandbox import program, wire
 
-_FILE = "tests.py"
-_ALIASES = {"np": "numpy", "pd": "pandas"}
-_PACKAGES = ("numpy", "pandas", "scipy", "sympy")
+FILE = "tests.py"
+COUNT = "__assert_held__"
+"""What the tests call after each assert that held."""
 
 
 class CandidateEnded(BaseException):
@@ -180,110 +180,79 @@ def _copy_changes(args: tuple[Any, ...], after: Any) -> None:
             mine.update(theirs)
 
 
-class _Counted(ast.NodeTransformer):
-    """After each assert, a call that counts it: reached only when the assert held."""
-
-    def visit_Assert(self, node: ast.Assert) -> list[ast.stmt]:
-        count = ast.Expr(ast.Call(ast.Name("__assert_held__", ast.Load()), [], []))
-        return [node, ast.copy_location(count, node)]
-
-
-def parse(source: str) -> tuple[ast.Module, int]:
-    """The tests and the number of asserts written in them. Raises SyntaxError."""
-    tree = ast.parse(source, _FILE)
-    return tree, sum(isinstance(node, ast.Assert) for node in ast.walk(tree))
-
-
-def _needed_names(tree: ast.Module) -> list[str]:
-    """Names that the tests use, and neither define nor get from the language: the candidate's.
-
-    A candidate cannot replace a built-in function that the tests use (``abs``, ``len``), except where the tests use
-    no other name of its: then the function under test is itself called ``sum``, say.
-    """
-    nodes = list(ast.walk(tree))
-    names = [node for node in nodes if isinstance(node, ast.Name)]
-    loaded = {node.id for node in names if isinstance(node.ctx, ast.Load)}
-    defined = {node.id for node in names if not isinstance(node.ctx, ast.Load)}
-    defined |= {node.arg for node in nodes if isinstance(node, ast.arg)}
-    defined |= {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef)}
-    defined |= {(node.asname or node.name).split(".")[0] for node in nodes if isinstance(node, ast.alias)}
-    builtin = set(dir(builtins))
-    return sorted(loaded - defined - builtin - set(_modules(tree))) or sorted(loaded & builtin - defined)
-
-
-def _modules(tree: ast.Module) -> dict[str, types.ModuleType]:
-    """Modules that the tests use (``math.isclose``) without importing them: the solution's import usually served both.
-    They are imported here and never asked of the candidate, who could have replaced their functions."""
+def _modules(wanted: dict[str, str]) -> dict[str, types.ModuleType]:
+    """The modules that the tests use without importing them, by the names they use; those that are installed."""
     modules = {}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            name = _ALIASES.get(node.value.id, node.value.id)
-            if (name in sys.stdlib_module_names or name in _PACKAGES) and importlib.util.find_spec(name) is not None:
-                modules[node.value.id] = importlib.import_module(name)
+    for name, module in wanted.items():
+        try:
+            modules[name] = importlib.import_module(module)
+        except ImportError:
+            continue
     return modules
 
 
-def _namespace(candidate: Candidate, tree: ast.Module) -> dict[str, Any]:
-    names = _needed_names(tree)
+def _namespace(candidate: Candidate, tests: dict[str, Any]) -> dict[str, Any]:
+    modules = _modules(tests["modules"])
+    names = [name for name in tests["names"] if name not in modules] or tests["builtins"]
     namespace: dict[str, Any] = {"__name__": "tests", "__builtins__": builtins}
     found = candidate.ask({"names": names}).get("value")
     for name, form in found.items() if isinstance(found, dict) else ():
         if name in names:
             value = candidate.decode(form)
             namespace[name] = value if type(value) is not Remote else Remote(candidate, {"name": name}, name, True)
-    namespace.update(_modules(tree))
+    namespace.update(modules)
     return namespace
 
 
-def run(channel: int, source: str, answer_bytes: int) -> int:
-    """Runs the tests and reports {"held", "failures": [[line, text]...], "ended"} over the channel."""
-    tree, written = parse(source)
+def run(channel: int, tests: dict[str, Any], answer_bytes: int) -> int:
+    """Runs the tests and reports {"held", "failures": [[line, text]...], "ended"} over the channel. ``tests`` is what
+    ``statements.prepare`` makes of them."""
     held = 0
     failures: list[tuple[int, str, list[str], int | None]] = []
-    statements = 0
     ended = ""
 
     def count() -> None:
         nonlocal held
         held += 1
 
-    linecache.cache[_FILE] = (len(source), None, source.splitlines(keepends=True), _FILE)
+    source = tests["source"]
+    linecache.cache[FILE] = (len(source), None, source.splitlines(keepends=True), FILE)
     try:
         candidate = Candidate(program.PEER, answer_bytes)
         ready = program.receive(program.PEER, answer_bytes)
         if ready != {"ready": True}:
             raise CandidateEnded("it did not define its functions")
-        namespace = _namespace(candidate, tree)
-        namespace["__assert_held__"] = count
-        for statement in tree.body:
-            counted = ast.fix_missing_locations(ast.Module([*_as_list(_Counted().visit(statement))], []))
-            statements += 1
+        namespace = _namespace(candidate, tests)
+        namespace[COUNT] = count
+        for line, code in tests["statements"]:
             try:
-                exec(compile(counted, _FILE, "exec"), namespace)  # noqa: S102
+                exec(code, namespace)  # noqa: S102
             except CandidateEnded:
                 raise
             except BaseException as error:  # noqa: BLE001 - a failed test, whatever it raises
-                failures.append(_failure(statement, error))
+                failures.append(_failure(line, error))
     except CandidateEnded as end:
         ended = str(end) or "the program ended"
     except Exception as error:  # noqa: BLE001 - the tests were parsed before: what fails here is what the candidate said
         ended = str(error) or "the program ended"
     program.report(
         channel,
-        {"held": held, "written": written, "failures": failures[:20], "failed": len(failures), "ended": ended},
+        {
+            "held": held,
+            "written": tests["written"],
+            "failures": failures[:20],
+            "failed": len(failures),
+            "ended": ended,
+        },
     )
     sys.stdout.flush()
     return 0
 
 
-def _as_list(node: Any) -> list[ast.stmt]:
-    return node if isinstance(node, list) else [node]
-
-
-def _failure(statement: ast.stmt, error: BaseException) -> tuple[int, str, list[str], int | None]:
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == _FILE]
-    line = (lines or [statement.lineno])[-1] or statement.lineno
-    text = linecache.getline(_FILE, line).strip()
+def _failure(line: int, error: BaseException) -> tuple[int, str, list[str], int | None]:
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == FILE]
+    line = (lines or [line])[-1] or line
+    text = linecache.getline(FILE, line).strip()
     said = "" if isinstance(error, AssertionError) and not str(error) else f" ({type(error).__name__}: {error})"
     described = program.describe(error)
     return line, f"line {line}: {text[:200]}{said[:300]}", described["classes"], described["errno"]

@@ -17,7 +17,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sandbox import asserts, bare, compare, languages, wire
+from sandbox import bare, compare, languages, statements, wire
 from sandbox.verdict import InvalidTests, Limits, SandboxUnavailable, TestResult, Verdict
 
 Tests = Sequence[Mapping[str, Any]] | str | None
@@ -64,7 +64,7 @@ def _plain_tests(tests: Tests, language: str) -> str | list[dict[str, Any]]:
         if language != "python":
             raise InvalidTests(f"assert-style tests are Python; the solution's language is {language}")
         try:
-            asserts.parse(tests)
+            statements.parse(tests)
         except (SyntaxError, ValueError, RecursionError) as error:
             raise InvalidTests(f"the tests are not Python: {error}") from None
         return tests

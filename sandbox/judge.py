@@ -5,7 +5,7 @@ Rules
   the output matches; a program that exits early is judged by what it printed.
 - Function calls share one process and are sent one at a time, so that no later call is known before the earlier ones
   are answered. A call that ends or outstays its process fails, and the next call gets a fresh one.
-- Assert-style tests run in a process of their own (``asserts``) beside the candidate's.
+- Assert-style tests run in a process of their own (``statements``, ``asserts``) beside the candidate's.
 - Threads that a program leaves behind are waited for as Python does, within the time limit; after the last function
   call they are ended with the process.
 - Tests after the submission's total time are not run and count as ``time_limit``.
@@ -21,7 +21,7 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sandbox import compare, wire
+from sandbox import compare, statements, wire
 from sandbox.program import PEER
 from sandbox.supervisor import JailBroken, Run, Supervisor
 from sandbox.verdict import Limits, Status, TestResult, Verdict
@@ -266,13 +266,14 @@ class Judge:
 
     def _asserts(self, source: str, tests: str, limits: Limits, totals: _Totals) -> tuple[TestResult, int, int]:
         supervisor = self._supervisor
+        prepared = statements.prepare(tests)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with ours, theirs:
             seconds = min(limits.wall_seconds, limits.total_seconds)
             job = {"mode": "functions", "source": source, "serve_on": PEER}
             candidate = supervisor.start(job, limits, seconds=seconds, peer=theirs)
             tester = supervisor.start(
-                {"mode": "tests", "source": tests, "answer_bytes": limits.output_kb * 1024},
+                {"mode": "tests", "tests": prepared, "answer_bytes": limits.output_kb * 1024},
                 limits,
                 seconds=seconds + 1.0,
                 quiet=True,

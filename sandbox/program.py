@@ -3,7 +3,7 @@
 The job arrives over the channel (descriptor 3) as one frame:
     {"mode": "program", "source"}         run as ``python solution.py`` would
     {"mode": "functions", "source"}       define it, then answer calls over the channel
-    {"mode": "tests", "source"}           our side of assert-style tests (sandbox/asserts.py), in a process of its own
+    {"mode": "tests", "tests", ...}       our side of assert-style tests (sandbox/asserts.py), in a process of its own
     {"mode": "checker", "source", ...}    a test author's own comparison, in a process of its own
     {"mode": "command", "files", ...}     write files, run compilers, execute a program
 
@@ -77,7 +77,7 @@ def run_job(channel: int) -> int:
     if mode == "command":
         return sys.modules["sandbox.commands"].run(channel, job)  # type: ignore[no-any-return]
     if mode == "tests":
-        return sys.modules["sandbox.asserts"].run(channel, job["source"], job["answer_bytes"])  # type: ignore[no-any-return]
+        return sys.modules["sandbox.asserts"].run(channel, job["tests"], job["answer_bytes"])  # type: ignore[no-any-return]
     if mode == "checker":
         return _check(channel, job)
     path = f"{os.getcwd()}/{SOURCE}"
