@@ -16,12 +16,14 @@ import sys
 from typing import NamedTuple
 
 from sandbox import kernel, seccomp
+from sandbox.program import SOURCE
 
 ZYGOTE_ID, PROGRAM_ID = 61100, 61101
 """Real user and group ids that root drops to. They lie in a range that systemd reserves for nobody."""
 INNER_ZYGOTE_ID, INNER_PROGRAM_ID = 1001, 1000
 
 HOME = "/tmp"  # noqa: S108 - a file system of the run's own
+_PROGRAM = f"{HOME}/{SOURCE}"
 _DEVICES = ("null", "zero", "full", "random", "urandom")
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/lib32", "/etc/alternatives", "/etc/ld.so.cache")
 _FILES = {
@@ -205,21 +207,21 @@ class Isolation:
         self._prepared = functools.lru_cache(64)(self._prepare)
         kernel.Filter(seccomp.zygote_part()).load()
 
-    def before_fork(self, limits: tuple[int, ...]) -> tuple[kernel.Call, ...]:
+    def before_fork(self, limits: tuple[int, ...]) -> tuple[tuple[kernel.Call, ...], str]:
         """In the zygote: the next child is process 1 of a PID namespace of its own. ``limits``: RunLimits' fields.
 
         Returns the calls that isolate the child, which makes them itself: namespaces while it still has the power, then
-        the power itself, then what may be asked of the kernel.
+        the power itself, then what may be asked of the kernel; and the path of a Python program.
         """
         kernel.perform(self._leave_namespace)
-        return self._prepared(limits)
+        return self._prepared(limits), _PROGRAM
 
     def after_fork(self, pid: int) -> None:
         """In the zygote: its own namespace is again the one for children, so that the next call can make another."""
         del pid
         kernel.perform(self._return)
 
-    def ended(self, pid: int, living: set[int]) -> None:
+    def ended(self, pid: int) -> None:
         """In the zygote: the kernel has ended and freed everything that the run ``pid`` had."""
 
     def _prepare(self, fields: tuple[int, ...]) -> tuple[kernel.Call, ...]:

@@ -81,7 +81,8 @@ def perform(calls: Sequence[Call]) -> None:
             result.value = value
 
 
-NOTHING = (call("nothing", "getpid"),)
+NOTHING = (call("nothing", "getpid", result=ctypes.c_int()),)
+"""Calls without effect, for rehearsals."""
 
 
 def unshare(flags: int) -> None:
@@ -93,6 +94,20 @@ def fork() -> int:
     """The C library's fork without the interpreter's hooks, which cost more than the fork itself. Only for a process
     with one thread; the child calls what it needs of the hooks."""
     return _check(_libc.fork(), "fork")
+
+
+_status, _usage = ctypes.c_int(), ctypes.create_string_buffer(256)
+_STATUS_PLACE = ctypes.byref(_status)
+_USAGE_START = struct.Struct("5q")
+"""``struct rusage``: seconds and microseconds as user and as system, and the peak memory in KiB."""
+
+
+def wait(pid: int) -> tuple[int, float, int]:
+    """Takes a child that has ended: its exit status (that of a signal is negative), CPU seconds and peak memory in KiB.
+    ``os.wait4`` looks up a module for each."""
+    _check(_libc.wait4(pid, _STATUS_PLACE, 0, _usage), "wait4")
+    user, user_us, system, system_us, peak = _USAGE_START.unpack_from(_usage)
+    return os.waitstatus_to_exitcode(_status.value), user + system + (user_us + system_us) / 1e6, peak
 
 
 def trim_memory() -> None:

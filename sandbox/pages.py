@@ -18,7 +18,7 @@ from sandbox import kernel
 
 HUGE_BYTES = 2 << 20
 _MOST_CODE_BYTES = 8 << 20
-_POOL_BYTES, _POOL_HEADER_BYTES, _SMALL_BYTES = 1 << 14, 48, 512
+_POOL_BYTES, _POOL_HEADER_BYTES, _SMALL_BYTES, _LARGE_BYTES = 1 << 14, 48, 512, 1 << 16
 READ_AND_WRITE, _READ_AND_EXECUTE = 1 | 2, 1 | 4
 _PRIVATE = 0x02 | 0x20  # MAP_PRIVATE, MAP_ANONYMOUS
 _MREMAP_TO = 1 | 2  # MREMAP_MAYMOVE, MREMAP_FIXED
@@ -97,14 +97,18 @@ def reserve(size: int, access: int) -> int:
 
 def fill_holes() -> None:
     """Takes the free places between what was allocated so far, for good. New objects then lie together, where they
-    would lie scattered over pages that every run has to copy for them. How CPython's allocator is built only decides
-    how well this works."""
+    would lie scattered over pages that every run has to copy for them. How CPython's allocator and the C library's are
+    built only decides how well this works."""
     empty = sys.getsizeof(b"")
     for size in range(48, _SMALL_BYTES + 1, 16):
         for _ in range(512):
             filler = bytes(size - empty)
             if (id(filler) - _POOL_HEADER_BYTES) % _POOL_BYTES == 0:
                 break
+            _fillers.append(filler)
+    top = id(bytes(_LARGE_BYTES))
+    for size in range(_LARGE_BYTES - 16, _SMALL_BYTES, -16):
+        while id(filler := bytes(size)) < top:
             _fillers.append(filler)
 
 

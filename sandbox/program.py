@@ -13,7 +13,6 @@ elsewhere, and what it sends is only data that the judge compares.
 
 from __future__ import annotations
 
-import _socket
 import atexit
 import builtins
 import os
@@ -60,18 +59,20 @@ def _read_frame(channel: int, limit_bytes: int = MAX_MESSAGE_BYTES) -> bytes:
 
 
 def _read(channel: int, count: int) -> bytes:
-    chunks = []
-    while count:
-        chunk = os.read(channel, min(count, 1 << 20))
+    data = os.read(channel, min(count, 1 << 20))
+    if len(data) == count:
+        return data
+    whole = bytearray(data)
+    while len(whole) < count:
+        chunk = os.read(channel, min(count - len(whole), 1 << 20))
         if not chunk:
             raise EOFError("the channel is closed")
-        chunks.append(chunk)
-        count -= len(chunk)
-    return b"".join(chunks)
+        whole += chunk
+    return bytes(whole)
 
 
-def run_job(channel: int) -> int:
-    """Does the job that the channel brings, in the working directory; returns the exit status."""
+def run_job(channel: int, path: str) -> int:
+    """Does the job that the channel brings, with a Python program at ``path``; returns the exit status."""
     job = wire.unpack_job(_read_frame(channel))
     mode = job["mode"]
     if mode == "command":
@@ -80,17 +81,14 @@ def run_job(channel: int) -> int:
         return sys.modules["sandbox.asserts"].run(channel, job["tests"], job["answer_bytes"])  # type: ignore[no-any-return]
     if mode == "checker":
         return _check(channel, job)
-    path = f"{os.getcwd()}/{SOURCE}"
     code = _compile(channel, job["source"], path)
     if code is None:
         return 1
     if mode == "program":
-        module = _module("__main__", path)
-        status = _run(channel, exec, code, module.__dict__)
-    else:
-        module = _module("solution", path)
-        status = _run(channel, serve, job.get("serve_on", channel), code, module)
-    return _finish(status, module)
+        main = module("__main__", path)
+        return _finish(_run(channel, exec, code, main.__dict__), main)
+    solution = module("solution", path)
+    return _finish(_run(channel, serve, job.get("serve_on", channel), code, solution), solution)
 
 
 def _check(channel: int, job: dict[str, Any]) -> int:
@@ -102,41 +100,12 @@ def _check(channel: int, job: dict[str, Any]) -> int:
     return 0
 
 
-def rehearse(times: int = 16) -> None:
-    """Does small jobs in this process, so that the interpreter has specialised the code and filled the caches that
-    every run uses; a run would do so by itself, in pages of its own. Takes standard input, which ends up empty."""
-    main = sys.modules["__main__"]
-    channel, judge = _socket.socketpair()
-    nowhere = os.devnull
-    reading, typing = os.pipe()
-    os.dup2(reading, 0)
-    source = "import sys\ndef f(x): return x\nfor number in range(3): f(number)\nprint(int(input()) + 1)\n"
-    for _ in range(times):
-        os.write(typing, b"1\n")
-        judge.sendall(wire.pack_job({"mode": "program", "source": source}))
-        job = wire.unpack_job(_read_frame(channel.fileno()))
-        code = _compile(channel.fileno(), job["source"], nowhere)
-        module = _module("__main__", nowhere)
-        status = _run(channel.fileno(), exec, code, module.__dict__)
-        if not atexit._ncallbacks():  # those of imported modules are the runs'
-            _finish(status, module)
-    for _ in range(times):
-        judge.sendall(wire.pack({"call": {"name": "f"}, "args": [1], "kwargs": {"dict": []}}))
-    judge.shutdown(_socket.SHUT_WR)
-    serve(channel.fileno(), compile("def f(x): return x + 1", nowhere, "exec"), _module("solution", nowhere))
-    del sys.modules["solution"]
-    sys.modules["__main__"] = main
-    os.dup2(2, 0)
-    for descriptor in (reading, typing, channel.detach(), judge.detach()):
-        os.close(descriptor)
-
-
-def _module(name: str, path: str) -> types.ModuleType:
-    module = types.ModuleType(name)
-    module.__dict__.update(__file__=path, __builtins__=builtins)
-    sys.modules[name] = module
+def module(name: str, path: str) -> types.ModuleType:
+    made = types.ModuleType(name)
+    made.__dict__.update(__file__=path, __builtins__=builtins)
+    sys.modules[name] = made
     sys.argv = [path]
-    return module
+    return made
 
 
 def _compile(channel: int, source: str, path: str) -> types.CodeType | None:

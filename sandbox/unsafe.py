@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 
-from sandbox import jail, kernel, watch
+from sandbox import jail, kernel, program, watch
 
 
 class NoIsolation:
@@ -22,29 +22,31 @@ class NoIsolation:
         self._count = 0
         self._folders: dict[int, str] = {}
 
-    def before_fork(self, limits: tuple[int, ...]) -> tuple[kernel.Call, ...]:
-        """Makes the run's folder; returns the calls that the run makes first."""
+    def before_fork(self, limits: tuple[int, ...]) -> tuple[tuple[kernel.Call, ...], str]:
+        """Makes the run's folder; returns the calls that the run makes first, and the path of a Python program."""
         self._count += 1
         os.mkdir(self._folder())
-        return (
+        calls = (
             kernel.call("a signal at the zygote's end", "prctl", kernel.PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0),
             kernel.call(f"entering {self._folder()}", "chdir", os.fsencode(self._folder())),
             kernel.call("a process group", "setpgid", 0, 0),
             *jail.resource_limits(jail.RunLimits(*limits)),
         )
+        return calls, f"{self._folder()}/{program.SOURCE}"
 
     def after_fork(self, pid: int) -> None:
         self._folders[pid] = self._folder()
 
-    def ended(self, pid: int, living: set[int]) -> None:
+    def ended(self, pid: int) -> None:
         """Kills what the run left behind, which the zygote has adopted, and removes its folder."""
-        while strangers := [child for child in watch.children(os.getpid()) if child not in living]:
+        folder = self._folders.pop(pid)
+        while strangers := [child for child in watch.children(os.getpid()) if child not in self._folders]:
             for child in strangers:
                 os.kill(child, signal.SIGKILL)
                 os.waitpid(child, 0)
         import shutil
 
-        shutil.rmtree(self._folders.pop(pid), ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
     def _folder(self) -> str:
         return f"{self._base}/{self._count}"

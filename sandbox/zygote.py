@@ -16,6 +16,7 @@ After a fork this process copies every page that it touches, so what the loop do
 from __future__ import annotations
 
 import _socket
+import atexit
 import gc
 import importlib
 import io
@@ -29,7 +30,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from sandbox import jail, kernel, pages, program, unsafe
+from sandbox import jail, kernel, pages, program, unsafe, wire
 
 ENDED = struct.Struct("!cqqdq")
 """b"e", the run, its exit status, CPU seconds, and its peak memory (KiB)."""
@@ -73,10 +74,10 @@ class Zygote:
         return True
 
     def _spawn(self, run: int, limits: tuple[int, ...], descriptors: list[int]) -> None:
-        calls = self._isolation.before_fork(limits)
+        calls, path = self._isolation.before_fork(limits)
         pid = kernel.fork()
         if pid == 0:
-            self._become_run(run, descriptors, calls)
+            self._become_run(run, descriptors, calls, path)
         self._isolation.after_fork(pid)
         for descriptor in descriptors:
             os.close(descriptor)
@@ -84,7 +85,7 @@ class Zygote:
         self._runs[handle] = (run, pid)
         self._poll.register(handle, select.POLLIN)
 
-    def _become_run(self, run: int, descriptors: list[int], calls: Sequence[kernel.Call]) -> NoReturn:
+    def _become_run(self, run: int, descriptors: list[int], calls: Sequence[kernel.Call], path: str) -> NoReturn:
         """In the child. Only before the candidate's code is read can a failure be ours, and only then is the socket
         open on which it is told: a candidate cannot claim that the sandbox failed."""
         try:
@@ -94,7 +95,7 @@ class Zygote:
             os._exit(125)
         status = 125
         try:
-            status = do_job(len(descriptors))
+            status = do_job(len(descriptors), path)
         finally:
             os._exit(status)
 
@@ -102,10 +103,9 @@ class Zygote:
         run, pid = self._runs.pop(handle)
         self._poll.unregister(handle)
         os.close(handle)
-        _, status, usage = os.wait4(pid, 0)
-        self._isolation.ended(pid, {living for _, living in self._runs.values()})
-        cpu_seconds = usage.ru_utime + usage.ru_stime
-        self._control.send(ENDED.pack(b"e", run, os.waitstatus_to_exitcode(status), cpu_seconds, usage.ru_maxrss))
+        status, cpu_seconds, peak_kb = kernel.wait(pid)
+        self._isolation.ended(pid)
+        self._control.send(ENDED.pack(b"e", run, status, cpu_seconds, peak_kb))
 
 
 def load_modes() -> None:
@@ -125,10 +125,37 @@ def isolate(descriptors: Sequence[int], calls: Sequence[kernel.Call]) -> None:
         random._random.Random.seed(random._inst)
 
 
-def do_job(descriptors: int) -> int:
-    """In the run: its exit status. No descriptor is open but its first ones."""
+def do_job(descriptors: int, path: str) -> int:
+    """In the run: its exit status. Its first ``descriptors`` are all that it keeps."""
     os.closerange(descriptors, _ALL_DESCRIPTORS)
-    return program.run_job(_CHANNEL)
+    return program.run_job(_CHANNEL, path)
+
+
+def rehearse(times: int = 16) -> None:
+    """Does in this process what runs do, so that the interpreter has specialised the code and filled the caches that
+    all of them use; a run would do so by itself, in pages of its own. Standard streams and the channel end as
+    nothing."""
+    if atexit._ncallbacks():
+        return  # imported modules want to end with the interpreter, and a rehearsal ends
+    main, nowhere = sys.modules["__main__"], os.open(os.devnull, os.O_RDWR)
+    channel, judge = _socket.socketpair()
+    reading, typing = os.pipe()
+    source = "import sys\ndef f(x): return x\nfor number in range(3): f(number)\nprint(int(input()) + 1)\n"
+    for _ in range(times):
+        os.write(typing, b"1\n")
+        judge.sendall(wire.pack_job({"mode": "program", "source": source}))
+        isolate((reading, nowhere, nowhere, channel.fileno()), kernel.NOTHING)
+        do_job(_ALL_DESCRIPTORS, os.devnull)
+    for _ in range(times):
+        judge.sendall(wire.pack({"call": {"name": "f"}, "args": [1], "kwargs": {"dict": []}}))
+    judge.shutdown(_socket.SHUT_WR)
+    code = compile("def f(x): return x + 1", os.devnull, "exec")
+    program.serve(_CHANNEL, code, program.module("solution", os.devnull))
+    del sys.modules["solution"]
+    sys.modules["__main__"] = main
+    isolate((nowhere,) * (_CHANNEL + 1), kernel.NOTHING)
+    for descriptor in (reading, typing, channel.detach(), judge.detach(), nowhere):
+        os.close(descriptor)
 
 
 def use_interpreter(paths: Sequence[str], shown_at: Callable[[str], str]) -> None:
@@ -147,10 +174,10 @@ def preload(modules: Sequence[str]) -> None:
             importlib.import_module(name)
         except ImportError:
             continue  # not installed here; a candidate that needs it will say so
-    for _ in range(16):
-        isolate(range(3), kernel.NOTHING)
     _open_streams()
-    program.rehearse()
+    gc.collect()
+    pages.fill_holes()
+    rehearse()
     _open_streams()  # those of the rehearsal have read and written
     gc.collect()
     gc.freeze()
