@@ -16,7 +16,7 @@ import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal, NamedTuple
 
@@ -25,10 +25,11 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.multiprocessing.reductions import reduce_tensor
 
-from model.digest import flat_bytes
-from model.publish import Part, PublishError
+from model.publish import Part, PublishError, ahead
 
 Way = Literal["store", "ipc", "broadcast"]
+ALIGNED = 256
+"""Bytes: a tensor begins at a multiple of so many."""
 
 
 def gpu() -> str | None:
@@ -50,34 +51,44 @@ def apart(gpus: Sequence[str | None]) -> bool:
 
 
 class Outline(NamedTuple):
-    """A part without its bytes."""
+    """A part without its bytes, which are ``size`` in one piece: ``tensors`` says by name the dtype, the shape and the
+    place of the first."""
 
     name: str
-    tensors: Mapping[str, tuple[torch.dtype, torch.Size]]
+    tensors: Mapping[str, tuple[torch.dtype, torch.Size, int]]
+    size: int
     digests: Mapping[str, str]
     trace: tuple[float, ...]
 
-    @staticmethod
-    def of(part: Part) -> Outline:
-        return Outline(part.name, {n: (t.dtype, t.shape) for n, t in part.tensors.items()}, part.digests, part.trace)
-
-    def filled(self, data: Mapping[str, Tensor]) -> Part:
-        """The part, of bytes uint8 [n] by name."""
-        tensors = {name: data[name].view(dtype).view(shape) for name, (dtype, shape) in self.tensors.items()}
+    def filled(self, piece: Tensor) -> Part:
+        """The part, of its bytes uint8 [size]."""
+        tensors = {
+            name: piece[start : start + shape.numel() * dtype.itemsize].view(dtype).view(shape)
+            for name, (dtype, shape, start) in self.tensors.items()
+        }
         return Part(self.name, tensors, self.digests, self.trace)
+
+
+def packed(part: Part) -> tuple[Outline, Tensor]:
+    """A part's outline and its bytes in one piece, since opening or sending each tensor by itself takes longer than
+    copying it."""
+    tensors, size = {}, 0
+    for name, tensor in part.tensors.items():
+        tensors[name] = (tensor.dtype, tensor.shape, size)
+        size += -(-tensor.nbytes // ALIGNED) * ALIGNED
+    piece = torch.empty(size, dtype=torch.uint8, device=next(iter(part.tensors.values())).device)
+    outline = Outline(part.name, tensors, size, part.digests, part.trace)
+    for name, target in outline.filled(piece).tensors.items():
+        target.copy_(part.tensors[name])
+    return outline, piece
 
 
 @dataclass(frozen=True)
 class SharedPart:
-    """``where``: of each tensor, by name, the function and its arguments that open it in another process."""
+    """``where``: the function and its arguments that open the bytes in another process."""
 
     outline: Outline
-    where: Mapping[str, tuple[Any, tuple[Any, ...]]]
-
-    @staticmethod
-    def of(part: Part) -> SharedPart:
-        """For as long as the part is kept."""
-        return SharedPart(Outline.of(part), {n: reduce_tensor(flat_bytes(t)) for n, t in part.tensors.items()})
+    where: tuple[Any, tuple[Any, ...]]
 
     @property
     def name(self) -> str:
@@ -88,7 +99,8 @@ class SharedPart:
         return self.outline.trace
 
     def opened(self) -> Part:
-        return self.outline.filled({name: rebuild(*arguments) for name, (rebuild, arguments) in self.where.items()})
+        rebuild, arguments = self.where
+        return self.outline.filled(rebuild(*arguments))
 
 
 @dataclass(frozen=True)
@@ -101,28 +113,33 @@ class SharedParts:
 
 
 class Kept:
-    """What the trainer has placed and engines have not all taken, by number."""
+    """The bytes of what the trainer has placed and engines have not all taken, by number."""
 
     def __init__(self) -> None:
         self.numbers = itertools.count()
-        self.kept: dict[int, list[Part]] = {}
+        self.kept: dict[int, list[Tensor]] = {}
 
-    def keep(self, parts: Iterable[Part]) -> tuple[int, list[Part]]:
-        number = next(self.numbers)
-        self.kept[number] = [replace(p, tensors={n: t.contiguous() for n, t in p.tensors.items()}) for p in parts]
-        return number, self.kept[number]
+    def keep(self, parts: Iterable[Part]) -> tuple[int, list[Outline]]:
+        number, outlines, pieces = next(self.numbers), [], []
+        for part in parts:
+            outline, piece = packed(part)
+            outlines.append(outline)
+            pieces.append(piece)
+        self.kept[number] = pieces
+        return number, outlines
 
     def release(self, number: int) -> None:
         del self.kept[number]
 
 
 class Shared(Kept):
-    """The trainer's end for engines on its own GPU, which read its tensors through CUDA IPC, with torch's reductions.
-    On a CPU these are shared memory, for processes that one has started."""
+    """The trainer's end for engines on its own GPU, which read its memory through CUDA IPC, with torch's reductions. On
+    a CPU it is shared memory, for processes that one has started."""
 
     def place(self, parts: Iterable[Part]) -> SharedParts:
-        number, kept = self.keep(parts)
-        return SharedParts(number, [SharedPart.of(part) for part in kept])
+        number, outlines = self.keep(parts)
+        where = map(reduce_tensor, self.kept[number])
+        return SharedParts(number, [SharedPart(*each) for each in zip(outlines, where, strict=True)])
 
     def send(self, number: int) -> None:
         """Engines fetch by themselves."""
@@ -168,26 +185,26 @@ class Broadcast(Kept):
             self.group = kind(self.store, rank, meeting.size, seconds)
 
     def place(self, parts: Iterable[Part]) -> AnnouncedParts:
-        number, kept = self.keep(parts)
-        return AnnouncedParts(number, [Outline.of(part) for part in kept])
+        return AnnouncedParts(*self.keep(parts))
 
     def send(self, number: int) -> None:
         """Ends when all is on its way."""
         self._wait_for_all(number)
-        for part in self.kept[number]:
-            for tensor in part.tensors.values():
-                self._broadcast(flat_bytes(tensor).to(self.device), part.name)
+        for piece in self.kept[number]:
+            self._broadcast(piece.to(self.device))
 
     def received(self, parts: AnnouncedParts) -> Iterator[Part]:
+        """The next one is on its way while one is used."""
+        return ahead(self._received(parts))
+
+    def _received(self, parts: AnnouncedParts) -> Iterator[Part]:
         with failing_clearly("the trainer cannot be reached"):
             self.store.add(_ready(parts.number), 1)
         self._wait_for_all(parts.number)
         for outline in parts.outlines:
-            data = {}
-            for name, (dtype, shape) in outline.tensors.items():
-                data[name] = torch.empty(shape.numel() * dtype.itemsize, dtype=torch.uint8, device=self.device)
-                self._broadcast(data[name], outline.name)
-            yield outline.filled(data)
+            piece = torch.empty(outline.size, dtype=torch.uint8, device=self.device)
+            self._broadcast(piece)
+            yield outline.filled(piece)
 
     def _wait_for_all(self, number: int) -> None:
         """An engine may be sampling until then, for as long as that takes: the time of a broadcast has not begun."""
@@ -195,9 +212,9 @@ class Broadcast(Kept):
             while self.store.add(_ready(number), 0) < self.size - 1:
                 time.sleep(0.002)
 
-    def _broadcast(self, data: Tensor, name: str) -> None:
-        with failing_clearly(f"the broadcast of {name} failed"):
-            self.group.broadcast(data, 0).wait()
+    def _broadcast(self, piece: Tensor) -> None:
+        with failing_clearly("a broadcast of weights failed"):
+            self.group.broadcast(piece, 0).wait()
 
 
 def _ready(number: int) -> str:

@@ -277,7 +277,7 @@ def two_processes(model: Transformer, precision: Precision, *, broadcast: bool) 
         sender.send(weights.parts.number)
         theirs = ours.recv()
         ended = time.perf_counter()
-        size = size_of(sender.kept[weights.parts.number])
+        size = sum(piece.nbytes for piece in sender.kept[weights.parts.number])
         sender.release(weights.parts.number)
         return Times(made - began, ended - made, theirs + time.process_time() - before), size
 

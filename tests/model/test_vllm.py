@@ -170,7 +170,8 @@ def test_damage_is_caught_and_named(
 def test_weights_that_lie_in_the_trainer_s_memory_are_opened_by_the_workers(vllm_engine: VllmEngine) -> None:
     model, shared = build(CONFIG, seed=8), Shared()
     weights = publish.publish(model, 5, "fp32", shared.place)
-    shared.kept[0][2].tensors[EXPERTS].view(torch.int32)[0, 0, 0] ^= 1
+    handle, piece = weights.parts.handles[2], shared.kept[0][2]
+    one_bit(handle.outline.filled(piece).tensors[EXPERTS])
     with pytest.raises(PublishError, match=re.escape(EXPERTS) + " differs"):
         asyncio.run(vllm_engine.publish(weights))
     asyncio.run(vllm_engine.publish(publish.publish(model, 6, "fp32", shared.place)))
