@@ -23,8 +23,9 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from model.fp8 import BLOCK, Quantized
 from model.kernels import grouped
 
-STAGES, WGRAD_STAGES = 5, 4
-"""Depth of the ring of tiles: what fits in shared memory beside the result's staging, which is FP32 in Wgrad."""
+STAGES, HALVES_STAGES, WGRAD_STAGES = 5, 3, 4
+"""Depth of the ring of tiles: what fits in shared memory beside the result's staging, for tiles of 128 rows, of two
+halves, and in Wgrad, whose results are FP32."""
 GROUP = 8
 """Row tiles that are walked together, so that the tiles in flight share operands in the L2 cache."""
 
@@ -128,13 +129,22 @@ def _check(x: Quantized, w: Quantized, ends: Tensor) -> None:
 def _launch(a: Quantized, b: Quantized, ends: Tensor, out: Tensor, cols: int, *, wgrad: bool) -> None:
     rows = a.data.shape[0]
     k_blocks = -(-a.data.shape[1] // BLOCK)
+    processors = _multiprocessors(out.device)
+    halves = 1 if wgrad else _halves(-(-rows // BLOCK), -(-cols // BLOCK), processors)
     sa = _descriptor(a.scale.T, [1, 64])
     sb = _descriptor(b.scale.T, [1, 128]) if wgrad else sa
-    grouped._grouped_kernel[(_multiprocessors(out.device),)](
+    grouped._grouped_kernel[(processors,)](
         _descriptor(a.data, [64, BLOCK]), _descriptor(b.data, [BLOCK, BLOCK]), sa, sb,
         b.scale, b.scale.stride(-2), ends, _descriptor(out, [64, BLOCK]), out, len(ends), rows, cols, k_blocks,
-        STAGES=WGRAD_STAGES if wgrad else STAGES, WGRAD=wgrad, GROUP=GROUP, num_warps=4,
+        STAGES=WGRAD_STAGES if wgrad else (STAGES, HALVES_STAGES)[halves - 1], WGRAD=wgrad, GROUP=GROUP, HALVES=halves,
+        num_warps=4,
     )  # fmt: skip
+
+
+def _halves(m_tiles: int, n_tiles: int, processors: int) -> int:
+    """Two where tiles of 256 rows keep all processors at work as well as those of 128, which take half as long."""
+    small, large = -(-m_tiles * n_tiles // processors), -(-(-(-m_tiles // 2) * n_tiles) // processors)
+    return 2 if 2 * large <= 1.1 * small else 1
 
 
 @functools.cache

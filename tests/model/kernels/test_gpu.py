@@ -131,10 +131,15 @@ def test_swiglu_is_rounded_once(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["random", "outliers", "adversarial"])
 @pytest.mark.parametrize("counts", COUNTS)
 @pytest.mark.parametrize(("n", "k"), [(256, 512), (200, 320), (2112, 128), (128, 1040)])
-def test_forward_and_dgrad(kind: str, counts: list[int], n: int, k: int) -> None:
+@pytest.mark.parametrize("halves", [1, 2])
+def test_forward_and_dgrad(
+    kind: str, counts: list[int], n: int, k: int, halves: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from model.kernels import products
     from model.kernels.products import grouped_matmul
     from model.kernels.quantize import quantize_blocks, quantize_both
 
+    monkeypatch.setattr(products, "_halves", lambda *_: halves)
     places = placed(counts)
     (x, _), (w, _) = (
         quantize_both(inputs(kind, sum(counts), k), places),
@@ -190,10 +195,13 @@ def test_wgrad(kind: str, counts: list[int], n: int, k: int, dtype: torch.dtype)
         start = end
 
 
-def test_the_same_at_every_run() -> None:
+@pytest.mark.parametrize("halves", [1, 2])
+def test_the_same_at_every_run(halves: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from model.kernels import products
     from model.kernels.products import grouped_matmul
     from model.kernels.quantize import quantize_blocks, quantize_both
 
+    monkeypatch.setattr(products, "_halves", lambda *_: halves)
     places = placed(torch.randint(0, 900, (16,)).tolist())
     rows, end = len(places.place), int(places.ends[-1])
     x, w = quantize_both(inputs("random", rows, 1024), places)[0], quantize_blocks(inputs("random", 16, 768, 1024))[0]
