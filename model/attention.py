@@ -43,29 +43,48 @@ class Attention(nn.Module):
         self.o_proj = Linear(heads * c.v_head_dim, c.hidden_size, std)
 
     def project(self, x: Tensor, turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x [N, H] -> the queries [N, heads, nope + rope], their last part turned by the positions, the latent
-        [N, kv_lora_rank] and the turned shared key [N, rope]."""
+        """x [N, H] -> the normed latents of queries [N, q_lora_rank], or the queries [N, heads (nope + rope)] where
+        they have none, and of keys and values [N, kv_lora_rank], and the turned shared key [N, rope]."""
+        if self.c.q_lora_rank is not None:
+            return self.latents(x, turns)
+        q, compressed = together(x, self.q_proj, self.kv_a_proj_with_mqa)
+        return q, *self.latent_and_key(compressed, turns)
+
+    def queries(self, q: Tensor) -> Tensor:
+        """What `project` gives -> queries [N, heads (nope + rope)], not turned by their positions yet."""
+        return q if self.c.q_lora_rank is None else self.q_b_proj(q)
+
+    def turned(self, q: Tensor, turns: Tensor) -> Tensor:
+        """Queries -> [N, heads, nope + rope], turned."""
+        q = q.unflatten(-1, (self.c.num_attention_heads, -1))
+        return rope.rotate_tail(q, turns.unsqueeze(-2), self.c.qk_nope_head_dim)
+
+    @on_gpu("latents")
+    def latents(self, x: Tensor, turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`project` where queries have latents."""
+        q, compressed = together(x, self.q_a_proj, self.kv_a_proj_with_mqa)
+        return self.q_a_layernorm(q), *self.latent_and_key(compressed, turns)
+
+    def latent_and_key(self, compressed: Tensor, turns: Tensor) -> tuple[Tensor, Tensor]:
         c = self.c
-        q, compressed = together(x, self.q_proj if c.q_lora_rank is None else self.q_a_proj, self.kv_a_proj_with_mqa)
-        if c.q_lora_rank is not None:
-            q = self.q_b_proj(self.q_a_layernorm(q))
-        q = q.unflatten(-1, (c.num_attention_heads, -1))
-        q = rope.rotate_tail(q, turns.unsqueeze(-2), c.qk_nope_head_dim)
-        latent, key = rope.rotate_tail(compressed, turns, c.kv_lora_rank).split(
-            [c.kv_lora_rank, c.qk_rope_head_dim], -1
-        )
-        return q, self.kv_a_layernorm(latent), key
+        turned = rope.rotate_tail(compressed, turns, c.kv_lora_rank)
+        latent, key = turned.split([c.kv_lora_rank, c.qk_rope_head_dim], -1)
+        return self.kv_a_layernorm(latent), key
 
     def forward(self, x: Tensor, turns: Tensor, segments: Segments) -> tuple[Tensor, Tensor | None]:
         """Attention within each segment. x [N, H] -> the output [N, H] and, where no gradient is wanted, what a cache
         keeps of each token, [N, kv_lora_rank + rope]."""
-        c = self.c
         q, latent, k_rope = self.project(x, turns)
-        expanded = self.kv_b_proj(latent).unflatten(-1, (c.num_attention_heads, -1))
-        k, v = keys_and_values(expanded, k_rope, c.qk_nope_head_dim)
-        out = attention(q, k, v, segments, self.scale)
+        out = self.attend(q, latent, k_rope, turns, segments)
         cached = None if torch.is_grad_enabled() else torch.cat([self.as_cached(latent), k_rope], -1)
-        return self.o_proj(out.flatten(-2)), cached
+        return self.o_proj(out), cached
+
+    @on_gpu("attend")
+    def attend(self, q: Tensor, latent: Tensor, key: Tensor, turns: Tensor, segments: Segments) -> Tensor:
+        """What `project` gives -> [N, heads v]."""
+        expanded = self.kv_b_proj(latent).unflatten(-1, (self.c.num_attention_heads, -1))
+        k, v = keys_and_values(expanded, key, self.c.qk_nope_head_dim)
+        return attention(self.turned(self.queries(q), turns), k, v, segments, self.scale).flatten(-2)
 
     def decode(self, x: Tensor, turns: Tensor, cache: Tensor, places: Tensor, mask: Tensor) -> Tensor:
         """W new tokens a row against the cache, in the absorbed form.
@@ -75,7 +94,7 @@ class Attention(nn.Module):
         """
         c = self.c
         q, latent, k_rope = self.project(x, turns)
-        q_nope, q_rope = q.split([c.qk_nope_head_dim, c.qk_rope_head_dim], -1)
+        q_nope, q_rope = self.turned(self.queries(q), turns).split([c.qk_nope_head_dim, c.qk_rope_head_dim], -1)
         width = len(x) // len(cache)
         rows = torch.arange(len(cache), device=x.device).repeat_interleave(width)
         cache[rows, places] = torch.cat([self.as_cached(latent), k_rope], -1)

@@ -16,57 +16,91 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.varlen import varlen_attn
 
-from model import fused_fp8
-from model.kernels import elementwise, rows
+from model import fused_attention, fused_fp8
+from model.config import ModelConfig
+from model.kernels import elementwise, norms, rows
 from model.kernels import router as kernel
 from model.kernels.rows import Places
 from model.segments import Segments, _FromRows, _ToRows
 
 if TYPE_CHECKING:
-    from model.linear import Linear
-    from model.moe import MLP, Experts, Router, Routing
-
-PADDED = 2.0
-"""Up to so many row places a token, attention reads tokens into rows."""
+    from model.attention import Attention
+    from model.linear import Linear, RMSNorm
+    from model.moe import MLP, Experts, MoE, Router, Routing
 
 
 def linear(layer: Linear, x: Tensor) -> Any:
     """FP8 alone: in BF16 torch's own product is the reference."""
-    if not fused_fp8.serves(layer):
-        return NotImplemented
-    return fused_fp8.linear(x, layer)[0]
+    return fused_fp8.product(x, layer) if fused_fp8.serves(layer) else NotImplemented
 
 
 def together(x: Tensor, *layers: Linear) -> Any:
-    return fused_fp8.linear(x, *layers) if fused_fp8.serves(*layers) else NotImplemented
+    if not fused_fp8.serves(*layers):
+        return NotImplemented
+    return fused_fp8.product(x, *layers).split([len(layer.weight) for layer in layers], -1)
+
+
+def add_norm(x: Tensor, more: Tensor | None, norm: RMSNorm) -> Any:
+    hidden = x.shape[-1]
+    flat = x.reshape(-1, hidden), None if more is None else more.reshape(-1, hidden)
+    total, normed = _AddNorm.apply(*flat, norm.weight, norm.eps)
+    return total.view_as(x), normed.view_as(x)
+
+
+def latents(layer: Attention, x: Tensor, turns: Tensor) -> Any:
+    pair = layer.q_a_proj, layer.kv_a_proj_with_mqa
+    if fused_fp8.serves(*pair):
+        joint = fused_fp8.product(x, *pair)
+    elif any(projection.fp8 for projection in pair):
+        return NotImplemented
+    else:
+        joint = F.linear(x, torch.cat([projection.weight for projection in pair]).to(x.dtype))
+    q_norm, norm = layer.q_a_layernorm, layer.kv_a_layernorm
+    return _Latents.apply(joint, turns, q_norm.weight, norm.weight, norm.eps)
 
 
 def mlp(layer: MLP, x: Tensor) -> Any:
     gate, up, down = layer.gate_proj, layer.up_proj, layer.down_proj
     if fused_fp8.serves(gate, up, down):
-        return fused_fp8.gated_mlp(x, [gate, up], down)
+        return fused_fp8.gated_mlp(x, gate, up, down)
     gate_up = F.linear(x, torch.cat([gate.weight, up.weight]).to(x.dtype))
     return down(_SwiGLU.apply(gate_up, None, None))
 
 
-def experts(layer: Experts, x: Tensor, routing: Routing) -> Tensor:
-    """The rows of each expert in `Places`; BF16 products are `F.grouped_mm`."""
+def mixture(layer: MoE, x: Tensor, given: Tensor | None = None) -> tuple[Tensor, Routing]:
+    """Each step hands x on, so that the gradients of all that read it are added in their products."""
+    flat = x.reshape(-1, x.shape[-1])
+    routing, flat = route(layer.gate, flat, given)
     places = rows.places(routing.indices, routing.counts)
+    shared = layer.shared_experts if layer.shared else None
+    return experts(layer.experts, shared, flat, routing.gates, places).view_as(x), routing
+
+
+def experts(layer: Experts, shared: MLP | None, x: Tensor, gates: Tensor, places: Places) -> Tensor:
+    """The gated sum over each token's experts, whose rows are in `Places`, and ``shared``; BF16 products are
+    `F.grouped_mm`."""
     if fused_fp8.serves(layer.gate_up_proj, layer.down_proj):
-        return fused_fp8.gated_mlp(x, [layer.gate_up_proj], layer.down_proj, routing.gates, places)
+        if shared is None or fused_fp8.serves(shared.gate_proj, shared.up_proj, shared.down_proj):
+            return fused_fp8.experts(layer, shared, x, gates, places)
+        both: Tensor = fused_fp8.experts(layer, None, x, gates, places) + shared(x)
+        return both
     up, down = (w.to(x.dtype).mT for w in (layer.gate_up_proj.weight, layer.down_proj.weight))
-    gate_up = F.grouped_mm(_ToExperts.apply(x, places), up, offs=places.ends)
-    hidden = _SwiGLU.apply(gate_up, routing.gates, places)
-    out: Tensor = _FromExperts.apply(F.grouped_mm(hidden, down, offs=places.ends), places)
+    taken, x = _ToExperts.apply(x, places)
+    hidden = _SwiGLU.apply(F.grouped_mm(taken, up, offs=places.ends), gates, places)
+    base = None if shared is None else shared(x)
+    out: Tensor = _FromExperts.apply(F.grouped_mm(hidden, down, offs=places.ends), places, base)
     return out
 
 
-def route(layer: Router, x: Tensor, given: Tensor | None = None) -> Any:
+def route(layer: Router, x: Tensor, given: Tensor | None) -> tuple[Routing, Tensor]:
+    """The routing, and x."""
     from model.moe import Routing
 
     if layer.c.scoring_func != "sigmoid" or (layer.c.n_group > 1 and layer.c.group_best != 2):
-        return NotImplemented
-    return Routing(*_Route.apply(x, layer.weight, layer.e_score_correction_bias, given, layer.c))
+        return layer(x, given), x
+    bias = layer.e_score_correction_bias
+    x, scores, own, gates, counts, *chosen = _Route.apply(x, layer.weight, bias, given, layer.c)
+    return Routing(scores, chosen[0] if chosen else own, gates, counts, own), x
 
 
 def rotate_tail(x: Tensor, turns: Tensor, start: int) -> Any:
@@ -74,6 +108,14 @@ def rotate_tail(x: Tensor, turns: Tensor, start: int) -> Any:
     if x.dim() == 2:
         return _RotateTail.apply(x.unsqueeze(1), turns, start).squeeze(1)
     return _RotateTail.apply(x, turns.squeeze(-2), start)
+
+
+def attend(layer: Attention, q: Tensor, latent: Tensor, key: Tensor, turns: Tensor, segments: Segments) -> Any:
+    if not fused_attention.serves(layer.c, segments, q.device):
+        return NotImplemented
+    if layer.c.q_lora_rank is not None and fused_fp8.serves_attention(layer):
+        return fused_fp8.attention(layer, q, latent, key, turns, segments)
+    return _Attend.apply(layer.queries(q), layer.kv_b_proj(latent), key, turns, segments, layer.c, layer.scale)
 
 
 def keys_and_values(expanded: Tensor, shared: Tensor, nope: int) -> tuple[Tensor, Tensor]:
@@ -86,7 +128,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float)
     be padded by more."""
     count, longest, total = len(segments.lengths), segments.longest, sum(segments.lengths)
     even = count * longest == len(q)
-    if count * longest > PADDED * total:
+    if count * longest > fused_attention.PADDED * total:
         return _packed_attention(q, k, v, segments, scale)
     read = (x if even else _ToRows.apply(x, segments) for x in (q, k, v))
     q, k, v = (x.unflatten(0, (count, longest)).transpose(1, 2) for x in read)
@@ -142,26 +184,82 @@ class _KeysAndValues(torch.autograd.Function):
         return *elementwise.join_keys_backward(dk, dv, ctx.nope), None
 
 
-class _ToExperts(torch.autograd.Function):
+class _Attend(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, places: Places) -> Tensor:
-        ctx.places = places
-        return rows.permute(x, places)
+    def forward(
+        ctx, q: Tensor, expanded: Tensor, key: Tensor, turns: Tensor, segments: Segments, c: ModelConfig, scale: float
+    ) -> Tensor:
+        heads = c.num_attention_heads
+        q = elementwise.rotate_tail(q.view(len(q), heads, -1), turns, c.qk_nope_head_dim)
+        out, kept = fused_attention.forward(
+            q, expanded.view(len(q), heads, -1), key, segments, c.qk_nope_head_dim, scale
+        )
+        ctx.save_for_backward(turns, *kept)
+        ctx.segments, ctx.nope, ctx.scale = segments, c.qk_nope_head_dim, scale
+        return out
 
     @staticmethod
-    def backward(ctx, dy: Tensor) -> tuple[Tensor, None]:
-        return rows.unpermute(dy, ctx.places.place), None
+    def backward(ctx, dy: Tensor):
+        turns, *kept = ctx.saved_tensors
+        dq, dk, dv = fused_attention.backward(dy, fused_attention.Kept(*kept), ctx.segments, ctx.scale)
+        d_expanded, d_key = elementwise.join_keys_backward(dk, dv, ctx.nope)
+        elementwise.rotate_tail_(dq, turns, ctx.nope, back=True)
+        return dq.flatten(1), d_expanded.flatten(1), d_key, None, None, None, None
+
+
+class _AddNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, more: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        total, normed = norms.add_norm(x, more, weight, eps)
+        ctx.save_for_backward(total, weight)
+        ctx.eps, ctx.alone = eps, more is None
+        return total, normed
+
+    @staticmethod
+    def backward(ctx, d_total: Tensor | None, d_normed: Tensor):
+        total, weight = ctx.saved_tensors
+        dx, dw = norms.add_norm_backward(total, weight, ctx.eps, d_total, d_normed)
+        return dx, None if ctx.alone else dx, dw, None
+
+
+class _Latents(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, joint: Tensor, turns: Tensor, q_weight: Tensor, weight: Tensor, eps: float):
+        ctx.save_for_backward(joint, turns, q_weight, weight)
+        ctx.eps = eps
+        return norms.latents(joint, turns, q_weight, weight, eps)
+
+    @staticmethod
+    def backward(ctx, dq: Tensor, d_latent: Tensor, d_key: Tensor):
+        joint, turns, q_weight, weight = ctx.saved_tensors
+        d_joint, *d_weights = norms.latents_backward(joint, turns, q_weight, weight, ctx.eps, dq, d_latent, d_key)
+        return d_joint, None, *d_weights, None
+
+
+class _ToExperts(torch.autograd.Function):
+    """The rows of the experts, and x."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, places: Places) -> tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        ctx.places = places
+        return rows.permute(x, places), x
+
+    @staticmethod
+    def backward(ctx, dy: Tensor, dx: Tensor | None) -> tuple[Tensor, None]:
+        return rows.unpermute(dy, ctx.places.place, base=dx), None
 
 
 class _FromExperts(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, y: Tensor, places: Places) -> Tensor:
-        ctx.places = places
-        return rows.unpermute(y, places.place)
+    def forward(ctx, y: Tensor, places: Places, base: Tensor | None) -> Tensor:
+        ctx.places, ctx.based = places, base is not None
+        return rows.unpermute(y, places.place, base=base)
 
     @staticmethod
-    def backward(ctx, dy: Tensor) -> tuple[Tensor, None]:
-        return rows.permute(dy, ctx.places), None
+    def backward(ctx, dy: Tensor) -> tuple[Tensor, None, Tensor | None]:
+        return rows.permute(dy, ctx.places), None, dy if ctx.based else None
 
 
 class _SwiGLU(torch.autograd.Function):
@@ -192,46 +290,47 @@ class _RotateTail(torch.autograd.Function):
 
 
 class _Route(torch.autograd.Function):
-    """The router. Its logits are FP32 although the tensor cores multiply BF16: an FP32 weight is the sum of three BF16
-    numbers, whose products with a BF16 input are exact. Gradients are multiplied in BF16 like all others."""
+    """The router; x is handed on. Its logits are FP32 although the tensor cores multiply BF16: an FP32 weight is the
+    sum of three BF16 numbers, whose products with a BF16 input are exact. Gradients are multiplied in BF16 like all
+    others."""
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, given: Tensor | None, c: Any) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
-        logits = torch.mm(x, _parts(weight).T, out_dtype=torch.float32).unflatten(-1, (3, -1)).sum(1)
+        parts = fused_fp8.kept(_parts, weight)
+        logits = torch.mm(x, parts.T, out_dtype=torch.float32).unflatten(-1, (3, -1))
         scores, own, gates, counts = kernel.route(
             logits, bias, k=c.num_experts_per_tok, groups=c.n_group, kept=c.topk_group, normalize=c.norm_topk_prob,
             factor=c.routed_scaling_factor,
         )  # fmt: skip
-        indices = own.clone() if given is None else torch.where(given < 0, own, given)
-        if given is not None:
-            gates = scores.gather(-1, indices)
-            if c.norm_topk_prob:
-                gates /= gates.sum(-1, keepdim=True) + 1e-20
-            gates *= c.routed_scaling_factor
-            counts = torch.zeros_like(counts).scatter_add_(0, indices.flatten(), torch.ones_like(indices).flatten())
-        ctx.save_for_backward(x, weight, scores, indices)
-        ctx.c = c
-        ctx.mark_non_differentiable(indices, counts, own)
-        return scores, indices, gates, counts, own
+        ctx.c, ctx.first = c, parts[: len(weight)]
+        if given is None:
+            ctx.save_for_backward(x, scores, own)
+            ctx.mark_non_differentiable(own, counts)
+            return x, scores, own, gates, counts
+        chosen = torch.where(given < 0, own, given)
+        gates = scores.gather(-1, chosen)
+        if c.norm_topk_prob:
+            gates /= gates.sum(-1, keepdim=True) + 1e-20
+        gates *= c.routed_scaling_factor
+        counts = torch.zeros_like(counts).scatter_add_(0, chosen.flatten(), torch.ones_like(chosen).flatten())
+        ctx.save_for_backward(x, scores, chosen)
+        ctx.mark_non_differentiable(own, counts, chosen)
+        return x, scores, own, gates, counts, chosen
 
     @staticmethod
-    def backward(ctx, d_scores: Tensor | None, _: None, d_gates: Tensor | None, *_none: None):
-        x, weight, scores, indices = ctx.saved_tensors
-        d = torch.zeros_like(scores) if d_scores is None else d_scores.clone()
-        if d_gates is not None:
-            picked = scores.gather(-1, indices)
-            d_picked = d_gates * ctx.c.routed_scaling_factor
-            if ctx.c.norm_topk_prob:
-                total = picked.sum(-1, keepdim=True) + 1e-20
-                d_picked = (d_picked - (d_picked * picked).sum(-1, keepdim=True) / total) / total
-            d.scatter_add_(-1, indices, d_picked)
-        d = (d * scores * (1 - scores)).to(x.dtype)
-        return d @ weight.to(x.dtype), torch.mm(d.T, x, out_dtype=torch.float32), None, None, None
+    def backward(ctx, dx: Tensor | None, d_scores: Tensor | None, _: None, d_gates: Tensor | None, *_none: None):
+        x, scores, indices = ctx.saved_tensors
+        d = kernel.route_backward(
+            scores, indices, d_scores, d_gates, normalize=ctx.c.norm_topk_prob, factor=ctx.c.routed_scaling_factor,
+            dtype=x.dtype,
+        )  # fmt: skip
+        dx = d @ ctx.first if dx is None else torch.addmm(dx, d, ctx.first)
+        return dx, torch.mm(d.T, x, out_dtype=torch.float32), None, None, None
 
 
 def _parts(weight: Tensor) -> Tensor:
-    """FP32 [E, H] as three BF16 [3 E, H] that add up to it."""
+    """FP32 [E, H] as three BF16 [3 E, H] that add up to it, the largest first."""
     parts = []
     for _ in range(3):
         parts.append(weight.to(torch.bfloat16))

@@ -11,18 +11,29 @@ they have changed, both ways up, and kept: once an optimizer step, however many 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from model import fused_attention
+from model.config import ModelConfig
 from model.fp8 import BLOCK, Quantized
 from model.kernels import products
+from model.kernels.elementwise import rotate_tail_
+from model.kernels.gradients import keys_backward
 from model.kernels.quantize import quantize_blocks, quantize_both, quantize_tiles, swiglu_backward, swiglu_quantize
 from model.kernels.rows import Places, unpermute
 from model.linear import GroupedLinear, Linear
+from model.segments import Segments
+
+if TYPE_CHECKING:
+    from model.attention import Attention
+    from model.moe import MLP, Experts
+
+R = TypeVar("R")
 
 
 class Weights(NamedTuple):
@@ -37,23 +48,72 @@ def serves(*layers: GroupedLinear) -> bool:
     return all(layer.fp8 for layer in layers) and _hopper(layers[0].weight.device) and _whole(layers)
 
 
-def linear(x: Tensor, *layers: Linear) -> tuple[Tensor, ...]:
-    """The layers' outputs for one input x [..., K], in one product."""
+def product(x: Tensor, *layers: Linear) -> Tensor:
+    """The layers' outputs for one input x [..., K], side by side."""
     flat = x.reshape(-1, x.shape[-1])
     weights = [layer.weight for layer in layers]
-    out = _Linear.apply(flat, *weights) if torch.is_grad_enabled() else _multiply(flat, _quantized(*weights))
-    return tuple(part.reshape(*x.shape[:-1], -1) for part in out.split([len(w) for w in weights], -1))
+    out: Tensor = _Linear.apply(flat, *weights) if torch.is_grad_enabled() else _multiply(flat, _quantized(*weights))
+    return out if x.dim() == 2 else out.view(*x.shape[:-1], -1)
 
 
-def gated_mlp(
-    x: Tensor, gate_up: Sequence[GroupedLinear], down: GroupedLinear, gates: Tensor | None = None,
-    places: Places | None = None,
-) -> Tensor:  # fmt: skip
-    """SwiGLU of x [..., H]; with ``gates`` [T, K] and ``places``, the gated sum over each token's experts."""
+def gated_mlp(x: Tensor, *layers: Linear) -> Tensor:
+    """SwiGLU of x [..., H] by its gate, up and down projections."""
     flat = x.reshape(-1, x.shape[-1])
-    weights = [layer.weight for layer in (*gate_up, down)]
-    out: Tensor = _GatedMLP.apply(flat, gates, places, *weights)
+    out: Tensor = _GatedMLP.apply(flat, *(layer.weight for layer in layers))
     return out.view_as(x)
+
+
+def experts(layer: Experts, shared: MLP | None, x: Tensor, gates: Tensor, places: Places) -> Tensor:
+    """The sum, times ``gates`` [T, K], over each token's experts, and ``shared``, of x [T, H]."""
+    weights = [layer.gate_up_proj.weight, layer.down_proj.weight]
+    if shared is not None:
+        weights += [part.weight for part in (shared.gate_proj, shared.up_proj, shared.down_proj)]
+    out: Tensor = _Experts.apply(x, gates, places, *weights)
+    return out
+
+
+def serves_attention(layer: Attention) -> bool:
+    whole = layer.c.qk_nope_head_dim % BLOCK == 0 and layer.c.v_head_dim % BLOCK == 0
+    return whole and serves(layer.q_b_proj, layer.kv_b_proj)
+
+
+def attention(layer: Attention, q: Tensor, latent: Tensor, key: Tensor, turns: Tensor, segments: Segments) -> Tensor:
+    """From the normed latents and the shared key to what o_proj is given."""
+    weights = layer.q_b_proj.weight, layer.kv_b_proj.weight
+    out: Tensor = _Attention.apply(q, latent, key, turns, segments, layer.c, layer.scale, *weights)
+    return out
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx, q: Tensor, latent: Tensor, key: Tensor, turns: Tensor, segments: Segments, c: ModelConfig, scale: float,
+        *parameters: Tensor,
+    ) -> Tensor:  # fmt: skip
+        ctx.weights = [_quantized(p) for p in parameters]
+        ctx.segments, ctx.nope, ctx.scale = segments, c.qk_nope_head_dim, scale
+        (q_rows, q_columns), (rows, columns) = quantize_both(q), quantize_both(latent)
+        shape = len(q), c.num_attention_heads, -1
+        queries = products.matmul(q_rows, ctx.weights[0].rows).view(shape)
+        expanded = products.matmul(rows, ctx.weights[1].rows).view(shape)
+        rotate_tail_(queries, turns, ctx.nope)
+        out, kept = fused_attention.forward(queries, expanded, key, segments, ctx.nope, scale)
+        ctx.save_for_backward(turns, *q_columns, *columns, *kept)
+        return out
+
+    @staticmethod
+    def backward(ctx, dy: Tensor) -> tuple[Any, ...]:
+        turns, q, q_scale, latent, latent_scale, *kept = ctx.saved_tensors
+        dq, dk, dv = fused_attention.backward(dy, fused_attention.Kept(*kept), ctx.segments, ctx.scale)
+        rotate_tail_(dq, turns, ctx.nope, back=True)
+        dq_rows, dq_columns = quantize_both(dq.flatten(1))
+        d_rows, d_columns, d_key = keys_backward(dk, dv, ctx.nope)
+        dw = (
+            products.wgrad(dq_columns, Quantized(q, q_scale)),
+            products.wgrad(d_columns, Quantized(latent, latent_scale)),
+        )
+        d_q, d_latent = (products.matmul(d, w.turned) for d, w in zip((dq_rows, d_rows), ctx.weights, strict=True))
+        return d_q, d_latent, d_key, None, None, None, None, *dw
 
 
 class _Linear(torch.autograd.Function):
@@ -72,33 +132,66 @@ class _Linear(torch.autograd.Function):
 
 
 class _GatedMLP(torch.autograd.Function):
-    """Keeps the transposed tiles of its input and, in BF16, gate and up; their product is made again in the backward
-    pass."""
+    @staticmethod
+    def forward(ctx, x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
+        ctx.weights, ctx.sizes = (_quantized(gate, up), _quantized(down)), [len(gate), len(up)]
+        out, kept = _gated(x, *ctx.weights)
+        ctx.save_for_backward(*kept)
+        return out
 
     @staticmethod
-    def forward(ctx, x: Tensor, gates: Tensor | None, places: Places | None, *parameters: Tensor) -> Tensor:
-        ctx.up, ctx.down = _quantized(*parameters[:-1]), _quantized(parameters[-1])
-        ctx.places, ctx.sizes = places, [len(p) for p in parameters[:-1]]
-        x_rows, x_columns = quantize_both(x, places)
-        gate_up = _matmul(x_rows, ctx.up.rows, places)
-        hidden, _ = swiglu_quantize(gate_up, gates, places)
-        ctx.save_for_backward(*x_columns, gate_up, gates)
-        out = _matmul(hidden, ctx.down.rows, places)
-        return out if places is None else unpermute(out, places.place)
+    def backward(ctx, dy: Tensor) -> tuple[Tensor, ...]:
+        dx, d_up, d_down, _ = _gated_backward(dy, ctx.saved_tensors, *ctx.weights)
+        return dx, *d_up.split(ctx.sizes), d_down
+
+
+class _Experts(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, gates: Tensor, places: Places, up: Tensor, down: Tensor, *shared: Tensor) -> Tensor:
+        ctx.up, ctx.down, ctx.places = _quantized(up), _quantized(down), places
+        base: Tensor | None = None
+        shared_kept: tuple[Tensor, ...] = ()
+        if shared:
+            ctx.shared, ctx.sizes = (_quantized(*shared[:2]), _quantized(shared[2])), [len(w) for w in shared[:2]]
+            base, shared_kept = _gated(x, *ctx.shared)
+        out, kept = _gated(x, ctx.up, ctx.down, gates, places)
+        ctx.save_for_backward(gates, *kept, *shared_kept)
+        return unpermute(out, places.place, base=base)
 
     @staticmethod
     def backward(ctx, dy: Tensor) -> tuple[Any, ...]:
-        *x_columns, gate_up, gates = ctx.saved_tensors
-        places: Places | None = ctx.places
-        dy_rows, dy_columns = quantize_both(dy, places)
-        grads = swiglu_backward(gate_up, _matmul(dy_rows, ctx.down.turned, places), gates, places)
-        d_down = _wgrad(dy_columns, grads.hidden_columns, places)
-        d_up = _wgrad(grads.d_columns, Quantized(*x_columns), places)
-        dx = _matmul(grads.d_rows, ctx.up.turned, places)
-        if places is None:
-            return dx, None, None, *d_up.split(ctx.sizes), d_down
-        assert grads.d_gates is not None
-        return unpermute(dx, places.place), grads.d_gates[places.place], None, d_up, d_down
+        gates, *kept = ctx.saved_tensors
+        base, d_shared = None, ()
+        if kept[3:]:
+            base, d_up, d_down, _ = _gated_backward(dy, kept[3:], *ctx.shared)
+            d_shared = (*d_up.split(ctx.sizes), d_down)
+        dx, d_up, d_down, d_gates = _gated_backward(dy, kept[:3], ctx.up, ctx.down, gates, ctx.places)
+        place = ctx.places.place
+        return unpermute(dx, place, base=base), d_gates[place], None, d_up, d_down, *d_shared
+
+
+def _gated(
+    x: Tensor, up: Weights, down: Weights, gates: Tensor | None = None, places: Places | None = None
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """SwiGLU of x, with ``places`` in rows of experts, and what the backward pass needs: the transposed tiles of x and,
+    in BF16, gate and up, whose product is made again there."""
+    x_rows, x_columns = quantize_both(x, places)
+    gate_up = _matmul(x_rows, up.rows, places)
+    hidden, _ = swiglu_quantize(gate_up, gates, places)
+    return _matmul(hidden, down.rows, places), (*x_columns, gate_up)
+
+
+def _gated_backward(
+    dy: Tensor, kept: Sequence[Tensor], up: Weights, down: Weights, gates: Tensor | None = None,
+    places: Places | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Any]:  # fmt: skip
+    """The gradients of x, of both weights and, with ``places``, FP32 of each row's gate."""
+    *x_columns, gate_up = kept
+    dy_rows, dy_columns = quantize_both(dy, places)
+    grads = swiglu_backward(gate_up, _matmul(dy_rows, down.turned, places), gates, places)
+    d_down = _wgrad(dy_columns, grads.hidden_columns, places)
+    d_up = _wgrad(grads.d_columns, Quantized(*x_columns), places)
+    return _matmul(grads.d_rows, up.turned, places), d_up, d_down, grads.d_gates
 
 
 def _matmul(x: Quantized, w: Quantized, places: Places | None) -> Tensor:
@@ -113,22 +206,46 @@ def _multiply(x: Tensor, w: Weights) -> Tensor:
     return products.matmul(quantize_tiles(x), w.rows)
 
 
+class _Kept(NamedTuple):
+    state: list[tuple[int, int]]
+    value: Any
+    make: Callable[..., Any]
+    others: list[Tensor]
+
+
 _kept: Any = WeakTensorKeyDictionary()
 
 
+def kept(make: Callable[..., R], *parameters: Tensor) -> R:
+    """``make`` of these parameters, which are the first's alone, as long as none is written or replaced."""
+    first, *others = parameters
+    state = [(p.data_ptr(), p._version) for p in parameters]
+    found = _kept.get(first)
+    if found is None or found.state != state:
+        found = None
+        _kept.pop(first, None)  # which gives its memory to the new value
+        found = _kept[first] = _Kept(state, make(*(p.detach() for p in parameters)), make, others)
+    value: R = found.value
+    return value
+
+
+def refresh() -> None:
+    """Makes again what `kept` holds of parameters that were written since."""
+    for first in list(_kept.keys()):
+        make, others = _kept[first].make, _kept[first].others
+        kept(make, first, *others)
+
+
 def _quantized(*parameters: Tensor) -> Weights:
-    """The weights, one under another, in FP8: as kept, unless one of them was written or replaced since."""
-    state = tuple((p.data_ptr(), p._version) for p in parameters)
-    found = _kept.get(parameters[0])
-    if found is None or found[0] != state:
-        stacked = torch.cat([p.detach() for p in parameters]) if len(parameters) > 1 else parameters[0].detach()
-        whole = stacked if stacked.dim() == 3 else stacked.unsqueeze(0)
-        rows, turned = quantize_blocks(whole, transpose=True)
-        assert turned is not None
-        found = (state, Weights(rows, turned))
-        _kept[parameters[0]] = found
-    weights: Weights = found[1]
-    return weights
+    """The weights, one under another, in FP8."""
+    return kept(_quantize, *parameters)
+
+
+def _quantize(*weights: Tensor) -> Weights:
+    stacked = torch.cat(weights) if len(weights) > 1 else weights[0]
+    rows, turned = quantize_blocks(stacked if stacked.dim() == 3 else stacked.unsqueeze(0), transpose=True)
+    assert turned is not None
+    return Weights(rows, turned)
 
 
 def _whole(layers: Sequence[GroupedLinear]) -> bool:

@@ -93,6 +93,13 @@ def _inverse_rms(x: Tensor, eps: float) -> Tensor:
     return inverse
 
 
+@on_gpu("add_norm")
+def add_norm(x: Tensor, more: Tensor | None, norm: RMSNorm) -> tuple[Tensor, Tensor]:
+    """The sum of ``x`` [..., H] and ``more``, which may be missing, and its norm."""
+    total = x if more is None else x + more
+    return total, norm(total)
+
+
 class _Norm(torch.autograd.Function):
     """RMSNorm in FP32 with half the passes over memory of the operator that torch composes on a CPU."""
 

@@ -47,7 +47,6 @@ class Router(nn.Module):
     def reset_parameters(self) -> None:
         draw_(self.weight, self.c.initializer_range)
 
-    @on_gpu("route")
     def forward(self, x: Tensor, given: Tensor | None = None) -> Routing:
         """x [T, H]; logits are computed in FP32. ``given`` [T, K] names the experts to use, so that a trainer can
         replay a sampler's choice (arXiv:2510.11370); rows of -1 leave it to the router. Gates are always its own."""
@@ -98,7 +97,6 @@ class Experts(nn.Module):
         self.gate_up_proj = GroupedLinear(c.n_routed_experts, c.hidden_size, 2 * c.moe_intermediate_size, std)
         self.down_proj = GroupedLinear(c.n_routed_experts, c.moe_intermediate_size, c.hidden_size, std)
 
-    @on_gpu("experts")
     def forward(self, x: Tensor, routing: Routing) -> Tensor:
         """x [T, H] -> [T, H]: the gated sum of each token's experts. No token is dropped."""
         k = routing.indices.shape[-1]
@@ -119,6 +117,7 @@ class MoE(nn.Module):
             self.shared_experts = MLP(c.hidden_size, c.n_shared_experts * c.moe_intermediate_size, c.initializer_range)
         self.shared = c.n_shared_experts > 0
 
+    @on_gpu("mixture")
     def forward(self, x: Tensor, given: Tensor | None = None) -> tuple[Tensor, Routing]:
         """x [..., H]; ``given`` as for the router."""
         flat = x.reshape(-1, x.shape[-1])

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from model import checkpoint, moe, publish
 from model.config import Precision
-from model.dispatch import has_triton
+from model.dispatch import has_triton, refresh
 from model.loss import token_logprobs
 from model.optimizer import AdamW
 from model.publish import Part, Published
@@ -167,6 +167,7 @@ class Policy:
         finite = math.isfinite(norm)
         if finite:
             self.optimizer.step()
+            refresh()
             for router, counts in zip(self.model.routers(), self.counts, strict=True):
                 speed = self.settings.bias_speed if router.c.scoring_func == "sigmoid" else 0.0
                 moe.bias_step(router.e_score_correction_bias, counts, speed)

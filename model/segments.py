@@ -193,11 +193,14 @@ class _ToRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, dy: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
-        segments: Segments = ctx.segments
+        return _ToRows.gathered(dy, ctx.segments), None
+
+    @staticmethod
+    def gathered(dy: Tensor, segments: Segments) -> Tensor:
         dx = dy.index_select(0, segments.home)
         if len(segments.copies):
             dx.index_add_(0, segments.copied, dy.index_select(0, segments.copies))
-        return dx, None
+        return dx
 
 
 class _FromRows(torch.autograd.Function):
@@ -210,4 +213,8 @@ class _FromRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, dy: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
-        return dy.new_zeros(ctx.size, *dy.shape[1:]).index_copy_(0, ctx.home, dy), None
+        return _FromRows.spread(dy, ctx.home, ctx.size), None
+
+    @staticmethod
+    def spread(dy: Tensor, home: Tensor, size: int) -> Tensor:
+        return dy.new_zeros(size, *dy.shape[1:]).index_copy_(0, home, dy)

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from model import rope
 from model.attention import Attention
 from model.config import ModelConfig, Precision
-from model.linear import RMSNorm, compute_dtype, set_precision
+from model.linear import RMSNorm, add_norm, compute_dtype, set_precision
 from model.moe import MLP, MoE, Router, Routing
 from model.segments import Segments
 
@@ -45,22 +45,32 @@ class Block(nn.Module):
     ) -> tuple[Tensor, Tensor | None, Routing | None]:
         """x [N, H], ``given`` [N, K] experts to use -> the next residual stream, the layer's cache entries (None in
         training), its routing."""
-        attended, cached = self.self_attn(self.input_layernorm(x), turns, segments)
-        x, routing = self.feed_forward(x + attended, given)
-        return x, cached, routing
+        x, more, cached, routing = self.unsummed(x, None, turns, segments, given)
+        return x + more, cached, routing
+
+    def unsummed(
+        self, x: Tensor, more: Tensor | None, turns: Tensor, segments: Segments, given: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None, Routing | None]:
+        """`forward` where the stream, before and after, is a sum that the next norm takes: of x and ``more``."""
+        x, normed = add_norm(x, more, self.input_layernorm)
+        attended, cached = self.self_attn(normed, turns, segments)
+        x, normed = add_norm(x, attended, self.post_attention_layernorm)
+        out, routing = self.feed_forward(normed, given)
+        return x, out, cached, routing
 
     def decode(
         self, x: Tensor, turns: Tensor, cache: Tensor, places: Tensor, mask: Tensor
     ) -> tuple[Tensor, Routing | None]:
-        x = x + self.self_attn.decode(self.input_layernorm(x), turns, cache, places, mask)
-        return self.feed_forward(x)
-
-    def feed_forward(self, x: Tensor, given: Tensor | None = None) -> tuple[Tensor, Routing | None]:
-        normed = self.post_attention_layernorm(x)
-        if isinstance(self.mlp, MLP):
-            return x + self.mlp(normed), None
-        out, routing = self.mlp(normed, given)
+        attended = self.self_attn.decode(self.input_layernorm(x), turns, cache, places, mask)
+        x, normed = add_norm(x, attended, self.post_attention_layernorm)
+        out, routing = self.feed_forward(normed)
         return x + out, routing
+
+    def feed_forward(self, normed: Tensor, given: Tensor | None = None) -> tuple[Tensor, Routing | None]:
+        if isinstance(self.mlp, MLP):
+            return self.mlp(normed), None
+        out, routing = self.mlp(normed, given)
+        return out, routing
 
 
 class MTP(nn.Module):
@@ -118,19 +128,19 @@ class Transformer(nn.Module):
         """tokens [N] int64. ``routes`` int64 [N, MoE layers, K], where given, are the experts to use; -1 leaves a
         token to the router."""
         out = Output(self.embed_tokens(tokens).to(self.dtype))
+        more: Tensor | None = None
         turns = rope.rotations(segments.positions, self.freqs)
         for layer in self.blocks():
             given = None if routes is None or isinstance(layer.mlp, MLP) else routes[:, len(out.routing)]
             if self.recompute and torch.is_grad_enabled():
-                x, cached, routing = checkpoint(layer, out.hidden, turns, segments, given, use_reentrant=False)
+                out.hidden, cached, routing = checkpoint(layer, out.hidden, turns, segments, given, use_reentrant=False)
             else:
-                x, cached, routing = layer(out.hidden, turns, segments, given)
-            out.hidden = x
+                out.hidden, more, cached, routing = layer.unsummed(out.hidden, more, turns, segments, given)
             if cached is not None:
                 out.cached.append(cached)
             if routing is not None:
                 out.routing.append(routing)
-        out.hidden = self.norm(out.hidden)
+        out.hidden = add_norm(out.hidden, more, self.norm)[1]
         return out
 
     def decode(self, tokens: Tensor, cache: list[Tensor], places: Tensor) -> tuple[Tensor, list[Routing]]:

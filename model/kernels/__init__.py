@@ -7,6 +7,9 @@ routing and the movement of rows. This folder is the only home of triton; import
 ``rows``      permute and unpermute
 ``router``    scores, group limits, top-k and gates
 ``digest``    sums of all words of many tensors; its reference is `model.digest`
+``norms``     the residual stream's sums and norms, the latents' norms
+``gradients`` the gradient of keys and values, quantised
+``launch``    launches at less cost on the host
 
 Of the native engine, each row the same to the bit whatever else is in the batch:
 
@@ -14,5 +17,5 @@ Of the native engine, each row the same to the bit whatever else is in the batch
 ``latent``     the cache of latents and attention over it
 ``stream``     residual sums and norms, the choice of experts, the draw of a token
 
-Left out: attention, norms and the loss, which stay in BF16 or FP32 and which torch does well.
+Left out: attention, which stays in BF16 and which torch does well.
 """

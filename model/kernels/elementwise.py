@@ -11,7 +11,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from model.kernels.launch import launched
 from model.kernels.rows import Places
+from model.kernels.sizes import cdiv, power_of_two
 
 
 def swiglu(gate_up: Tensor, gates: Tensor | None = None, places: Places | None = None) -> Tensor:
@@ -44,15 +46,25 @@ def swiglu_backward(
 def rotate_tail(x: Tensor, turns: Tensor, start: int, *, back: bool = False) -> Tensor:
     """``x`` BF16 [N, heads, D] with the pairs from dimension ``start`` on turned, or turned ``back``, by ``turns``
     complex64 [N, (D - start) / 2]."""
-    tokens, heads, width = x.shape
     x = x.contiguous()
     out = torch.empty_like(x)
+    _rotate(x, turns, out, 0, start, back=back)
+    return out
+
+
+def rotate_tail_(x: Tensor, turns: Tensor, start: int, *, back: bool = False) -> None:
+    """`rotate_tail` in place, for an ``x`` that is contiguous."""
+    _rotate(x, turns, x, start, start, back=back)
+
+
+def _rotate(x: Tensor, turns: Tensor, out: Tensor, first: int, start: int, *, back: bool) -> None:
+    """The dimensions from ``first`` on are written."""
+    tokens, heads, width = x.shape
     _rotate_kernel[(tokens,)](
-        x.view(torch.int32), torch.view_as_real(turns), out.view(torch.int32), heads, width // 2, start // 2,
-        -1.0 if back else 1.0, HEADS=triton.next_power_of_2(heads), PAIRS=triton.next_power_of_2(width // 2),
+        x.view(torch.int32), torch.view_as_real(turns), out.view(torch.int32), heads, width // 2, first // 2,
+        start // 2, -1.0 if back else 1.0, HEADS=power_of_two(heads), PAIRS=power_of_two((width - first) // 2),
         num_warps=4,
     )  # fmt: skip
-    return out
 
 
 def join_keys(expanded: Tensor, shared: Tensor, nope: int) -> Tensor:
@@ -61,8 +73,8 @@ def join_keys(expanded: Tensor, shared: Tensor, nope: int) -> Tensor:
     out = expanded.new_empty(tokens, heads, nope + shared.shape[1])
     _join_keys_kernel[(tokens,)](
         expanded.contiguous(), shared.contiguous(), out, heads, width, nope, shared.shape[1],
-        HEADS=triton.next_power_of_2(heads), NOPE=triton.next_power_of_2(nope),
-        ROPE=triton.next_power_of_2(shared.shape[1]), num_warps=4,
+        HEADS=power_of_two(heads), NOPE=power_of_two(nope),
+        ROPE=power_of_two(shared.shape[1]), num_warps=4,
     )  # fmt: skip
     return out
 
@@ -75,8 +87,8 @@ def join_keys_backward(dk: Tensor, dv: Tensor, nope: int) -> tuple[Tensor, Tenso
     d_expanded, d_shared = dk.new_empty(tokens, heads, nope + values), dk.new_empty(tokens, rope)
     _join_keys_backward_kernel[(tokens,)](
         dk.contiguous(), dv.contiguous(), d_expanded, d_shared, heads, nope, rope, values,
-        HEADS=triton.next_power_of_2(heads), NOPE=triton.next_power_of_2(nope), ROPE=triton.next_power_of_2(rope),
-        VALUES=triton.next_power_of_2(values), num_warps=4,
+        HEADS=power_of_two(heads), NOPE=power_of_two(nope), ROPE=power_of_two(rope),
+        VALUES=power_of_two(values), num_warps=4,
     )  # fmt: skip
     return d_expanded, d_shared
 
@@ -104,20 +116,21 @@ def adamw(
 ) -> None:  # fmt: skip
     """One AdamW update in place: ``p`` and ``g`` FP32, moments ``m`` and ``v`` of any dtype, rounded after use."""
     count, block = p.numel(), 4096
-    _adamw_kernel[(triton.cdiv(count, block),)](
+    _adamw_kernel[(cdiv(count, block),)](
         p, g.contiguous(), m, v, count, lr / (1 - beta1**step), beta1, beta2, (1 - beta2**step) ** -0.5, eps,
         1 - lr * decay, BLOCK=block, num_warps=8,
     )  # fmt: skip
 
 
 def _width(size: int) -> int:
-    return int(min(triton.next_power_of_2(size), 2048))
+    return min(power_of_two(size), 2048)
 
 
 def _warps(size: int) -> int:
     return max(1, min(8, _width(size) // 256))
 
 
+@launched
 @triton.jit
 def _swiglu_kernel(gate_up, gates, choice, total, out, width, PLACED: tl.constexpr, WIDTH: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
@@ -135,6 +148,7 @@ def _swiglu_kernel(gate_up, gates, choice, total, out, width, PLACED: tl.constex
         tl.store(out + row * width + col, value.to(out.dtype.element_ty), mask=col < width)
 
 
+@launched
 @triton.jit
 def _swiglu_backward_kernel(
     gate_up, dh, gates, choice, total, out, d_gates, width, PLACED: tl.constexpr, WIDTH: tl.constexpr
@@ -163,11 +177,13 @@ def _swiglu_backward_kernel(
     tl.store(d_gates + row, tl.sum(d_weight, 0))
 
 
+@launched
 @triton.jit
-def _rotate_kernel(x, turns, out, heads, width, start, sign, HEADS: tl.constexpr, PAIRS: tl.constexpr):
-    """One token; a pair of BF16 is one word. Pairs before ``start`` are turned by nothing."""
+def _rotate_kernel(x, turns, out, heads, width, first, start, sign, HEADS: tl.constexpr, PAIRS: tl.constexpr):
+    """One token, the pairs from ``first`` on; a pair of BF16 is one word. Those before ``start`` are turned by
+    nothing."""
     token = tl.program_id(0).to(tl.int64)
-    head, pair = tl.arange(0, HEADS), tl.arange(0, PAIRS)
+    head, pair = tl.arange(0, HEADS), first + tl.arange(0, PAIRS)
     at = (token * heads + head)[:, None] * width + pair[None, :]
     mask = (head < heads)[:, None] & (pair < width)[None, :]
     turned = (pair >= start) & (pair < width)
@@ -182,6 +198,7 @@ def _rotate_kernel(x, turns, out, heads, width, start, sign, HEADS: tl.constexpr
     tl.store(out + at, low | (high << 16), mask=mask)
 
 
+@launched
 @triton.jit
 def _join_keys_kernel(
     expanded, shared, out, heads, width, nope, rope, HEADS: tl.constexpr, NOPE: tl.constexpr, ROPE: tl.constexpr
@@ -197,6 +214,7 @@ def _join_keys_kernel(
     tl.store(out + to, same, mask=(head < heads)[:, None] & (tail < rope)[None, :])
 
 
+@launched
 @triton.jit
 def _join_keys_backward_kernel(
     dk, dv, d_expanded, d_shared, heads, nope, rope, values,
@@ -217,6 +235,7 @@ def _join_keys_backward_kernel(
     tl.store(d_shared + token * rope + tail, tl.sum(same, 0).to(d_shared.dtype.element_ty), mask=tail < rope)
 
 
+@launched
 @triton.jit
 def _logprobs_kernel(logits, targets, logp, entropy, lse, vocabulary, factor, WIDTH: tl.constexpr):
     """One pass with a running maximum a lane; lanes are joined at the end."""
@@ -244,6 +263,7 @@ def _logprobs_kernel(logits, targets, logp, entropy, lse, vocabulary, factor, WI
     tl.store(lse + row, log_sum)
 
 
+@launched
 @triton.jit
 def _logprobs_backward_kernel(logits, targets, lse, d_logp, vocabulary, factor, WIDTH: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
@@ -258,6 +278,7 @@ def _logprobs_backward_kernel(logits, targets, lse, d_logp, vocabulary, factor, 
         tl.store(logits + row * vocabulary + col, grad.to(logits.dtype.element_ty), mask=mask)
 
 
+@launched
 @triton.jit
 def _adamw_kernel(p, g, m, v, count, rate, beta1, beta2, correction, eps, kept, BLOCK: tl.constexpr):
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)

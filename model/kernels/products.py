@@ -131,11 +131,11 @@ def _launch(a: Quantized, b: Quantized, ends: Tensor, out: Tensor, cols: int, *,
     k_blocks = -(-a.data.shape[1] // BLOCK)
     processors = _multiprocessors(out.device)
     halves = 1 if wgrad else _halves(-(-rows // BLOCK), -(-cols // BLOCK), processors)
-    sa = _descriptor(a.scale.T, [1, 64])
-    sb = _descriptor(b.scale.T, [1, 128]) if wgrad else sa
+    sa = _descriptor(a.scale.T, (1, 64))
+    sb = _descriptor(b.scale.T, (1, 128)) if wgrad else sa
     grouped._grouped_kernel[(processors,)](
-        _descriptor(a.data, [64, BLOCK]), _descriptor(b.data, [BLOCK, BLOCK]), sa, sb,
-        b.scale, b.scale.stride(-2), ends, _descriptor(out, [64, BLOCK]), out, len(ends), rows, cols, k_blocks,
+        _descriptor(a.data, (64, BLOCK)), _descriptor(b.data, (BLOCK, BLOCK)), sa, sb,
+        b.scale, b.scale.stride(-2), ends, _descriptor(out, (64, BLOCK)), out, len(ends), rows, cols, k_blocks,
         STAGES=WGRAD_STAGES if wgrad else (STAGES, HALVES_STAGES)[halves - 1], WGRAD=wgrad, GROUP=GROUP, HALVES=halves,
         num_warps=4,
     )  # fmt: skip
@@ -152,9 +152,13 @@ def _multiprocessors(device: torch.device) -> int:
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
-def _descriptor(x: Tensor, block: list[int]) -> Any:
+def _descriptor(x: Tensor, block: tuple[int, int]) -> Any:
+    return TensorDescriptor(x, list(x.shape), list(x.stride()), list(block), _layout(x.dtype, block))
+
+
+@functools.cache
+def _layout(dtype: torch.dtype, block: tuple[int, int]) -> Any:
     kinds = {torch.float8_e4m3fn: gl.float8e4nv, torch.bfloat16: gl.bfloat16, torch.float32: gl.float32}
-    layout = gl.NVMMASharedLayout.get_default_for(block, kinds[x.dtype])
-    if x.dtype == torch.float32 and block[0] == 1:
-        layout = gl.NVMMASharedLayout(swizzle_byte_width=0, element_bitwidth=32, rank=2)
-    return TensorDescriptor.from_tensor(x, block, layout)
+    if dtype == torch.float32 and block[0] == 1:
+        return gl.NVMMASharedLayout(swizzle_byte_width=0, element_bitwidth=32, rank=2)
+    return gl.NVMMASharedLayout.get_default_for(list(block), kinds[dtype])

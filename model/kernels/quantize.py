@@ -23,7 +23,9 @@ import triton.language as tl
 from torch import Tensor
 
 from model.fp8 import BLOCK, Quantized
+from model.kernels.launch import launched
 from model.kernels.rows import Places
+from model.kernels.sizes import cdiv
 
 RECIPROCAL = tl.constexpr(1 / 448)
 
@@ -68,7 +70,7 @@ def swiglu_backward(gate_up: Tensor, dh: Tensor, gates: Tensor | None, places: P
     """The gradient of `swiglu_quantize` for ``dh`` [M, I], and again what it multiplied, in one pass over both. I must
     be a multiple of 128."""
     rows, width = dh.shape
-    blocks = triton.cdiv(rows, BLOCK)
+    blocks = cdiv(rows, BLOCK)
     d_rows, turned = _empty(dh, rows, 2 * width), _empty(dh, 3 * width, blocks * BLOCK)
     parts = dh.new_empty(width // BLOCK, rows, dtype=torch.float32) if places is not None else None
     choice, ends = (places.choice, places.ends[-1:]) if places is not None else (d_rows.scale, d_rows.scale)
@@ -89,7 +91,7 @@ def quantize_blocks(
     the blocks of K filled up to a multiple of 4 as cuBLASLt wants it. With ``transpose``, for N in 4s, also the same
     bytes as [E, K, N], which Dgrad contracts over N."""
     experts, n, k = w.shape
-    nb, kb = triton.cdiv(n, BLOCK), triton.cdiv(k, BLOCK)
+    nb, kb = cdiv(n, BLOCK), cdiv(k, BLOCK)
     w = w.contiguous()
     data = torch.empty_like(w, dtype=torch.float8_e4m3fn)
     scale = _empty_scale(w, nb, kb)
@@ -104,7 +106,7 @@ def quantize_blocks(
 
 
 def _empty_scale(w: Tensor, nb: int, kb: int) -> Tensor:
-    return w.new_zeros(len(w), nb, triton.cdiv(kb, 4) * 4, dtype=torch.float32)[..., :kb]
+    return w.new_zeros(len(w), nb, cdiv(kb, 4) * 4, dtype=torch.float32)[..., :kb]
 
 
 def _tiles(
@@ -113,13 +115,13 @@ def _tiles(
     x = x.contiguous()
     width = x.shape[1] // 2 if swiglu else x.shape[1]
     tokens = len(x) if places is None else len(places.choice)
-    blocks = triton.cdiv(tokens, BLOCK)
+    blocks = cdiv(tokens, BLOCK)
     rows = _empty(x, tokens, width)
     columns = _empty(x, width, blocks * BLOCK) if transpose else rows
     choice, total, k = (rows.scale, rows.scale, 1) if places is None else (
         places.choice, places.ends[-1:], places.place.shape[1])  # fmt: skip
     if tokens:
-        _tile_kernel[(triton.cdiv(width, BLOCK), blocks)](
+        _tile_kernel[(cdiv(width, BLOCK), blocks)](
             x, gates if gates is not None else x, choice, total,
             rows.data, rows.scale, rows.scale.stride(1), _in_words(columns), columns.scale, columns.scale.stride(1),
             tokens, width, blocks * BLOCK, k,
@@ -136,8 +138,9 @@ def _in_words(q: Quantized) -> Tensor:
 
 def _empty(like: Tensor, rows: int, width: int) -> Quantized:
     data = like.new_empty(rows, width, dtype=torch.float8_e4m3fn)
-    scale = like.new_empty(triton.cdiv(width, BLOCK), triton.cdiv(rows, 4) * 4, dtype=torch.float32)
-    return Quantized(data, scale.T[:rows])
+    line, blocks = cdiv(rows, 4) * 4, cdiv(width, BLOCK)
+    scale = like.new_empty_strided((line, blocks), (1, line), dtype=torch.float32)
+    return Quantized(data, scale if line == rows else scale[:rows])
 
 
 @triton.jit
@@ -235,6 +238,7 @@ def _value(x, gates, choice, row, col, tokens, width, k, PLACED: tl.constexpr, S
     return value
 
 
+@launched
 @triton.jit
 def _tile_kernel(
     x, gates, choice, total, q, q_scale, q_stride, t, t_scale, t_stride, tokens, width, t_width, k,
@@ -282,6 +286,7 @@ def _swiglu_gradient(gate_up, dh, gates, choice, parts, row, col, rows, width, r
     return tl.where(result == 2, d * silu, hidden_or_gate) * weight[:, None]
 
 
+@launched
 @triton.jit
 def _swiglu_backward_kernel(
     gate_up, dh, gates, choice, total, q, q_scale, q_stride, t, t_scale, t_stride, parts, rows, width, t_width,
@@ -307,6 +312,7 @@ def _swiglu_backward_kernel(
         _store_rows(q, q_scale, 2 * width, a, b, c, d, block, rows, to, inside, False)
 
 
+@launched
 @triton.jit
 def _block_kernel(w, q, q_scale, q_stride, t, t_scale, t_stride, n, k, TRANSPOSE: tl.constexpr, POWERS: tl.constexpr):
     """One 128x128 block of one expert, as four quarters of every fourth row."""

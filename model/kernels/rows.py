@@ -18,6 +18,8 @@ import triton.language as tl
 from torch import Tensor
 
 from model.fp8 import BLOCK
+from model.kernels.launch import launched
+from model.kernels.sizes import cdiv, power_of_two
 
 
 class Places(NamedTuple):
@@ -33,18 +35,23 @@ class Places(NamedTuple):
 def places(indices: Tensor, counts: Tensor) -> Places:
     """From ``indices`` [T, K] and the ``counts`` [E] of each expert in it, without waiting for the device. Choices of
     one expert stay in order."""
-    device, experts = indices.device, len(counts)
-    expert, order = indices.flatten().to(torch.int16).sort(stable=True)
-    padded = (counts + BLOCK - 1) // BLOCK * BLOCK
-    ends = padded.cumsum(0)
-    shift = ends - padded - counts.cumsum(0) + counts
-    row = torch.arange(len(order), device=device) + shift[expert.long()]
-    most = (len(order) + experts * (BLOCK - 1)) // BLOCK * BLOCK
+    choices, experts, device = indices.numel(), len(counts), indices.device
+    width = power_of_two(experts)
+    size = max(16, 8192 // width)
+    blocks = cdiv(choices, size)
+    most = (choices + experts * (BLOCK - 1)) // BLOCK * BLOCK
+    found = torch.empty(experts, blocks, dtype=torch.int32, device=device)
+    ends = torch.zeros(experts, dtype=torch.int32, device=device)
+    place = torch.empty(indices.shape, dtype=torch.int32, device=device)
     choice = torch.full((most,), -1, dtype=torch.int32, device=device)
-    choice[row] = order.to(torch.int32)
-    place = torch.zeros(len(order), dtype=torch.int32, device=device)
-    place[order] = row.to(torch.int32)
-    return Places(ends.to(torch.int32), place.view_as(indices), choice)
+    if choices:
+        indices = indices.contiguous()
+        _count_kernel[(blocks,)](indices, found, choices, experts, SIZE=size, WIDTH=width, num_warps=4)
+        _place_kernel[(blocks,)](
+            indices, found.cumsum(1, dtype=torch.int32), counts, ends, place, choice, choices, experts,
+            SIZE=size, WIDTH=width, num_warps=4,
+        )  # fmt: skip
+    return Places(ends, place, choice)
 
 
 def permute(x: Tensor, places: Places) -> Tensor:
@@ -72,9 +79,48 @@ def unpermute(y: Tensor, place: Tensor, gates: Tensor | None = None, base: Tenso
 
 
 def _width(x: Tensor) -> int:
-    return int(min(triton.next_power_of_2(x.shape[1]), 2048))
+    return min(power_of_two(x.shape[1]), 2048)
 
 
+@triton.jit
+def _experts_of(indices, choices, SIZE: tl.constexpr, WIDTH: tl.constexpr):
+    """The choices of a program, and as [SIZE, WIDTH] which expert each takes."""
+    at = tl.program_id(0) * SIZE + tl.arange(0, SIZE)
+    expert = tl.load(indices + at, mask=at < choices, other=WIDTH)
+    return at, expert[:, None] == tl.arange(0, WIDTH)[None, :]
+
+
+@launched
+@triton.jit
+def _count_kernel(indices, found, choices, experts, SIZE: tl.constexpr, WIDTH: tl.constexpr):
+    _, taken = _experts_of(indices, choices, SIZE, WIDTH)
+    expert = tl.arange(0, WIDTH)
+    at = expert * tl.num_programs(0) + tl.program_id(0)
+    tl.store(found + at, tl.sum(taken.to(tl.int32), 0), mask=expert < experts)
+
+
+@launched
+@triton.jit
+def _place_kernel(
+    indices, until, counts, ends, place, choice, choices, experts, SIZE: tl.constexpr, WIDTH: tl.constexpr
+):  # fmt: skip
+    """``until`` [E, programs] counts each expert's choices up to the last of a program's, ``counts`` [E] all."""
+    at, taken = _experts_of(indices, choices, SIZE, WIDTH)
+    expert = tl.arange(0, WIDTH)
+    known = expert < experts
+    padded = (tl.load(counts + expert, mask=known, other=0).to(tl.int32) + 127) // 128 * 128
+    end = tl.cumsum(padded, 0)
+    if tl.program_id(0) == 0:
+        tl.store(ends + expert, end, mask=known)
+    ones = taken.to(tl.int32)
+    at_until = expert * tl.num_programs(0) + tl.program_id(0)
+    here = tl.load(until + at_until, mask=known, other=0) - tl.sum(ones, 0)
+    row = tl.sum(ones * (tl.cumsum(ones, 0) - 1 + (end - padded + here)[None, :]), 1)
+    tl.store(place + at, row, mask=at < choices)
+    tl.store(choice + row, at, mask=at < choices)
+
+
+@launched
 @triton.jit
 def _permute_kernel(x, choice, total, out, hidden, k, WIDTH: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
@@ -88,6 +134,7 @@ def _permute_kernel(x, choice, total, out, hidden, k, WIDTH: tl.constexpr):
         tl.store(out + row * hidden + col, value, mask=col < hidden)
 
 
+@launched
 @triton.jit
 def _unpermute_kernel(
     y, place, gates, base, out, hidden,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 
 import pytest
 import torch
@@ -47,6 +48,36 @@ def test_a_policy_on_a_gpu_learns(precision: Precision) -> None:
         policy.apply()
         losses.append(float(loss.detach()))
     assert losses[-1] < losses[0] - 1
+
+
+@pytest.mark.parametrize(("precision", "least"), [("bf16", 0.995), ("fp8", 0.97)])
+@pytest.mark.parametrize(
+    "segments",
+    [Segments.of([64, 64]), Segments.of([90, 128]), Segments.sharing([40], [[30, 60]])],
+    ids=["even", "uneven", "shared"],
+)
+@pytest.mark.parametrize("q_lora_rank", [128, None])
+def test_a_training_step_is_the_reference_s(
+    precision: Precision, least: float, segments: Segments, q_lora_rank: int | None
+) -> None:
+    """Gradients of the fused operators on a GPU beside those of the references on a CPU, for the same experts."""
+    policy = tiny_policy(
+        hidden_size=256, intermediate_size=256, moe_intermediate_size=128, kv_lora_rank=128, qk_nope_head_dim=128,
+        qk_rope_head_dim=64, v_head_dim=128, q_lora_rank=q_lora_rank, initializer_range=0.05,
+    )  # fmt: skip
+    tokens = torch.randint(0, policy.model.c.vocab_size, (len(segments.ids),))
+    reference = copy.deepcopy(policy.model).cpu().use("fp32" if precision == "bf16" else "fp8")
+    expected = reference(tokens, segments)
+    routes = torch.stack([routing.indices for routing in expected.routing], 1)
+    weight = torch.randn(len(tokens), policy.model.c.hidden_size)
+    (expected.hidden * weight).sum().backward()
+    out = policy.model.use(precision)(tokens.cuda(), segments.to("cuda"), routes.cuda())
+    (out.hidden.float() * weight.cuda()).sum().backward()
+    for (name, p), q in zip(policy.model.named_parameters(), reference.parameters(), strict=True):
+        if q.grad is not None:
+            assert p.grad is not None, name
+            close = torch.nn.functional.cosine_similarity(p.grad.cpu().flatten(), q.grad.flatten(), dim=0)
+            assert close > least, (name, float(close))
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp8"])

@@ -43,6 +43,7 @@ def _poison(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "empty", poisoned(torch.empty))
     monkeypatch.setattr(torch, "empty_like", poisoned(torch.empty_like))
     monkeypatch.setattr(Tensor, "new_empty", poisoned(Tensor.new_empty))
+    monkeypatch.setattr(Tensor, "new_empty_strided", poisoned(Tensor.new_empty_strided))
 
 
 def poisoned(make):  # type: ignore[no-untyped-def]
@@ -244,3 +245,82 @@ def test_router(experts: int, groups: int, kept: int, k: int) -> None:
     chosen = expected.gather(-1, indices)
     assert far(gates, chosen / chosen.sum(-1, keepdim=True) * 2.5) < 1e-6
     assert torch.equal(counts, torch.bincount(indices.flatten(), minlength=experts))
+
+
+@pytest.mark.parametrize("kind", ["random", "outliers"])
+@pytest.mark.parametrize(("rows", "hidden"), [(300, 2048), (1, 96), (1030, 7168)])
+def test_norms_of_the_stream(kind: str, rows: int, hidden: int) -> None:
+    from model.kernels.norms import add_norm, add_norm_backward
+
+    x, more, d_total, d_normed = (inputs(kind, rows, hidden) for _ in range(4))
+    weight = torch.rand(hidden, device="cuda")
+    total, normed = add_norm(x, more, weight, 1e-6)
+    assert torch.equal(total, x + more)
+    leaf, w = total.double().requires_grad_(), weight.bfloat16().double().requires_grad_()
+    expected = torch.nn.functional.rms_norm(leaf, (hidden,), w, 1e-6)
+    assert far(normed, expected.detach()) < BF16_ERROR
+    torch.autograd.backward((leaf, expected), (d_total.double(), d_normed.double()))
+    dx, dw = add_norm_backward(total, weight, 1e-6, d_total, d_normed)
+    assert leaf.grad is not None
+    assert w.grad is not None
+    assert far(dx, leaf.grad) < BF16_ERROR
+    assert far(dw, w.grad) < FP32_ERROR
+
+
+@pytest.mark.parametrize(("q", "latent"), [(768, 512), (96, 160)])
+def test_latents(q: int, latent: int) -> None:
+    from model import rope
+    from model.kernels.norms import latents, latents_backward
+
+    joint, weights = inputs("random", 1100, q + latent + 64), [torch.rand(n, device="cuda") for n in (q, latent)]
+    turns = rope.rotations(torch.arange(1100, device="cuda"), torch.rand(32, device="cuda"))
+    leaf, w = joint.double().requires_grad_(), [x.bfloat16().double().requires_grad_() for x in weights]
+    parts = leaf.split([q, latent, 64], -1)
+    normed = [torch.nn.functional.rms_norm(x, x.shape[1:], y, 1e-6) for x, y in zip(parts[:2], w, strict=True)]
+    key = torch.view_as_real(torch.view_as_complex(parts[2].unflatten(-1, (-1, 2))) * turns).flatten(-2)
+    d = [inputs("random", 1100, n) for n in (q, latent, 64)]
+    torch.autograd.backward((*normed, key), [x.double() for x in d])
+    for found, expected in zip(latents(joint, turns, *weights, 1e-6), (*normed, key), strict=True):
+        assert far(found, expected.detach()) < BF16_ERROR
+    d_joint, *d_weights = latents_backward(joint, turns, *weights, 1e-6, *d)
+    assert leaf.grad is not None
+    assert far(d_joint, leaf.grad) < BF16_ERROR
+    assert all(y.grad is not None and far(x, y.grad) < FP32_ERROR for x, y in zip(d_weights, w, strict=True))
+
+
+@pytest.mark.parametrize("gated", [True, False])
+def test_swiglu_s_gradient_is_rounded_once(gated: bool) -> None:
+    from model.kernels.quantize import swiglu_backward
+
+    places = placed([0, 130, 70, 0, 1]) if gated else None
+    at = places.place[:, 0] if places is not None else torch.arange(201, device="cuda")
+    rows = len(places.choice) if places is not None else 201
+    gate_up, dh, gates = inputs("random", rows, 512), inputs("random", rows, 256), torch.rand(201, 1, device="cuda")
+    leaf, weight = gate_up[at].double().requires_grad_(), (gates if gated else torch.ones_like(gates)).double()
+    weight.requires_grad_()
+    gate, up = leaf.chunk(2, -1)
+    hidden = torch.nn.functional.silu(gate) * up * weight
+    hidden.backward(dh[at].double())
+    grads = swiglu_backward(gate_up, dh, gates if gated else None, places)
+    assert leaf.grad is not None
+    assert weight.grad is not None
+    assert far(decoded(grads.d_rows)[at], leaf.grad) < 0.04
+    assert far(decoded(grads.d_columns)[:, at], leaf.grad.T) < 0.04
+    assert far(decoded(grads.hidden_columns)[:, at], hidden.detach().T) < 0.04
+    if gated:
+        assert grads.d_gates is not None
+        assert far(grads.d_gates[at], weight.grad[:, 0]) < 1e-5
+
+
+def test_gradients_of_keys_are_the_unfused_ones() -> None:
+    from model.kernels.elementwise import join_keys_backward
+    from model.kernels.gradients import keys_backward
+    from model.kernels.quantize import quantize_both
+
+    dk, dv = inputs("outliers", 300, 6, 192), inputs("random", 300, 6, 128)
+    d_expanded, d_shared = join_keys_backward(dk, dv, 128)
+    *found, d_key = keys_backward(dk, dv, 128)
+    for ours, theirs in zip(found, quantize_both(d_expanded.flatten(1)), strict=True):
+        assert torch.equal(ours.data.view(torch.uint8), theirs.data.view(torch.uint8))
+        assert torch.equal(ours.scale, theirs.scale)
+    assert far(d_key, d_shared.double()) < BF16_ERROR

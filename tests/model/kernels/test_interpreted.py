@@ -19,7 +19,7 @@ from model.kernels import elementwise
 from model.kernels.digest import word_sums
 from model.kernels.quantize import quantize_blocks, quantize_both, swiglu_backward, swiglu_quantize
 from model.kernels.rows import permute, places, unpermute
-from model.kernels.router import route
+from model.kernels.router import route, route_backward
 
 torch.manual_seed(0)
 def exact(*shape):  # E4M3 numbers whose every 128x128 block, row and column of it has amax 448
@@ -147,6 +147,60 @@ assert torch.equal(counts, torch.bincount(top.flatten(), minlength=24))
 words = [torch.randint(-(2**31), 2**31 - 1, (n,), dtype=torch.int32) for n in (1, 1024, 1025, 1100 * 1024 + 7)]
 sums = word_sums(words, *digest.factors(1101, words[0].device))
 assert sums.tolist() == [int(digest.word_sum(w)) for w in words]
+
+leaf = logits.clone().requires_grad_()
+scores = leaf.sigmoid()
+d_scores, d_gates = torch.randn(33, 24), torch.randn(33, 4)
+for normalize in (True, False):
+    gates = scores.gather(-1, top)
+    gates = (gates / gates.sum(-1, keepdim=True) if normalize else gates) * 2.5
+    for a, b in ((d_scores, d_gates), (None, d_gates), (d_scores, None)):
+        loss = (0 if a is None else (scores * a).sum()) + (0 if b is None else (gates * b).sum())
+        expected = torch.autograd.grad(loss, leaf, retain_graph=True)[0]
+        found = route_backward(
+            scores.detach(), top, a, b, normalize=normalize, factor=2.5, dtype=torch.float32
+        )
+        torch.testing.assert_close(found, expected)
+
+# Choices of one expert stay in order, over several programs of the kernels.
+indices = torch.rand(700, 160).argsort(-1)[:, :3]
+counts = torch.bincount(indices.flatten(), minlength=160)
+found = places(indices, counts)
+ends = (-(-counts // 128) * 128).cumsum(0)
+assert torch.equal(found.ends, ends.int())
+expert, order = indices.flatten().sort(stable=True)
+inside = torch.cat([torch.arange(n) for n in counts.tolist()])
+row = ends[expert] - -(-counts // 128)[expert] * 128 + inside
+assert torch.equal(found.place.flatten()[order], row.int()) and torch.equal(found.choice[row], order.int())
+assert int((found.choice >= 0).sum()) == indices.numel()
+
+from model.kernels import norms
+from model.linear import RMSNorm, add_norm
+norm = RMSNorm(96, 1e-6)
+torch.nn.init.normal_(norm.weight)
+x, more = torch.randn(2, 9, 96).unbind()
+leaves = x.clone().requires_grad_(), more.clone().requires_grad_()
+expected = add_norm(*leaves, norm)
+total, normed = norms.add_norm(x, more, norm.weight.detach(), 1e-6)
+torch.testing.assert_close((total, normed), tuple(e.detach() for e in expected))
+torch.testing.assert_close(norms.add_norm(total, None, norm.weight.detach(), 1e-6)[1], normed)
+gradients = torch.randn(2, 9, 96).unbind()
+torch.autograd.backward(expected, gradients)
+dx, dw = norms.add_norm_backward(total, norm.weight.detach(), 1e-6, *gradients)
+torch.testing.assert_close((dx, dx, dw), (leaves[0].grad, leaves[1].grad, norm.weight.grad))
+
+joint, turns = torch.randn(7, 24 + 20 + 8).requires_grad_(), rope.rotations(torch.arange(7), torch.rand(4))
+pair = RMSNorm(24, 1e-6), RMSNorm(20, 1e-6)
+for norm in pair:
+    torch.nn.init.normal_(norm.weight)
+q, latent, key = joint.split([24, 20, 8], -1)
+expected = pair[0](q), pair[1](latent), rope.rotate(key, turns)
+weights = [norm.weight.detach() for norm in pair]
+torch.testing.assert_close(norms.latents(joint.detach(), turns, *weights, 1e-6), tuple(e.detach() for e in expected))
+gradients = [torch.randn_like(e) for e in expected]
+torch.autograd.backward(expected, gradients)
+found = norms.latents_backward(joint.detach(), turns, *weights, 1e-6, *gradients)
+torch.testing.assert_close(found, (joint.grad, pair[0].weight.grad, pair[1].weight.grad))
 """
 
 

@@ -1,0 +1,76 @@
+"""The gradient of keys and values, quantised both ways as Dgrad and Wgrad multiply it (`model.kernels.quantize`)."""
+
+# Kernels are typed by Triton at each launch.
+# mypy: disable-error-code="untyped-decorator, no-untyped-def"
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from model.fp8 import BLOCK, Quantized
+from model.kernels.launch import launched
+from model.kernels.quantize import _empty, _in_words, _store_rows, _store_turned
+from model.kernels.sizes import cdiv, power_of_two
+
+
+def keys_backward(dk: Tensor, dv: Tensor, nope: int) -> tuple[Quantized, Quantized, Tensor]:
+    """`elementwise.join_keys_backward`, its first result quantised: ``dk`` [N, heads, nope + rope] and ``dv``
+    [N, heads, v] to 1x128 tiles [N, heads (nope + v)], 128x1 tiles of the same, and the shared key's gradient
+    [N, rope]. nope and v are multiples of 128."""
+    tokens, heads, values = dv.shape
+    width, rope, blocks = heads * (nope + values), dk.shape[2] - nope, cdiv(tokens, BLOCK)
+    rows, columns, d_key = _empty(dk, tokens, width), _empty(dk, width, blocks * BLOCK), dk.new_empty(tokens, rope)
+    dk, dv = dk.contiguous(), dv.contiguous()
+    _keys_backward_kernel[(width // BLOCK, blocks)](
+        dk, dv, rows.data, rows.scale, rows.scale.stride(1), _in_words(columns), columns.scale, columns.scale.stride(1),
+        tokens, heads, nope, rope, values, width, blocks * BLOCK, num_warps=4,
+    )  # fmt: skip
+    _shared_key_kernel[(tokens,)](
+        dk, d_key, heads, nope, rope, HEADS=power_of_two(heads), ROPE=power_of_two(rope), num_warps=1
+    )
+    return rows, columns, d_key
+
+
+@triton.jit
+def _of_head(d, row, col, line, tokens):
+    """Four quarters of a tile."""
+    where = d + row.to(tl.int64)[:, None] * line + col[None, :]
+    a = tl.load(where, mask=(row < tokens)[:, None], other=0.0).to(tl.float32)
+    b = tl.load(where + line, mask=(row + 1 < tokens)[:, None], other=0.0).to(tl.float32)
+    c = tl.load(where + 2 * line, mask=(row + 2 < tokens)[:, None], other=0.0).to(tl.float32)
+    d = tl.load(where + 3 * line, mask=(row + 3 < tokens)[:, None], other=0.0).to(tl.float32)
+    return a, b, c, d
+
+
+@launched
+@triton.jit
+def _keys_backward_kernel(
+    dk, dv, q, q_scale, q_stride, t, t_scale, t_stride, tokens, heads, nope, rope, values, width, t_width
+):  # fmt: skip
+    """One 128x128 tile, which lies within a head's keys or values."""
+    column, block = tl.program_id(0), tl.program_id(1)
+    row, col = block * 128 + 4 * tl.arange(0, 32), column * 128 + tl.arange(0, 128)
+    head, inside = column * 128 // (nope + values), column * 128 % (nope + values)
+    if inside < nope:
+        at = tl.multiple_of(head * (nope + rope) + inside, 16) + tl.arange(0, 128)
+        a, b, c, d = _of_head(dk, row, at, heads * (nope + rope), tokens)
+    else:
+        at = tl.multiple_of(head * values + inside - nope, 16) + tl.arange(0, 128)
+        a, b, c, d = _of_head(dv, row, at, heads * values, tokens)
+    known = col < width
+    q_scale += column.to(tl.int64) * q_stride
+    _store_rows(q, q_scale, width, a, b, c, d, block, tokens, col, known, False)
+    _store_turned(t, t_scale, t_stride, t_width, a, b, c, d, block, col, known, False)
+
+
+@launched
+@triton.jit
+def _shared_key_kernel(dk, d_key, heads, nope, rope, HEADS: tl.constexpr, ROPE: tl.constexpr):
+    token = tl.program_id(0).to(tl.int64)
+    head, col = tl.arange(0, HEADS), tl.arange(0, ROPE)
+    where = (token * heads + head)[:, None] * (nope + rope) + nope + col[None, :]
+    mask = (head < heads)[:, None] & (col < rope)[None, :]
+    total = tl.sum(tl.load(dk + where, mask=mask, other=0.0).to(tl.float32), 0)
+    tl.store(d_key + token * rope + col, total.to(d_key.dtype.element_ty), mask=col < rope)
