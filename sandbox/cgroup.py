@@ -78,10 +78,8 @@ class Group:
 def _count(descriptor: int, key: bytes) -> int:
     if descriptor < 0:
         return 0
-    for line in os.pread(descriptor, 1024, 0).splitlines():
-        if line.startswith(key):
-            return int(line[len(key) :])
-    return 0
+    count = (b"\n" + os.pread(descriptor, 1024, 0)).partition(b"\n" + key)[2]
+    return int(count.partition(b"\n")[0] or 0)
 
 
 def _write(path: str, number: int) -> None:

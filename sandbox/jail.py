@@ -10,7 +10,6 @@ import _socket
 import contextlib
 import functools
 import os
-import resource
 import stat
 import sys
 from typing import NamedTuple
@@ -260,21 +259,17 @@ class Isolation:
 def resource_limits(limits: RunLimits) -> list[kernel.Call]:
     """The limits that the kernel keeps for one process or one user id. One that is lower already stays."""
     values = {
-        resource.RLIMIT_CORE: 0,
-        resource.RLIMIT_CPU: limits.cpu_seconds,
-        resource.RLIMIT_STACK: limits.stack_bytes,
-        resource.RLIMIT_NPROC: limits.processes,
-        resource.RLIMIT_NOFILE: limits.open_files,
-        resource.RLIMIT_FSIZE: limits.file_bytes,
-        resource.RLIMIT_MEMLOCK: 0,
+        kernel.RLIMIT_CORE: 0,
+        kernel.RLIMIT_CPU: limits.cpu_seconds,
+        kernel.RLIMIT_STACK: limits.stack_bytes,
+        kernel.RLIMIT_NPROC: limits.processes,
+        kernel.RLIMIT_NOFILE: limits.open_files,
+        kernel.RLIMIT_FSIZE: limits.file_bytes,
+        kernel.RLIMIT_MEMLOCK: 0,
     }
     if limits.data_bytes:
-        values[resource.RLIMIT_DATA] = limits.data_bytes
-    hard = {which: resource.getrlimit(which)[1] for which in values}
-    return [
-        kernel.limit_call(which, value if hard[which] == resource.RLIM_INFINITY else min(value, hard[which]))
-        for which, value in values.items()
-    ]
+        values[kernel.RLIMIT_DATA] = limits.data_bytes
+    return [kernel.limit_call(which, min(value, kernel.hard_limit(which))) for which, value in values.items()]
 
 
 def _landlock(abi: int, places: tuple[int, ...]) -> list[kernel.Call]:

@@ -137,6 +137,18 @@ def mount_call(source: str, target: str, kind: str, flags: int, data: str = "") 
     return call(what, "mount", source.encode(), target.encode(), kind.encode(), flags, data.encode() or None)
 
 
+RLIMIT_CPU, RLIMIT_FSIZE, RLIMIT_DATA, RLIMIT_STACK, RLIMIT_CORE = 0, 1, 2, 3, 4
+RLIMIT_NPROC, RLIMIT_NOFILE, RLIMIT_MEMLOCK = 6, 7, 8
+"""Python's ``resource`` has these and would be one more library that every run carries."""
+
+
+def hard_limit(which: int) -> int:
+    """The hard value of a resource limit; without one, a number above all others."""
+    found = ctypes.create_string_buffer(16)
+    _check(_libc.getrlimit(which, found), f"limit {which}")
+    return int(struct.unpack("QQ", found)[1])
+
+
 def limit_call(which: int, value: int) -> Call:
     """Sets the soft and the hard value of the resource limit ``which``."""
     return call(f"limit {which}", "setrlimit", which, struct.pack("QQ", value, value))

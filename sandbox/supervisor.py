@@ -6,7 +6,7 @@ the jail as bounded bytes. When it ends, for whatever reason, the kernel ends th
 
 from __future__ import annotations
 
-import contextlib
+import _socket
 import errno
 import fcntl
 import json
@@ -15,6 +15,7 @@ import os
 import select
 import signal
 import socket
+import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -51,7 +52,7 @@ class Run:
     limits: Limits
     deadline: float
     started: float
-    channel: socket.socket | None
+    channel: _socket.socket | None
     answer_bytes: int
     """How much it may say on the channel at a time."""
     reader: wire.FrameReader
@@ -127,7 +128,8 @@ class Supervisor:
             shutil.rmtree(self._plan.folder, ignore_errors=True)
 
     def _end_zygote(self) -> None:
-        self._unregister(self._control.fileno())
+        if self._handlers.pop(self._control.fileno(), None) is not None:
+            self._poll.unregister(self._control.fileno())
         self._control.close()
         try:
             os.kill(self._zygote_pid, signal.SIGKILL)
@@ -179,12 +181,14 @@ class Supervisor:
         theirs = [_stdin(stdin) if stdin else os.dup(self._null)]
         for buffer in (run.stdout, run.stderr):
             theirs.append(os.dup(self._null) if quiet else self._capture(run, buffer))
-        run.channel, inner = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        run.channel, inner = _socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)  # the plain kind: two calls fewer
         theirs.append(inner.detach())
         if peer is not None:
             theirs.append(os.dup(peer.fileno()))
         try:
-            socket.send_fds(self._control, [marshal.dumps((run.number, self._kernel_limits(limits)))], theirs)
+            message = marshal.dumps((run.number, self._kernel_limits(limits)))
+            passed = (socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack(f"{len(theirs)}i", *theirs))
+            self._control.sendmsg([message], [passed])
         except OSError as error:
             raise JailBroken(f"the zygote takes no run: {error}") from None
         finally:
@@ -279,6 +283,7 @@ class Supervisor:
             if now >= next_watch:
                 self._watch()
                 next_watch = now + _WATCH_SECONDS
+            self._enforce_deadlines(now)
             until = next_watch
             for run in self._runs.values():
                 if run.exit_status is None:
@@ -287,7 +292,6 @@ class Supervisor:
                 handler = self._handlers.get(descriptor)
                 if handler is not None:
                     handler()
-            self._enforce_deadlines()
 
     def on_readable(self, descriptor: int, handler: Callable[[], None]) -> None:
         """Serves a descriptor of the caller's while waiting."""
@@ -296,8 +300,7 @@ class Supervisor:
 
     # ---- events
 
-    def _enforce_deadlines(self) -> None:
-        now = time.monotonic()
+    def _enforce_deadlines(self, now: float) -> None:
         for run in list(self._runs.values()):
             if not run.heard and now >= run.started + _UNHEARD_SECONDS:
                 self._hear(run)
@@ -404,17 +407,14 @@ class Supervisor:
             raise JailBroken(f"the zygote takes no message: {error}") from None
 
     def _close(self, run: Run, descriptor: int) -> None:
-        self._unregister(descriptor)
+        del self._handlers[descriptor]
+        if run.heard:
+            self._poll.unregister(descriptor)
         run.descriptors.discard(descriptor)
         if run.channel is not None and run.channel.fileno() == descriptor:
             run.channel.close()
         else:
             os.close(descriptor)
-
-    def _unregister(self, descriptor: int) -> None:
-        if self._handlers.pop(descriptor, None) is not None:
-            with contextlib.suppress(KeyError):  # nobody listened to it yet
-                self._poll.unregister(descriptor)
 
 
 def _temporary_folder() -> str:
@@ -426,10 +426,9 @@ def _temporary_folder() -> str:
 def _stdin(data: bytes) -> int:
     """A sealed file in memory: it can be read and sought, and nobody can write to it or make it grow."""
     descriptor = os.memfd_create("stdin", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
-    os.lseek(descriptor, 0, os.SEEK_SET)
+    written = 0
+    while written < len(data):
+        written += os.pwrite(descriptor, memoryview(data)[written:], written)
     fcntl.fcntl(
         descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
     )
