@@ -113,7 +113,7 @@ class _Layer:
     def value(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x [N, H] -> the next stream [N, H], and the router's scores FP32 [N, E], or nothing [0]."""
         x, parts, self.routes = self.served.block(self.i, x, None, self.places, self.pool, self.counts, self.copies)
-        scores = x.new_zeros(0) if self.routes is None else self.routes.logits.sum(1).sigmoid()
+        scores = x.new_zeros(0) if self.routes is None else self.routes.scores.detach()
         return self.served.added(x, parts), scores
 
     def again(self, x: Tensor) -> tuple[Tensor, ...]:

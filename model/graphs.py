@@ -31,6 +31,8 @@ from model.sampling import Sampled, Start, Stops, draw, uniforms
 from model.serving import Routes, Served, new_pool
 
 CHUNK = 8
+ADMIT = 16
+"""The part of all places that must be free before rows are taken in: a prompt of few tokens costs as long as a step."""
 PREFILL_TOKENS = 16384
 SIZES = (*range(1, 5), 8, 16, 24, *range(32, 128, 16), *range(128, 512, 32), *range(512, 4097, 128))
 """Rows a graph is recorded for; fewer are padded."""
@@ -178,13 +180,7 @@ class Graphs:
         assert state is not None
         p, width = state.progress, 2 if self.draft else 1
         active = state.active[:rows]
-        tokens, positions = p.token.index_select(0, active), p.position.index_select(0, active)
-        each, numbers = active, p.done.index_select(0, active)
-        if self.draft:
-            tokens = torch.stack([tokens, p.guess.index_select(0, active)], 1).flatten()
-            positions = torch.stack([positions, positions + 1], 1).flatten()
-            numbers = torch.stack([numbers, numbers + 1], 1).flatten()
-            each = active.repeat_interleave(2, output_size=2 * rows)
+        tokens, each, positions, numbers = stream.gather(active, width, p)
         places = Places(each, positions, state.table)
         hidden, routes = served.forward(tokens, places, state.pool)
         if state.routes is not None:
@@ -201,11 +197,10 @@ class Graphs:
     def _draw(self, logits: Tensor, rows: Tensor, numbers: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
         state = self.state
         assert state is not None
-        most = state.uniforms.shape[1]
-        where = rows.long() * most + numbers.clamp(max=most - 1)
-        u = state.uniforms.view(-1).index_select(0, where)
         if sampling.top_p == 1 or sampling.temperature == 0:
-            return stream.draw(logits, u, state.temperature, greedy=sampling.temperature == 0)
+            greedy = sampling.temperature == 0
+            return stream.draw(logits, state.uniforms, rows, numbers, state.temperature, greedy=greedy)
+        u = state.uniforms[rows, numbers.clamp(max=state.uniforms.shape[1] - 1)]
         tokens = draw(logits, u, sampling)[0]
         return tokens, stream.token_logprobs(logits, tokens, sampling.temperature)[0]
 
@@ -240,6 +235,8 @@ class _Run:
 
     def _admit(self) -> None:
         """Rows from the queue's head while there is room, their prompts run and their state sent to the device."""
+        if self.live and ADMIT * len(self.slots) < self.graphs.max_rows:
+            return
         fresh: list[_Row] = []
         copies: list[tuple[_Row, _Row]] = []
         prompts: list[_Row] = []
@@ -262,21 +259,27 @@ class _Run:
             else:
                 copies.append((owner, row))
         if fresh:
-            self._write(fresh)
+            self._seat(fresh)
             self._prefill(prompts)
             self._copy(copies)
+            self._write(fresh)
             self.live += fresh
 
-    def _write(self, rows: list[_Row]) -> None:
-        state, p = self.state, self.state.progress
-        slots = self._tensor([row.slot for row in rows])
-        table = np.zeros((len(rows), state.table.shape[1]), np.int32)
-        random = np.zeros((len(rows), state.uniforms.shape[1]))
+    def _seat(self, rows: list[_Row]) -> None:
+        """Tells the device the pages of rows."""
+        table = np.zeros((len(rows), self.state.table.shape[1]), np.int32)
         for i, row in enumerate(rows):
             table[i, : len(row.pages)] = row.pages
+        self.state.table[self._tensor([row.slot for row in rows])] = torch.from_numpy(table).to(self.device)
+
+    def _write(self, rows: list[_Row]) -> None:
+        """What rows begin with. Their random numbers are drawn while the device runs their prompts."""
+        state, p = self.state, self.state.progress
+        slots = self._tensor([row.slot for row in rows])
+        random = np.zeros((len(rows), state.uniforms.shape[1]))
+        for i, row in enumerate(rows):
             done = row.start.done
             random[i, : row.start.room] = uniforms(row.start.seed, done + row.start.room)[done:]
-        state.table[slots] = torch.from_numpy(table).to(self.device)
         state.uniforms[slots] = torch.from_numpy(random).to(self.device)
         p.token[slots] = self._tensor([row.start.ids[-1] for row in rows])
         p.position[slots] = self._tensor([len(row.start.ids) - 1 for row in rows]).int()

@@ -18,16 +18,20 @@ from torch import Tensor
 
 from model import fp8, rope
 from model.config import ModelConfig, Precision
+from model.fp8 import BLOCK, Quantized
 from model.kernels import latent, stream
-from model.kernels.invariant import Chosen, Weight, experts, linear
+from model.kernels.invariant import Chosen, Weight, experts, experts_swiglu, linear, linear_parts, linear_quantized
 from model.kernels.latent import PAGE, Places
 from model.publish import SCALE, Part, chosen, probe_prompt, trace
+
+ROUTER_PARTS = 4
 
 
 @dataclass
 class Feed:
     """A feed-forward layer as experts: E routed ones, then the shared ones; a dense layer is one shared expert.
-    ``router`` [P E, H] holds the FP32 weight as P terms in the compute dtype, whose products are summed in FP32."""
+    ``router`` [S, P E, H / S] holds the FP32 weight as P terms in the compute dtype, cut along the contraction into S
+    parts, since so few columns make few programs; the products of terms and parts are summed in FP32."""
 
     gate_up: Weight
     down: Weight
@@ -64,9 +68,9 @@ class Drafter:
 
 @dataclass
 class Routes:
-    """Where one MoE layer sent N tokens: ``logits`` FP32 [N, E], ``indices`` int32 [N, K], ``gates`` FP32 [N, K]."""
+    """Where one MoE layer sent N tokens: ``scores`` FP32 [N, E], ``indices`` int32 [N, K], ``gates`` FP32 [N, K]."""
 
-    logits: Tensor
+    scores: Tensor
     indices: Tensor
     gates: Tensor
 
@@ -167,10 +171,11 @@ class Served:
         """Layer i on the stream x [N, H] plus ``parts`` [N, P, H] still to be added; returns both anew, and the routes.
         ``copies``: flat places of the pool that take over what was written at others."""
         c, layer = self.c, self.layers[i]
-        x, normed = stream.add_norm(x, parts, layer.input_norm, c.rms_norm_eps)
+        fp8 = self.precision == "fp8"
+        x, _, normed = stream.add_norm(x, parts, layer.input_norm, c.rms_norm_eps, quantized=fp8)
         query = latent.write_latents(
-            linear(normed, layer.a), layer.q_norm, layer.kv_norm, c.rms_norm_eps, self.turns, pool, places,
-            rounded=self.precision == "fp8",
+            linear_parts(normed, layer.a), layer.q_norm, layer.kv_norm, c.rms_norm_eps, self.turns, pool, places,
+            quantized=fp8,
         )  # fmt: skip
         if copies is not None:
             flat = pool.view(-1, self.width)
@@ -178,15 +183,20 @@ class Served:
         q = linear(normed if layer.q_norm is None else query, layer.q).unflatten(-1, (c.num_attention_heads, -1))
         absorbed = linear(q[..., : c.qk_nope_head_dim], layer.up_k)
         attended = latent.attend(absorbed, q, self.turns, pool, places, self.scale)
-        out = linear(linear(attended, layer.up_v).flatten(1), layer.o)
-        x, normed = stream.add_norm(x, out.unsqueeze(1), layer.post_norm, c.rms_norm_eps)
+        values: Tensor | Quantized
+        if fp8 and c.v_head_dim % BLOCK == 0:
+            values = linear_quantized(attended, layer.up_v)
+        else:
+            values = linear(attended, layer.up_v).flatten(1)
+        out = linear_parts(values, layer.o)
+        x, plain, normed = stream.add_norm(x, out, layer.post_norm, c.rms_norm_eps, quantized=fp8)
         feed, routes = layer.feed, None
         if feed.router is None:
             chosen = _everyone(x)
         else:
-            chosen, routes = self._choose(feed, normed, counts)
-        inner = experts(normed, feed.gate_up, chosen, swiglu=True)
-        return x, experts(inner, feed.down, chosen, swiglu=False), routes
+            chosen, routes = self._choose(feed, plain, counts)
+        inner = experts_swiglu(normed, feed.gate_up, chosen)
+        return x, experts(inner, feed.down, chosen), routes
 
     def finish(self, x: Tensor, parts: Tensor | None) -> Tensor:
         return stream.add_norm(x, parts, self.norm, self.c.rms_norm_eps)[1]
@@ -203,12 +213,13 @@ class Served:
         c = self.c
         assert feed.router is not None
         assert feed.bias is not None
-        logits = linear(normed, feed.router, dtype=torch.float32).unflatten(-1, (-1, c.n_routed_experts))
-        indices, chosen = stream.choose(
+        parts = normed.unflatten(-1, (len(feed.router.data), -1))
+        logits = linear(parts, feed.router, dtype=torch.float32).view(len(normed), -1, c.n_routed_experts)
+        scores, indices, chosen = stream.choose(
             logits, feed.bias, counts, k=c.num_experts_per_tok, groups=c.n_group, kept=c.topk_group,
             shared=c.n_shared_experts, normalize=c.norm_topk_prob, factor=c.routed_scaling_factor,
         )  # fmt: skip
-        return chosen, Routes(logits, indices, chosen.gates[:, : c.num_experts_per_tok])
+        return chosen, Routes(scores, indices, chosen.gates[:, : c.num_experts_per_tok])
 
     def _ends(self, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Weight]:
         embedding = tensors["embed_tokens.weight"].to(self.device, self.dtype, copy=True)
@@ -338,14 +349,14 @@ def _everyone(x: Tensor) -> Chosen:
 
 
 def _terms(w: Tensor, dtype: torch.dtype) -> Tensor:
-    """An FP32 weight as numbers in ``dtype`` that add up to it: three of BF16's 8 digits hold FP32's 24."""
-    if dtype == torch.float32:
-        return w.clone()
+    """An FP32 weight [E, H] as numbers in ``dtype`` that add up to it, [S, P E, H / S]: three of BF16's 8 digits hold
+    FP32's 24."""
     terms, left = [], w
-    for _ in range(3):
+    for _ in range(1 if dtype == torch.float32 else 3):
         terms.append(left.to(dtype))
         left = left - terms[-1].float()
-    return torch.cat(terms)
+    cut = ROUTER_PARTS if w.shape[1] % (16 * ROUTER_PARTS) == 0 else 1
+    return torch.cat(terms).view(-1, cut, w.shape[1] // cut).transpose(0, 1).contiguous()
 
 
 def _joined(weights: list[Weight], dim: int) -> Weight:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from model.fp8 import BLOCK, Quantized
 from model.kernels.launch import launched
-from model.kernels.quantize import _empty, _in_words, _store_rows, _store_turned
+from model.kernels.quantize import _in_words, _store_rows, _store_turned, empty_tiles
 from model.kernels.sizes import cdiv, power_of_two
 
 
@@ -21,7 +21,11 @@ def keys_backward(dk: Tensor, dv: Tensor, nope: int) -> tuple[Quantized, Quantiz
     [N, rope]. nope and v are multiples of 128."""
     tokens, heads, values = dv.shape
     width, rope, blocks = heads * (nope + values), dk.shape[2] - nope, cdiv(tokens, BLOCK)
-    rows, columns, d_key = _empty(dk, tokens, width), _empty(dk, width, blocks * BLOCK), dk.new_empty(tokens, rope)
+    rows, columns, d_key = (
+        empty_tiles(dk, tokens, width),
+        empty_tiles(dk, width, blocks * BLOCK),
+        dk.new_empty(tokens, rope),
+    )
     dk, dv = dk.contiguous(), dv.contiguous()
     _keys_backward_kernel[(width // BLOCK, blocks)](
         dk, dv, rows.data, rows.scale, rows.scale.stride(1), _in_words(columns), columns.scale, columns.scale.stride(1),

@@ -71,7 +71,7 @@ def swiglu_backward(gate_up: Tensor, dh: Tensor, gates: Tensor | None, places: P
     be a multiple of 128."""
     rows, width = dh.shape
     blocks = cdiv(rows, BLOCK)
-    d_rows, turned = _empty(dh, rows, 2 * width), _empty(dh, 3 * width, blocks * BLOCK)
+    d_rows, turned = empty_tiles(dh, rows, 2 * width), empty_tiles(dh, 3 * width, blocks * BLOCK)
     parts = dh.new_empty(width // BLOCK, rows, dtype=torch.float32) if places is not None else None
     choice, ends = (places.choice, places.ends[-1:]) if places is not None else (d_rows.scale, d_rows.scale)
     _swiglu_backward_kernel[(3 * width // BLOCK, blocks)](
@@ -116,8 +116,8 @@ def _tiles(
     width = x.shape[1] // 2 if swiglu else x.shape[1]
     tokens = len(x) if places is None else len(places.choice)
     blocks = cdiv(tokens, BLOCK)
-    rows = _empty(x, tokens, width)
-    columns = _empty(x, width, blocks * BLOCK) if transpose else rows
+    rows = empty_tiles(x, tokens, width)
+    columns = empty_tiles(x, width, blocks * BLOCK) if transpose else rows
     choice, total, k = (rows.scale, rows.scale, 1) if places is None else (
         places.choice, places.ends[-1:], places.place.shape[1])  # fmt: skip
     if tokens:
@@ -136,7 +136,8 @@ def _in_words(q: Quantized) -> Tensor:
     return q.data.view(torch.uint32) if q.data.shape[1] % 4 == 0 else q.data
 
 
-def _empty(like: Tensor, rows: int, width: int) -> Quantized:
+def empty_tiles(like: Tensor, rows: int, width: int) -> Quantized:
+    """Room for 1x128 tiles of [rows, width]."""
     data = like.new_empty(rows, width, dtype=torch.float8_e4m3fn)
     line, blocks = cdiv(rows, 4) * 4, cdiv(width, BLOCK)
     scale = like.new_empty_strided((line, blocks), (1, line), dtype=torch.float32)
@@ -214,6 +215,26 @@ def _sigmoid(x):
     """To 2^-21: exponential and inverse root are one instruction each, a division is nine."""
     root = tl.rsqrt(1.0 + tl.exp2(x * -1.4426950408889634))
     return root * root
+
+
+@triton.jit
+def _summed(x, width, i, mask, PARTS: tl.constexpr):
+    """Places ``i`` of PARTS rows of ``width``, added in FP32 from the first to the last."""
+    value = tl.load(x + i, mask=mask, other=0.0).to(tl.float32)
+    for part in tl.static_range(1, PARTS):
+        value += tl.load(x + part * width + i, mask=mask, other=0.0).to(tl.float32)
+    return value
+
+
+@triton.jit
+def _tiles_of(value, codes, sizes, size_stride, width, WIDTH: tl.constexpr, TILE: tl.constexpr):
+    """One row of ``width`` numbers, padded with zeros to WIDTH, in 1x128 tiles."""
+    tiles = tl.reshape(value, [WIDTH // TILE, TILE])
+    size, inverse = _scale(tl.max(tl.abs(tiles), 1), False)
+    tile = tl.arange(0, WIDTH // TILE)
+    i = tile[:, None] * TILE + tl.arange(0, TILE)[None, :]
+    tl.store(codes + i, (tiles * inverse[:, None]).to(codes.dtype.element_ty), mask=i < width)
+    tl.store(sizes + tile * size_stride, size, mask=tile * TILE < width)
 
 
 @triton.jit

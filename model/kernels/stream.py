@@ -13,7 +13,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from model.fp8 import BLOCK, Quantized
 from model.kernels.invariant import Chosen
+from model.kernels.quantize import _summed, _tiles_of, empty_tiles
 from model.kernels.router import _choose
 
 
@@ -32,41 +34,48 @@ class Progress(NamedTuple):
     logprobs: Tensor
 
 
-CHOOSE_ROWS = 4
-SCAN = 4096
+CHOOSE_ROWS, CHOOSE_WARPS = 1, 1
+SCAN, SCAN_WARPS = 4096, 8
 """Vocabulary entries of one step of the scan that a draw makes."""
 
 
-def add_norm(residual: Tensor, parts: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """``residual`` [N, H] plus ``parts`` [N, P, H], added in FP32 and rounded once, and its RMSNorm."""
+def add_norm(
+    residual: Tensor, parts: Tensor | None, weight: Tensor, eps: float, *, quantized: bool = False
+) -> tuple[Tensor, Tensor, Tensor | Quantized]:
+    """``residual`` [N, H] plus the sum of ``parts`` [N, P, H], added in FP32 and rounded once; its RMSNorm; and that as
+    a product takes it, in FP8 tiles where ``quantized``."""
     tokens, hidden = residual.shape
     total = residual if parts is None else torch.empty_like(residual)
     normed = torch.empty_like(residual)
+    codes = empty_tiles(residual, tokens, hidden) if quantized else None
     if tokens:
         _add_norm_kernel[(tokens,)](
-            residual, parts if parts is not None else residual, weight, eps, total, normed, hidden,
-            PARTS=parts.shape[1] if parts is not None else 0, WIDTH=triton.next_power_of_2(hidden), num_warps=4,
+            residual, parts if parts is not None else residual, weight, eps, total, normed,
+            *(codes or (residual, weight)), codes.scale.stride(1) if codes else 0, hidden,
+            PARTS=parts.shape[1] if parts is not None else 0, WIDTH=triton.next_power_of_2(hidden), QUANTIZED=quantized,
+            TILE=BLOCK, num_warps=4,
         )  # fmt: skip
-    return total, normed
+    return total, normed, codes or normed
 
 
 def choose(
     logits: Tensor, bias: Tensor, counts: Tensor, *, k: int, groups: int, kept: int, shared: int, normalize: bool,
     factor: float,
-) -> tuple[Tensor, Chosen]:  # fmt: skip
+) -> tuple[Tensor, Tensor, Chosen]:  # fmt: skip
     """``logits`` FP32 [N, P, E] are summed over P; ``bias`` FP32 [E]; ``counts`` int32 [E + shared] comes as zeros and
-    is filled. Returns the chosen experts int32 [N, k] and what `experts` needs."""
+    is filled. Returns the scores FP32 [N, E], the chosen experts int32 [N, k] and what `experts` needs."""
     (tokens, parts, count), device = logits.shape, logits.device
+    scores = torch.empty(tokens, count, device=device)
     indices = torch.empty(tokens, k, dtype=torch.int32, device=device)
     gates = torch.empty(tokens, k + shared, device=device)
     lists = torch.empty(count + shared, tokens, dtype=torch.int32, device=device)
     if tokens:
         _choose_kernel[(triton.cdiv(tokens, CHOOSE_ROWS),)](
-            logits, bias, indices, gates, lists, counts, tokens, count // groups, factor,
+            logits, bias, scores, indices, gates, lists, counts, tokens, count // groups, factor,
             PARTS=parts, K=k, SHARED=shared, GROUPS=groups, KEPT=kept, NORMALIZE=normalize, ROWS=CHOOSE_ROWS,
-            G=triton.next_power_of_2(groups), W=triton.next_power_of_2(count // groups), num_warps=4,
+            G=triton.next_power_of_2(groups), W=triton.next_power_of_2(count // groups), num_warps=CHOOSE_WARPS,
         )  # fmt: skip
-    return indices, Chosen(gates, lists, counts)
+    return scores, indices, Chosen(gates, lists, counts)
 
 
 def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -75,46 +84,55 @@ def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float) -> tuple[
     out, entropy = logits.new_empty(len(logits)), logits.new_empty(len(logits))
     if len(logits):
         _logprob_kernel[(len(logits),)](
-            logits, tokens, out, entropy, temperature, logits.shape[1], BLOCK=SCAN, num_warps=8
-        )
+            logits, tokens, out, entropy, temperature, logits.shape[1],
+            BLOCK=SCAN, BLOCKS=_blocks(logits), num_warps=SCAN_WARPS,
+        )  # fmt: skip
     return out, entropy
 
 
-def draw(logits: Tensor, u: Tensor, temperature: Tensor, *, greedy: bool) -> tuple[Tensor, Tensor]:
-    """Samples by inverting the distribution function, as `model.sampling.draw` does: FP32 ``logits`` [N, V], FP64 ``u``
-    [N], ``temperature`` FP32 [1] on the device -> tokens int64 [N] and their log-probabilities FP32 [N]."""
+def draw(
+    logits: Tensor, uniforms: Tensor, rows: Tensor, numbers: Tensor, temperature: Tensor, *, greedy: bool
+) -> tuple[Tensor, Tensor]:
+    """Samples by inverting the distribution function, as `model.sampling.draw` does: FP32 ``logits`` [N, V], with the
+    number of FP64 ``uniforms`` [R, most] at ``rows`` and ``numbers`` int32 [N] (or the row's last one), ``temperature``
+    FP32 [1] on the device -> tokens int64 [N] and their log-probabilities FP32 [N]."""
     tokens = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
     logp = logits.new_empty(len(logits))
     if len(logits):
         _draw_kernel[(len(logits),)](
-            logits, u, temperature, tokens, logp, logits.shape[1], GREEDY=greedy, BLOCK=SCAN, num_warps=8
-        )
+            logits, uniforms, rows, numbers, uniforms.shape[1], temperature, tokens, logp, logits.shape[1],
+            GREEDY=greedy, BLOCK=SCAN, BLOCKS=_blocks(logits), num_warps=SCAN_WARPS,
+        )  # fmt: skip
     return tokens, logp
+
+
+def _blocks(logits: Tensor) -> int:
+    return int(triton.next_power_of_2(triton.cdiv(logits.shape[1], SCAN)))
 
 
 @triton.jit
 def _add_norm_kernel(
-    residual, parts, weight, eps, total, normed, hidden, PARTS: tl.constexpr, WIDTH: tl.constexpr
+    residual, parts, weight, eps, total, normed, codes, sizes, size_stride, hidden,
+    PARTS: tl.constexpr, WIDTH: tl.constexpr, QUANTIZED: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     token = tl.program_id(0).to(tl.int64)
     i = tl.arange(0, WIDTH)
     mask = i < hidden
     x = tl.load(residual + token * hidden + i, mask=mask, other=0.0)
     if PARTS > 0:
-        value = x.to(tl.float32)
-        for p in tl.static_range(PARTS):
-            value += tl.load(parts + (token * PARTS + p) * hidden + i, mask=mask, other=0.0).to(tl.float32)
-        x = value.to(total.dtype.element_ty)
+        x = (x.to(tl.float32) + _summed(parts + token * PARTS * hidden, hidden, i, mask, PARTS)).to(x.dtype)
         tl.store(total + token * hidden + i, x, mask=mask)
     value = x.to(tl.float32)
     value *= tl.rsqrt(tl.sum(value * value, 0) / hidden + eps)
     value *= tl.load(weight + i, mask=mask, other=0.0)
     tl.store(normed + token * hidden + i, value.to(normed.dtype.element_ty), mask=mask)
+    if QUANTIZED:
+        _tiles_of(value, codes + token * hidden, sizes + token, size_stride, hidden, WIDTH, TILE)
 
 
 @triton.jit
 def _choose_kernel(
-    logits, bias, indices, gates, lists, counts, tokens, width, factor,
+    logits, bias, scores, indices, gates, lists, counts, tokens, width, factor,
     PARTS: tl.constexpr, K: tl.constexpr, SHARED: tl.constexpr, GROUPS: tl.constexpr, KEPT: tl.constexpr,
     NORMALIZE: tl.constexpr, ROWS: tl.constexpr, G: tl.constexpr, W: tl.constexpr,
 ):  # fmt: skip
@@ -129,6 +147,7 @@ def _choose_kernel(
     for p in tl.static_range(1, PARTS):
         logit += tl.load(logits + where + p * experts, mask=mask, other=0.0)
     score = 1.0 / (1.0 + tl.exp(-logit))
+    tl.store(scores + row.to(tl.int64)[:, None, None] * experts + expert[None, :, :], score, mask=mask)
     chosen, gate = _choose(score, bias, width, factor, K, GROUPS, KEPT, NORMALIZE, ROWS, G, W)
 
     column = tl.arange(0, triton.next_power_of_2(K))
@@ -147,25 +166,30 @@ def _choose_kernel(
 
 
 @triton.jit
-def _normaliser(x, temperature, vocab, BLOCK: tl.constexpr):
-    """The maximum of a row of logits over the temperature, and the FP64 sum of their exponentials above it."""
-    i = tl.arange(0, BLOCK)
-    best = tl.full([], float("-inf"), tl.float32)
+def _normaliser(x, temperature, vocab, BLOCK: tl.constexpr, BLOCKS: tl.constexpr):
+    """The maximum of a row of logits over the temperature, the FP64 sum of their exponentials above it, and by block
+    [BLOCKS] its maximum and what it has of the sum."""
+    i, block = tl.arange(0, BLOCK), tl.arange(0, BLOCKS)
+    tops = tl.full([BLOCKS], float("-inf"), tl.float32)
+    masses = tl.zeros([BLOCKS], tl.float64)
     for start in range(0, vocab, BLOCK):
         value = tl.load(x + start + i, mask=start + i < vocab, other=float("-inf")) / temperature
-        best = tl.maximum(best, tl.max(value, 0))
-    total = best.to(tl.float64) * 0.0
-    for start in range(0, vocab, BLOCK):
-        value = tl.load(x + start + i, mask=start + i < vocab, other=float("-inf")) / temperature
-        total += tl.sum(tl.exp(value - best).to(tl.float64), 0)
-    return best, total
+        top = tl.max(value, 0)
+        mass = tl.sum(tl.exp(value - top).to(tl.float64), 0)
+        tops = tl.where(block == start // BLOCK, top, tops)
+        masses = tl.where(block == start // BLOCK, mass, masses)
+    best = tl.max(tops, 0)
+    masses *= tl.exp(tops - best).to(tl.float64)
+    return best, tl.sum(masses, 0), tops, masses
 
 
 @triton.jit
-def _logprob_kernel(logits, tokens, out, entropy, temperature, vocab, BLOCK: tl.constexpr):
+def _logprob_kernel(
+    logits, tokens, out, entropy, temperature, vocab, BLOCK: tl.constexpr, BLOCKS: tl.constexpr
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     x = logits + row * vocab
-    best, total = _normaliser(x, temperature, vocab, BLOCK)
+    best, total, _, _ = _normaliser(x, temperature, vocab, BLOCK, BLOCKS)
     value = tl.load(x + tl.load(tokens + row)) / temperature
     normaliser = tl.log(total.to(tl.float32))
     tl.store(out + row, (value - best) - normaliser)
@@ -178,36 +202,62 @@ def _logprob_kernel(logits, tokens, out, entropy, temperature, vocab, BLOCK: tl.
 
 
 @triton.jit
-def _draw_kernel(logits, u, temperature, tokens, out, vocab, GREEDY: tl.constexpr, BLOCK: tl.constexpr):
+def _draw_kernel(
+    logits, uniforms, rows, numbers, most, temperature, tokens, out, vocab,
+    GREEDY: tl.constexpr, BLOCK: tl.constexpr, BLOCKS: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     x = logits + row * vocab
     heat = tl.load(temperature)
-    best, total = _normaliser(x, heat, vocab, BLOCK)
-    goal = tl.load(u + row) * total
-    i = tl.arange(0, BLOCK)
-    below = total * 0.0
-    token = tl.zeros([], tl.int32)
-    possible = tl.zeros([], tl.int32)
-    for start in range(0, vocab, BLOCK):
-        inside = start + i < vocab
-        value = tl.load(x + start + i, mask=inside, other=float("-inf")) / heat
-        if GREEDY:
-            first = tl.min(tl.where((value == best) & inside, start + i, vocab), 0)
-            possible = tl.where((possible == 0) & (first < vocab), first + 1, possible)
-        else:
-            mass = tl.exp(value - best).to(tl.float64)
-            sums = below + tl.cumsum(mass, 0)
-            token += tl.sum(((sums <= goal) & inside).to(tl.int32), 0)
-            possible = tl.maximum(possible, tl.max(tl.where((mass > 0) & inside, start + i, 0), 0))
-            below = tl.max(sums, 0)
+    u = tl.load(uniforms + tl.load(rows + row).to(tl.int64) * most + tl.minimum(tl.load(numbers + row), most - 1))
+    best, total, tops, masses = _normaliser(x, heat, vocab, BLOCK, BLOCKS)
+    goal = u * total
+    block = tl.arange(0, BLOCKS)
     if GREEDY:
-        token = possible - 1
+        found = tl.min(tl.where(tops == best, block, BLOCKS), 0)
     else:
+        found = tl.sum((tl.cumsum(masses, 0) <= goal).to(tl.int32), 0)
+        found = tl.minimum(found, (vocab - 1) // BLOCK)
+    i = found * BLOCK + tl.arange(0, BLOCK)
+    value = tl.load(x + i, mask=i < vocab, other=float("-inf")) / heat
+    if GREEDY:
+        token = tl.min(tl.where(value == best, i, vocab), 0)
+    else:
+        mass = tl.exp(value - best).to(tl.float64)
+        sums = tl.sum(tl.where(block < found, masses, 0.0), 0) + tl.cumsum(mass, 0)
+        token = found * BLOCK + tl.sum(((sums <= goal) & (i < vocab)).to(tl.int32), 0)
         # The sums of two orders can differ in their last digit, and u be within it of 1.
-        token = tl.minimum(token, possible)
+        token = tl.minimum(token, tl.max(tl.where(mass > 0, i, 0), 0))
     tl.store(tokens + row, token.to(tl.int64))
     taken = tl.load(x + token) / heat
     tl.store(out + row, (taken - best) - tl.log(total.to(tl.float32)))
+
+
+def gather(active: Tensor, width: int, state: Progress) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What a step runs for B rows: the tokens int64 [B width], and int32 [B width] their rows, positions and the
+    numbers of the draws behind them. With a ``width`` of 2 a row's guess follows its last token."""
+    tokens = torch.empty(len(active) * width, dtype=torch.int64, device=active.device)
+    rows, positions, numbers = (torch.empty_like(tokens, dtype=torch.int32) for _ in range(3))
+    _gather_kernel[(triton.cdiv(len(active), 128),)](
+        active, state.token, state.guess, state.position, state.done, tokens, rows, positions, numbers, len(active),
+        WIDTH=width, ROWS=128, num_warps=4,
+    )  # fmt: skip
+    return tokens, rows, positions, numbers
+
+
+@triton.jit
+def _gather_kernel(
+    active, token, guess, position, done, tokens, rows, positions, numbers, count,
+    WIDTH: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    real = i < count
+    row = tl.load(active + i, mask=real, other=0)
+    for j in tl.static_range(WIDTH):
+        tl.store(tokens + i * WIDTH + j, tl.load((token if j == 0 else guess) + row, mask=real), mask=real)
+        tl.store(rows + i * WIDTH + j, row, mask=real)
+        tl.store(positions + i * WIDTH + j, tl.load(position + row, mask=real) + j, mask=real)
+        tl.store(numbers + i * WIDTH + j, tl.load(done + row, mask=real) + j, mask=real)
 
 
 def advance(active: Tensor, width: int, tokens: Tensor, logp: Tensor, state: Progress, end: int) -> Tensor:

@@ -3,6 +3,7 @@ are poisoned first, so that what a kernel does not write shows as a NaN."""
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 import pytest
@@ -324,3 +325,56 @@ def test_gradients_of_keys_are_the_unfused_ones() -> None:
         assert torch.equal(ours.data.view(torch.uint8), theirs.data.view(torch.uint8))
         assert torch.equal(ours.scale, theirs.scale)
     assert far(d_key, d_shared.double()) < BF16_ERROR
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp8"])
+def test_a_row_s_bits_do_not_depend_on_the_batch(precision: str) -> None:
+    from model.kernels import stream
+    from model.kernels.invariant import Weight, experts, experts_swiglu, linear, linear_parts, linear_quantized
+    from model.kernels.quantize import quantize_blocks
+
+    def weight(*shape: int) -> Weight:
+        w = inputs("random", *shape)
+        return Weight(*quantize_blocks(w)[0]) if precision == "fp8" else Weight(w)
+
+    count, k, tokens = 16, 4, 3000
+    x, logits, bias = inputs("random", tokens, 512), torch.randn(tokens, 1, count, device="cuda"), torch.zeros(count)
+    gate_up, down = weight(count + 1, 512, 512), weight(count + 1, 512, 256)
+    line = Weight(gate_up.data[0], None if gate_up.scale is None else gate_up.scale[0])
+    heads, turned = inputs("random", 4, 128, 64), x.view(tokens, 8, 64)[:, :4]
+
+    def results(rows: int) -> list[Tensor]:
+        counts = torch.zeros(count + 1, dtype=torch.int32, device="cuda")
+        _, _, chosen = stream.choose(
+            logits[:rows], bias.cuda(), counts, k=k, groups=1, kept=1, shared=1, normalize=True, factor=1.0
+        )
+        codes, sizes = linear_quantized(turned[:rows], Weight(heads))
+        inner = experts_swiglu(x[:rows], gate_up, chosen)
+        parts = linear_parts(x[:rows], line).unbind(1)
+        added = functools.reduce(torch.add, parts)
+        return [linear(x[:rows], line), added, codes.view(torch.uint8), sizes, experts(inner, down, chosen)]
+
+    for rows in (1, 64, 65, 500, 2000):
+        assert all(torch.equal(few, many[:rows]) for few, many in zip(results(rows), results(tokens), strict=True))
+
+
+def test_attention_s_bits_do_not_depend_on_how_it_is_split() -> None:
+    from model.kernels import latent
+    from model.kernels.latent import Places, attend
+
+    tokens, pages = 300, 20
+    positions = torch.randint(0, 64 * pages, (tokens,), device="cuda").int()
+    table = torch.arange(tokens * pages, device="cuda").int().view(tokens, pages)
+    pool = inputs("random", tokens * pages * 64, 192).view(-1, 64, 192)
+    absorbed, q, turns = inputs("random", tokens, 16, 128), inputs("random", tokens, 16, 128), torch.rand(2000, 32, 2)
+    assert tokens * 16 > latent.SPLIT_HEADS
+
+    def result(rows: slice) -> Tensor:
+        each = torch.arange(tokens, device="cuda").int()[rows]
+        places = Places(each, positions[rows], table)
+        return attend(absorbed[rows], q[rows], turns.cuda(), pool, places, 0.1)
+
+    whole = result(slice(tokens))
+    for rows in (slice(1), slice(1, 3), slice(100, 200)):
+        assert torch.equal(result(rows), whole[rows])
+    assert bool(whole.isfinite().all())
