@@ -284,27 +284,51 @@ def _tile_kernel(
 
 
 @triton.jit
-def _swiglu_gradient(gate_up, dh, gates, choice, parts, row, col, rows, width, result, PLACED: tl.constexpr):
-    """At these rows and columns: for ``result`` 0 the hidden values, whose products with dh go to ``parts``; 1 the
-    gradient of gate; 2 that of up."""
+def _swiglu_gradient(
+    gate_up, dh, gates, choice, parts, row, col, rows, width, RESULT: tl.constexpr, PLACED: tl.constexpr
+):  # fmt: skip
+    """At these rows and columns: for RESULT 0 the hidden values, whose products with dh go to ``parts``; 1 the gradient
+    of gate; 2 that of up."""
     filled = row < rows
     weight = tl.full([32], 1.0, tl.float32)
     if PLACED:
         chosen = tl.load(choice + row)
         filled = chosen >= 0
         weight = tl.load(gates + chosen, mask=filled, other=0.0).to(tl.float32)
+    mask = filled[:, None]
     where = row.to(tl.int64)[:, None] * width + col[None, :]
-    from_row = where + row.to(tl.int64)[:, None] * width
-    mask = filled[:, None] & (col < width)[None, :]
-    gate = tl.load(gate_up + from_row, mask=mask, other=0.0).to(tl.float32)
-    up = tl.load(gate_up + from_row + width, mask=mask & (result < 2), other=0.0).to(tl.float32)
-    d = tl.load(dh + where, mask=mask, other=0.0).to(tl.float32)
+    from_row = gate_up + where + row.to(tl.int64)[:, None] * width
+    gate = tl.load(from_row, mask=mask, other=0.0).to(tl.float32)
     sigmoid = _sigmoid(gate)
-    silu = gate * sigmoid
-    if PLACED:
-        tl.store(parts + row, tl.sum(silu * up * d, 1), mask=(row < rows) & (result == 0))
-    hidden_or_gate = tl.where(result == 0, silu * up, d * up * (sigmoid + silu * (1.0 - sigmoid)))
-    return tl.where(result == 2, d * silu, hidden_or_gate) * weight[:, None]
+    value = gate * sigmoid
+    if RESULT == 0:
+        value *= tl.load(from_row + width, mask=mask, other=0.0).to(tl.float32)
+        if PLACED:
+            d = tl.load(dh + where, mask=mask, other=0.0).to(tl.float32)
+            tl.store(parts + row, tl.sum(value * d, 1), mask=row < rows)
+    else:
+        if RESULT == 1:
+            up = tl.load(from_row + width, mask=mask, other=0.0).to(tl.float32)
+            value = (sigmoid + value * (1.0 - sigmoid)) * up
+        value *= tl.load(dh + where, mask=mask, other=0.0).to(tl.float32)
+    return value * weight[:, None]
+
+
+@triton.jit
+def _store_result(
+    gate_up, dh, gates, choice, q, q_scale, q_stride, t, t_scale, t_stride, parts, rows, width, t_width, column, block,
+    RESULT: tl.constexpr, PLACED: tl.constexpr,
+):  # fmt: skip
+    row, col = block * 128 + 4 * tl.arange(0, 32), column * 128 + tl.arange(0, 128)
+    a = _swiglu_gradient(gate_up, dh, gates, choice, parts, row, col, rows, width, RESULT, PLACED)
+    b = _swiglu_gradient(gate_up, dh, gates, choice, parts, row + 1, col, rows, width, RESULT, PLACED)
+    c = _swiglu_gradient(gate_up, dh, gates, choice, parts, row + 2, col, rows, width, RESULT, PLACED)
+    d = _swiglu_gradient(gate_up, dh, gates, choice, parts, row + 3, col, rows, width, RESULT, PLACED)
+    inside = col < width
+    _store_turned(t, t_scale, t_stride, t_width, a, b, c, d, block, RESULT * width + col, inside, False)
+    if RESULT > 0:
+        q_scale += ((RESULT - 1) * (width // 128) + column).to(tl.int64) * q_stride
+        _store_rows(q, q_scale, 2 * width, a, b, c, d, block, rows, (RESULT - 1) * width + col, inside, False)
 
 
 @launched
@@ -320,17 +344,15 @@ def _swiglu_backward_kernel(
         if block * 128 >= tl.load(total):
             return
         parts += column.to(tl.int64) * rows
-    row, col = block * 128 + 4 * tl.arange(0, 32), column * 128 + tl.arange(0, 128)
-    a = _swiglu_gradient(gate_up, dh, gates, choice, parts, row, col, rows, width, result, PLACED)
-    b = _swiglu_gradient(gate_up, dh, gates, choice, parts, row + 1, col, rows, width, result, PLACED)
-    c = _swiglu_gradient(gate_up, dh, gates, choice, parts, row + 2, col, rows, width, result, PLACED)
-    d = _swiglu_gradient(gate_up, dh, gates, choice, parts, row + 3, col, rows, width, result, PLACED)
-    inside = col < width
-    _store_turned(t, t_scale, t_stride, t_width, a, b, c, d, block, result * width + col, inside, False)
-    if result > 0:
-        to = (result - 1) * width + col
-        q_scale += ((result - 1) * (width // 128) + column).to(tl.int64) * q_stride
-        _store_rows(q, q_scale, 2 * width, a, b, c, d, block, rows, to, inside, False)
+    if result == 0:
+        _store_result(gate_up, dh, gates, choice, q, q_scale, q_stride, t, t_scale, t_stride, parts, rows, width,
+                      t_width, column, block, 0, PLACED)  # fmt: skip
+    elif result == 1:
+        _store_result(gate_up, dh, gates, choice, q, q_scale, q_stride, t, t_scale, t_stride, parts, rows, width,
+                      t_width, column, block, 1, PLACED)  # fmt: skip
+    else:
+        _store_result(gate_up, dh, gates, choice, q, q_scale, q_stride, t, t_scale, t_stride, parts, rows, width,
+                      t_width, column, block, 2, PLACED)  # fmt: skip
 
 
 @launched
