@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
+from jobs.cli import main
 from model import checkpoint
 from tests.fakes import tiny_policy
 
@@ -71,3 +73,30 @@ class Workspace:
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
     return Workspace(tmp_path)
+
+
+Done = subprocess.CompletedProcess[str]
+Zeroth = Callable[..., Done]
+
+
+@pytest.fixture
+def zeroth(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Zeroth:
+    """The command, called in this process."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments: object) -> Done:
+        with pytest.raises(SystemExit) as ended:
+            main([*map(str, arguments)])
+        return Done(arguments, int(ended.value.code or 0), *capsys.readouterr())
+
+    return call
+
+
+def assert_refused(done: Done, *words: str) -> None:
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    flat = " ".join(done.stderr.split())
+    assert flat.startswith("error:")
+    for word in words:
+        assert word in flat

@@ -8,18 +8,14 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from jobs.cli import main
 from rl.journal import read_load
-from tests.jobs.conftest import Workspace
+from tests.jobs.conftest import Done, Workspace, Zeroth, assert_refused
 
 ROOT = Path(__file__).resolve().parents[2]
-Done = subprocess.CompletedProcess[str]
-Zeroth = Callable[..., Done]
 
 
 def started(*arguments: object) -> Done:
@@ -27,28 +23,6 @@ def started(*arguments: object) -> Done:
         [sys.executable, "-m", "jobs", *map(str, arguments)],
         capture_output=True, text=True, cwd=ROOT, timeout=120, env={**os.environ, "COLUMNS": "200"}, check=False,
     )  # fmt: skip
-
-
-@pytest.fixture
-def zeroth(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Zeroth:
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def call(*arguments: object) -> Done:
-        with pytest.raises(SystemExit) as ended:
-            main([*map(str, arguments)])
-        return Done(arguments, int(ended.value.code or 0), *capsys.readouterr())
-
-    return call
-
-
-def assert_refused(done: Done, *words: str) -> None:
-    assert done.returncode == 2, done.stderr
-    assert done.stdout == ""
-    assert "Traceback" not in done.stderr
-    flat = " ".join(done.stderr.split())
-    assert flat.startswith("error:")
-    for word in words:
-        assert word in flat
 
 
 def test_a_wrong_key(workspace: Workspace) -> None:

@@ -8,8 +8,7 @@ import pytest
 
 from jobs import config, reward_model
 from jobs.config import RecipeError, RewardModelRecipe
-from tests.jobs.conftest import Workspace
-from tests.jobs.test_cli import zeroth
+from tests.jobs.conftest import Workspace, Zeroth
 from tests.jobs.test_cluster import finished, grpo
 
 PAIRS: list[Mapping[str, object]] = [
@@ -95,7 +94,7 @@ def test_a_malformed_line_is_named(workspace: Workspace, line: Mapping[str, obje
         reward_model.checked(read(recipe_in(workspace, [*PAIRS, line])), resume=False)
 
 
-def test_the_command_prints_where_the_model_lies(workspace: Workspace) -> None:
+def test_the_command_prints_where_the_model_lies(workspace: Workspace, zeroth: Zeroth) -> None:
     done = zeroth("reward-model", recipe_in(workspace))
     assert done.returncode == 0, done.stderr
     assert Path(done.stdout.strip()).joinpath("reward.json").is_file()

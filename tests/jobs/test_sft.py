@@ -14,8 +14,8 @@ from jobs import config, sft
 from jobs.config import RecipeError, SftRecipe
 from jobs.console import Interrupted
 from rl.jsonl import DataError
-from tests.jobs.conftest import Workspace
-from tests.jobs.test_cli import ROOT, assert_refused, zeroth
+from tests.jobs.conftest import Workspace, Zeroth, assert_refused
+from tests.jobs.test_cli import ROOT
 
 LINES: list[Mapping[str, object]] = [{"prompt": f"{i}+1", "response": f"{i + 1}"} for i in range(10)] + [
     {
@@ -153,7 +153,7 @@ def test_a_dry_run_checks_and_writes_nothing(workspace: Workspace, capsys: pytes
         sft.command(str(recipe), dry_run=True)
 
 
-def test_the_command(workspace: Workspace) -> None:
+def test_the_command(workspace: Workspace, zeroth: Zeroth) -> None:
     recipe = recipe_in(workspace)
     assert_refused(zeroth("sft", recipe, f"base={workspace.folder / 'none'}"), "no such checkpoint")
     done = zeroth("sft", recipe)
