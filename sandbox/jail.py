@@ -201,8 +201,11 @@ class Isolation:
         self._landlock_abi = kernel.landlock_abi()
         self._places = tuple(os.open(path, os.O_PATH | os.O_CLOEXEC) for path in ("/", "/dev", HOME))
         own = os.pidfd_open(os.getpid())
-        self._leave_namespace = [kernel.call("a PID namespace", "unshare", kernel.CLONE_NEWPID)]
-        self._return = [kernel.call("the zygote's PID namespace", "setns", own, kernel.CLONE_NEWPID)]
+        self._new_namespace = (
+            # that of the last run was the one for children: only from its own can the zygote make another
+            kernel.call("the zygote's PID namespace", "setns", own, kernel.CLONE_NEWPID),
+            kernel.call("a PID namespace", "unshare", kernel.CLONE_NEWPID),
+        )
         self._prepared = functools.lru_cache(64)(self._prepare)
         kernel.Filter(seccomp.zygote_part()).load()
 
@@ -212,13 +215,11 @@ class Isolation:
         Returns the calls that isolate the child, which makes them itself: namespaces while it still has the power, then
         the power itself, then what may be asked of the kernel; and the path of a Python program.
         """
-        kernel.perform(self._leave_namespace)
+        kernel.perform(self._new_namespace)
         return self._prepared(limits), _PROGRAM
 
     def after_fork(self, pid: int) -> None:
-        """In the zygote: its own namespace is again the one for children, so that the next call can make another."""
-        del pid
-        kernel.perform(self._return)
+        """In the zygote: nothing to do."""
 
     def ended(self, pid: int) -> None:
         """In the zygote: the kernel has ended and freed everything that the run ``pid`` had."""

@@ -10,7 +10,8 @@ Messages over one SOCK_SEQPACKET socket
     to the supervisor     {"ready": {...}} and, from a run that could not be isolated, {"run": id, "failed": why}, JSON;
                           an ``ENDED`` for each run. The supervisor trusts nobody, so never marshal
 
-After a fork this process copies every page that it touches, so what the loop does for a run it does with few functions.
+After a fork this process copies every page that it touches while the run lives, so what the loop does for a run it does
+with few functions, and at the run's end.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class Zygote:
     def __init__(self, control: _socket.socket, isolation: jail.Isolation | unsafe.NoIsolation) -> None:
         self._control = control
         self._isolation = isolation
-        self._runs: dict[int, tuple[int, int]] = {}
+        self._runs: dict[int, tuple[int, int, list[int]]] = {}
         self._poll = select.poll()
         self._poll.register(control, select.POLLIN)
 
@@ -66,9 +67,9 @@ class Zygote:
             return False
         run, limits = marshal.loads(data)  # noqa: S302 - from the supervisor
         if limits is None:
-            for descriptor, (living, _) in self._runs.items():
+            for handle, (living, _, _) in self._runs.items():
                 if run == living:
-                    signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+                    signal.pidfd_send_signal(handle, signal.SIGKILL)
         else:
             self._spawn(run, limits, memoryview(ancillary[0][2]).cast("i").tolist())
         return True
@@ -78,12 +79,10 @@ class Zygote:
         pid = kernel.fork()
         if pid == 0:
             self._become_run(run, descriptors, calls, path)
-        self._isolation.after_fork(pid)
-        for descriptor in descriptors:
-            os.close(descriptor)
         handle = os.pidfd_open(pid)
-        self._runs[handle] = (run, pid)
+        self._runs[handle] = (run, pid, descriptors)
         self._poll.register(handle, select.POLLIN)
+        self._isolation.after_fork(pid)
 
     def _become_run(self, run: int, descriptors: list[int], calls: Sequence[kernel.Call], path: str) -> NoReturn:
         """In the child. Only before the candidate's code is read can a failure be ours, and only then is the socket
@@ -100,9 +99,10 @@ class Zygote:
             os._exit(status)
 
     def _reap(self, handle: int) -> None:
-        run, pid = self._runs.pop(handle)
+        run, pid, descriptors = self._runs.pop(handle)
         self._poll.unregister(handle)
-        os.close(handle)
+        for descriptor in (handle, *descriptors):
+            os.close(descriptor)
         status, cpu_seconds, peak_kb = kernel.wait(pid)
         self._isolation.ended(pid)
         self._control.send(ENDED.pack(b"e", run, status, cpu_seconds, peak_kb))
