@@ -60,7 +60,7 @@ class StoredParts:
 
 
 class TrainerActor:
-    """Three calls may overlap: `use`, `send` and another."""
+    """Three calls may overlap: `use`, `send` or `expert_load`, and another."""
 
     transport: Shared | Broadcast | None = None
     listener: socket.socket | None = None
@@ -252,7 +252,7 @@ class RemoteTrainer:
 
 class RemoteEngine:
     """Rollout workers as one engine: requests are dealt out in turn. ``idle`` is told how many workers have nothing to
-    sample, whenever that changes. ``has_processes``: a worker has started others, which its own end would leave
+    do, whenever that changes. ``has_processes``: a worker has started others, which its own end would leave
     behind."""
 
     handover: Handover | None = None
@@ -268,14 +268,15 @@ class RemoteEngine:
         return joined(await asyncio.gather(*(self._part(i, part, sampling) for i, part in enumerate(parts))))
 
     async def _part(self, worker: int, requests: Sequence[Request], sampling: Sampling) -> list[list[Completion]]:
+        done: list[list[Completion]] = await self._call(worker, self.actors[worker].generate.remote(requests, sampling))
+        return done
+
+    async def _call(self, worker: int, reference: Awaitable[T]) -> T:
         self._count(worker, 1)
         try:
-            done: list[list[Completion]] = await call(
-                self.actors[worker].generate.remote(requests, sampling), f"rollout worker {worker}"
-            )
+            return await call(reference, f"rollout worker {worker}")
         finally:
             self._count(worker, -1)
-        return done
 
     def _count(self, worker: int, more: int) -> None:
         self.calls[worker] += more
@@ -283,7 +284,7 @@ class RemoteEngine:
 
     async def publish(self, weights: Any) -> None:
         receiving = asyncio.gather(
-            *(call(actor.publish.remote(weights), f"rollout worker {i}") for i, actor in enumerate(self.actors))
+            *(self._call(i, actor.publish.remote(weights)) for i, actor in enumerate(self.actors))
         )
         await (receiving if self.handover is None else self.handover.run(weights.parts, receiving))
 

@@ -8,6 +8,8 @@ into the query and the output, which gives the same numbers because the expansio
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -23,6 +25,14 @@ def keys_and_values(expanded: Tensor, shared: Tensor, nope: int) -> tuple[Tensor
     """``expanded`` [N, heads, nope + v] and the ``shared`` key [N, rope] -> keys [N, heads, nope + rope], values."""
     k_nope, v = expanded.split([nope, expanded.shape[-1] - nope], -1)
     return torch.cat([k_nope, shared.unsqueeze(-2).expand(-1, expanded.shape[1], -1)], -1), v
+
+
+class Absorbed(NamedTuple):
+    """``to_keys`` [heads, nope + rope, kv_lora_rank + rope] takes a query to where the cache lies and leaves its turned
+    part as it is; ``to_values`` [heads, kv_lora_rank, v] takes back what was attended."""
+
+    to_keys: Tensor
+    to_values: Tensor
 
 
 class Attention(nn.Module):
@@ -86,29 +96,26 @@ class Attention(nn.Module):
         k, v = keys_and_values(expanded, key, self.c.qk_nope_head_dim)
         return attention(self.turned(self.queries(q), turns), k, v, segments, self.scale).flatten(-2)
 
-    def decode(self, x: Tensor, turns: Tensor, cache: Tensor, places: Tensor, mask: Tensor) -> Tensor:
-        """W new tokens a row against the cache, in the absorbed form.
+    def decode(
+        self, x: Tensor, turns: Tensor, cache: Tensor, where: tuple[Tensor, Tensor], mask: Tensor, absorbed: Absorbed
+    ) -> Tensor:
+        """W new tokens a row against the cache.
 
-        x [B W, H]; cache [B, T, kv_lora_rank + rope] is written at ``places`` [B W]; mask [B, W, T] is added to the
-        scores: -inf past the token, else 0. Returns [B W, H].
+        x [B W, H]; cache [B, T, kv_lora_rank + rope] is written at ``where``: row and place of each token, both [B W];
+        mask [B, 1 or W heads, T] is added to the scores: -inf past the token, else 0. Returns [B W, H].
         """
         c = self.c
         q, latent, k_rope = self.project(x, turns)
-        q_nope, q_rope = self.turned(self.queries(q), turns).split([c.qk_nope_head_dim, c.qk_rope_head_dim], -1)
-        width = len(x) // len(cache)
-        rows = torch.arange(len(cache), device=x.device).repeat_interleave(width)
-        cache[rows, places] = torch.cat([self.as_cached(latent), k_rope], -1)
-        up_k, up_v = self.expansion(x.dtype)
-        q_latent = torch.bmm(q_nope.transpose(0, 1), up_k).transpose(0, 1)  # [B W, heads, kv_lora_rank]
-        q = torch.cat([q_latent, q_rope], -1).view(len(cache), width * c.num_attention_heads, -1)
-        if width > 1:
-            mask = mask.repeat_interleave(c.num_attention_heads, 1)
+        cache[where] = torch.cat([self.as_cached(latent), k_rope], -1)
+        q = self.turned(self.queries(q), turns)
+        # [B, W heads, kv_lora_rank + rope]
+        q = torch.bmm(q.transpose(0, 1), absorbed.to_keys).transpose(0, 1).reshape(len(cache), -1, cache.shape[-1])
         # With the cache as the left factor it is read as it lies, and only the few scores are turned.
         scores = q.new_empty(*q.shape[:2], cache.shape[1])
         torch.add(mask, torch.bmm(cache, q.mT).mT, alpha=self.scale, out=scores)
         attended = torch.bmm(scores.softmax(-1, dtype=torch.float32).to(x.dtype), cache[..., : c.kv_lora_rank])
         attended = attended.view(len(x), c.num_attention_heads, -1)
-        out = torch.bmm(attended.transpose(0, 1), up_v).transpose(0, 1)  # [B W, heads, v]
+        out = torch.bmm(attended.transpose(0, 1), absorbed.to_values).transpose(0, 1)  # [B W, heads, v]
         projected: Tensor = self.o_proj(out.flatten(-2))
         return projected
 
@@ -116,13 +123,14 @@ class Attention(nn.Module):
         """The latent as kv_b_proj multiplies it."""
         return fp8.round_tiles(latent) if self.kv_b_proj.fp8 else latent
 
-    def expansion(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """kv_b_proj's two halves: to keys [heads, nope, kv_lora_rank], to values [heads, kv_lora_rank, v]."""
-        layer = self.kv_b_proj
+    def absorbed(self, dtype: torch.dtype) -> Absorbed:
+        """kv_b_proj for `decode`, while the weights stay as they are."""
+        c, layer = self.c, self.kv_b_proj
         weight = fp8.round_blocks(layer.weight) if layer.fp8 and not layer.rounded else layer.weight
         up_k, up_v = (
-            weight.to(dtype)
-            .unflatten(0, (self.c.num_attention_heads, -1))
-            .split([self.c.qk_nope_head_dim, self.c.v_head_dim], 1)
+            weight.to(dtype).unflatten(0, (c.num_attention_heads, -1)).split([c.qk_nope_head_dim, c.v_head_dim], 1)
         )
-        return up_k, up_v.mT
+        to_keys = up_k.new_zeros(c.num_attention_heads, c.qk_head_dim, c.kv_lora_rank + c.qk_rope_head_dim)
+        to_keys[:, : c.qk_nope_head_dim, : c.kv_lora_rank] = up_k
+        to_keys[:, c.qk_nope_head_dim :, c.kv_lora_rank :] = torch.eye(c.qk_rope_head_dim)
+        return Absorbed(to_keys, up_v.mT)

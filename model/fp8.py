@@ -11,6 +11,7 @@ decodes as ``byte * scale``, the layout of ``weight_scale_inv`` in published che
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import torch
@@ -145,7 +146,7 @@ def product(x: Tensor, w: Tensor, counts: list[int], quantized: bool) -> Tensor:
 def grouped_matmul(x: Tensor, w: Tensor, counts: list[int]) -> Tensor:
     """``x_e @ w_e^T`` for the rows of each expert, without gradient: x [M, K], w [E, N, K] -> [M, N]."""
     if len(counts) > 1 and _one_call_pays(x, w):
-        offsets = torch.tensor(counts, dtype=torch.int32, device=x.device).cumsum(0, dtype=torch.int32)
+        offsets = torch.tensor(list(itertools.accumulate(counts)), dtype=torch.int32, device=x.device)
         return F.grouped_mm(x, w.mT, offs=offsets)
     out = x.new_empty(len(x), w.shape[1])
     for out_e, x_e, w_e in zip(_rows(out, counts), _rows(x, counts), w.unbind(0), strict=True):

@@ -83,13 +83,13 @@ class RMSNorm(nn.Module):
         if x.device.type != "cpu" or x.dtype != torch.float32:
             return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
         if not torch.is_grad_enabled():
-            return x * _inverse_rms(x, self.eps) * self.weight
+            return (x * _inverse_rms(x, self.eps)).mul_(self.weight)
         normed: Tensor = _Norm.apply(x, self.weight, self.eps)
         return normed
 
 
 def _inverse_rms(x: Tensor, eps: float) -> Tensor:
-    inverse: Tensor = torch.linalg.vecdot(x, x).unsqueeze(-1).div_(x.shape[-1]).add_(eps).rsqrt_()
+    inverse: Tensor = torch.linalg.vecdot(x, x).unsqueeze(-1).mul_(1 / x.shape[-1]).add_(eps).rsqrt_()
     return inverse
 
 

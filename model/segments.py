@@ -50,33 +50,34 @@ class Segments:
     @staticmethod
     def sharing(prefixes: Sequence[int], suffixes: Sequence[Sequence[int]]) -> Segments:
         """Groups of sequences: group g lays down ``prefixes[g]`` tokens, then each of its ``suffixes[g]`` tokens."""
-        lengths = [prefix + n for prefix, group in zip(prefixes, suffixes, strict=True) for n in group]
+        rows = [(prefix, n) for prefix, group in zip(prefixes, suffixes, strict=True) for n in group]
+        lengths = [prefix + n for prefix, n in rows]
         longest = max(lengths, default=0)
-        ids, positions, home = [], [], []
-        source = torch.zeros(len(lengths), longest, dtype=torch.int64)
-        copies, copied = [], []
-        start = row = 0
+        runs: list[tuple[int, int, int]] = []  # of tokens that lie together: how many, their row, their first position
+        starts: list[tuple[int, int]] = []  # of each row's prefix and suffix
+        copies: list[tuple[int, int, int]] = []  # of a prefix: how many tokens, the first one's row place, the token
+        token = row = 0
         for prefix, group in zip(prefixes, suffixes, strict=True):
-            shared = torch.arange(prefix)
-            ids.append(torch.full((prefix,), row))
-            positions.append(shared)
-            home.append(row * longest + shared)
-            end = start + prefix
-            for j, n in enumerate(group):
-                source[row, :prefix] = start + shared
-                source[row, prefix : prefix + n] = end + torch.arange(n)
-                ids.append(torch.full((n,), row))
-                positions.append(prefix + torch.arange(n))
-                home.append(row * longest + prefix + torch.arange(n))
-                if j:
-                    copies.append(row * longest + shared)
-                    copied.append(start + shared)
-                end += n
-                row += 1
-            start = end
-        none = [torch.zeros(0, dtype=torch.int64)]
-        joined = [torch.cat(parts or none) for parts in (ids, positions, home, copies, copied)]
-        return Segments(tuple(lengths), longest, joined[0], joined[1], source.flatten(), *joined[2:])
+            runs.append((prefix, row, 0))
+            copies += [(prefix, (row + j) * longest, token) for j in range(1, len(group))]
+            first, token = token, token + prefix
+            for n in group:
+                runs.append((n, row, prefix))
+                starts.append((first, token - prefix))
+                token, row = token + n, row + 1
+        sizes, row_of, offset = _columns(runs, 3)
+        ids = row_of.repeat_interleave(sizes)
+        positions = _ranges(offset, sizes)
+        place = torch.arange(longest)
+        prefix_of, suffix_of = (column.unsqueeze(1) for column in _columns(rows, 2))
+        shared, own = (column.unsqueeze(1) for column in _columns(starts, 2))
+        source = torch.where(place < prefix_of, shared, own) + place
+        source = source.masked_fill(place >= prefix_of + suffix_of, 0)
+        copied, there, original = _columns(copies, 3)
+        return Segments(
+            tuple(lengths), longest, ids, positions, source.flatten(), ids * longest + positions,
+            _ranges(there, copied), _ranges(original, copied),
+        )  # fmt: skip
 
     def by_head(self, heads: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """``source``, ``home``, ``copies`` and ``copied`` for numbers in which each token has ``heads`` rows of its own
@@ -98,6 +99,15 @@ class Segments:
     def to(self, device: torch.device | str) -> Segments:
         tensors = (self.ids, self.positions, self.source, self.home, self.copies, self.copied)
         return Segments(self.lengths, self.longest, *(tensor.to(device) for tensor in tensors))
+
+
+def _columns(rows: Sequence[tuple[int, ...]], width: int) -> tuple[Tensor, ...]:
+    return torch.tensor(rows, dtype=torch.int64).view(-1, width).unbind(1)
+
+
+def _ranges(starts: Tensor, sizes: Tensor) -> Tensor:
+    """From each start so many whole numbers, end to end."""
+    return torch.arange(int(sizes.sum())) + (starts - sizes.cumsum(0) + sizes).repeat_interleave(sizes)
 
 
 class Sized(Protocol):

@@ -6,6 +6,7 @@ The file reads as if there were one device; parallelism wraps the model from out
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from model import rope
-from model.attention import Attention
+from model.attention import Absorbed, Attention
 from model.config import ModelConfig, Precision
 from model.linear import RMSNorm, add_norm, compute_dtype, set_precision
 from model.moe import MLP, MoE, Router, Routing
@@ -59,9 +60,9 @@ class Block(nn.Module):
         return x, out, cached, routing
 
     def decode(
-        self, x: Tensor, turns: Tensor, cache: Tensor, places: Tensor, mask: Tensor
+        self, x: Tensor, turns: Tensor, cache: Tensor, where: tuple[Tensor, Tensor], mask: Tensor, absorbed: Absorbed
     ) -> tuple[Tensor, Routing | None]:
-        attended = self.self_attn.decode(self.input_layernorm(x), turns, cache, places, mask)
+        attended = self.self_attn.decode(self.input_layernorm(x), turns, cache, where, mask, absorbed)
         x, normed = add_norm(x, attended, self.post_attention_layernorm)
         out, routing = self.feed_forward(normed)
         return x + out, routing
@@ -143,26 +144,37 @@ class Transformer(nn.Module):
         out.hidden = add_norm(out.hidden, more, self.norm)[1]
         return out
 
-    def decode(self, tokens: Tensor, cache: list[Tensor], places: Tensor) -> tuple[Tensor, list[Routing]]:
+    def absorbed(self) -> list[Absorbed]:
+        """What `decode` multiplies queries and outputs with in each layer, and `decode_draft` in the first MTP module,
+        until the weights change."""
+        blocks = [*self.blocks(), *(module.block for module in self.mtp if isinstance(module, MTP))]
+        return [block.self_attn.absorbed(self.dtype) for block in blocks]
+
+    def decode(
+        self, tokens: Tensor, cache: Sequence[Tensor], places: Tensor, absorbed: Sequence[Absorbed]
+    ) -> tuple[Tensor, list[Routing]]:
         """The next tokens of each row, as many of one as of another: tokens [B W], cache of [B, T, kv_lora_rank +
         rope] a layer, which is written at ``places`` [B W] and read up to them. Returns hidden [B W, H] after the final
         norm and each MoE layer's routing."""
         x = self.embed_tokens(tokens).to(self.dtype)
-        turns, mask = rope.rotations(places, self.freqs), _up_to(places, cache[0])
+        turns = rope.rotations(places, self.freqs)
+        where, mask = self._reach(places, cache[0])
         found: list[Routing] = []
-        for layer, kept in zip(self.blocks(), cache, strict=True):
-            x, routing = layer.decode(x, turns, kept, places, mask)
+        for layer, kept, up in zip(self.blocks(), cache, absorbed, strict=False):
+            x, routing = layer.decode(x, turns, kept, where, mask, up)
             if routing is not None:
                 found.append(routing)
         return self.norm(x), found
 
-    def decode_draft(self, hidden: Tensor, following: Tensor, cache: Tensor, places: Tensor) -> Tensor:
+    def decode_draft(
+        self, hidden: Tensor, following: Tensor, cache: Tensor, places: Tensor, absorbed: Absorbed
+    ) -> Tensor:
         """The first MTP module on tokens that `decode` took: their hidden [B W, H] and the tokens [B W] behind them ->
         hidden [B W, H] that predicts the ones behind those. ``cache`` is the module's own."""
         module = self.mtp[0]
         assert isinstance(module, MTP)
         x = module.joined(hidden, self.embed_tokens(following).to(self.dtype))
-        x, _ = module.block.decode(x, rope.rotations(places, self.freqs), cache, places, _up_to(places, cache))
+        x, _ = module.block.decode(x, rope.rotations(places, self.freqs), cache, *self._reach(places, cache), absorbed)
         normed: Tensor = module.norm(x)
         return normed
 
@@ -184,6 +196,17 @@ class Transformer(nn.Module):
         """hidden [..., H] -> FP32 logits [..., V]."""
         return F.linear(hidden, self.lm_head.weight.to(hidden.dtype)).float()
 
+    def _reach(self, places: Tensor, cache: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        """For tokens at ``places`` [B W] of a cache [B, T, ...] their rows and places, and what is added to their
+        scores: 0 for the keys up to each token's place, -inf past it."""
+        width = len(places) // len(cache)
+        keys = torch.arange(cache.shape[1], device=cache.device)
+        mask = torch.where(keys <= places.unsqueeze(-1), 0.0, float("-inf")).to(cache.dtype)
+        mask = mask.view(len(cache), width, len(keys))
+        if width > 1:
+            mask = mask.repeat_interleave(self.c.num_attention_heads, 1)
+        return (torch.arange(len(cache), device=cache.device).repeat_interleave(width), places), mask
+
     @property
     def head(self) -> nn.Linear:
         return self.lm_head
@@ -198,13 +221,6 @@ class Transformer(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.embed_tokens.weight.device
-
-
-def _up_to(places: Tensor, cache: Tensor) -> Tensor:
-    """0 for the keys up to each token's place, -inf past it: [B, W, T] for places [B W] in a cache [B, T, ...]."""
-    keys = torch.arange(cache.shape[1], device=cache.device)
-    mask = torch.where(keys <= places.unsqueeze(-1), 0.0, float("-inf"))
-    return mask.to(cache.dtype).view(len(cache), -1, len(keys))
 
 
 def build(config: ModelConfig, seed: int) -> Transformer:

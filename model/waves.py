@@ -89,6 +89,7 @@ class Waves:
 
     def _wave(self, wave: Sequence[Start], sampling: Sampling, stops: Stops | None = None) -> list[Sampled]:
         model, most = self.model, max(start.room for start in wave)
+        absorbed = model.absorbed()
         rows, hidden, prompt_routes = self._prefill(wave, most)
         sampled = _Drawn.empty(len(wave), most, model, self.record_routes)
         for step in range(most):
@@ -107,7 +108,9 @@ class Waves:
             if step % COMPACT_EVERY == COMPACT_EVERY - 1 and rows.alive.float().mean() < 0.75:
                 rows = rows.keep()
             used = int(rows.lengths.max()) + 1
-            hidden, routing = model.decode(rows.tokens, [layer[:, :used] for layer in rows.cache], rows.lengths)
+            hidden, routing = model.decode(
+                rows.tokens, [layer[:, :used] for layer in rows.cache], rows.lengths, absorbed
+            )
             if sampled.routes is not None:
                 sampled.routes[rows.which, step] = stacked(routing)
             rows.lengths = (rows.lengths + 1).clamp_max(model.c.max_position_embeddings - 1)

@@ -115,24 +115,27 @@ class Pipeline:
         groups, dropped = await self._next_groups()
         sampled = time.perf_counter()
         metrics = await self.trainer.update(groups)
-        load = await self.trainer.expert_load()
         trained = time.perf_counter()
-        self._hand_over(await self.trainer.publish())
         self.step += 1
         self._use(groups)
-        self.journal.samples(self.step, dropped, trained=False)
-        self.journal.samples(self.step, groups, trained=True)
+        weights, _ = await asyncio.gather(self.trainer.publish(), self._recorded(groups, dropped))
+        self._hand_over(weights)
         metrics |= rollout_metrics([*groups, *dropped])
         metrics["groups_begun"] = float(len(self.rollouts.begun))
         metrics |= {"seconds_waiting": sampled - started, "seconds_training": trained - sampled}
         if self._due(self.settings.evaluate_every):
             await self._evaluate(metrics)
         metrics["seconds"] = time.perf_counter() - started
-        self.journal.expert_load(self.step, load)
         self.journal.metrics(self.step, metrics)
         self.report(self.step, metrics)
         if self.settings.checkpoint_every and self.step % self.settings.checkpoint_every == 0:
             await self._checkpoint()
+
+    async def _recorded(self, groups: Sequence[Group], dropped: Sequence[Group]) -> None:
+        """What a step was trained on; written while the trainer makes its publish."""
+        self.journal.samples(self.step, dropped, trained=False)
+        self.journal.samples(self.step, groups, trained=True)
+        self.journal.expert_load(self.step, await self.trainer.expert_load())
 
     async def _next_groups(self) -> tuple[list[Group], list[Group]]:
         """The next groups to train on, and those dropped on the way."""

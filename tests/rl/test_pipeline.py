@@ -122,6 +122,19 @@ def test_sampling_goes_on_while_the_trainer_trains(tmp_path: Path) -> None:
     assert busy[0] == 2
 
 
+def test_samples_are_written_while_the_trainer_makes_its_publish(tmp_path: Path) -> None:
+    run, written, file = Run(tmp_path, steps=2), [], tmp_path / "samples.jsonl"
+
+    async def slow() -> int:
+        await asyncio.sleep(0.01)
+        written.append(len(list(read(file))) if file.exists() else 0)
+        return len(run.trainer.trained)
+
+    run.trainer.publish = slow  # type: ignore[method-assign]
+    run.go()
+    assert written == [0, 3 * 4, 2 * 3 * 4]
+
+
 def test_groups_without_signal_are_replaced_and_reported(tmp_path: Path) -> None:
     run = Run(tmp_path, lambda number, text: float(int(text) % 2) if number % 2 else 1.0, dynamic_sampling=True)
     done = run.go()
