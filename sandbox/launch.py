@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 
-from sandbox import bare, cgroup, jail, kernel, remedies, wire
+from sandbox import bare, cgroup, jail, kernel, pages, remedies, wire
 from sandbox.stage import ENVIRONMENT, Plan
 from sandbox.verdict import SandboxUnavailable
 
@@ -24,7 +24,7 @@ def start(plan: Plan, inner: socket.socket, group: cgroup.Group | None) -> int:
     with theirs:
         for end in (inner, theirs):
             end.set_inheritable(True)
-        command = bare.command("sandbox.stage", "main", inner.fileno(), theirs.fileno())
+        command = bare.command("sandbox.stage", "main", inner.fileno(), theirs.fileno(), first=pages.TAKE_ARENAS)
         stage = os.posix_spawn(command[0], command, {**os.environ, **ENVIRONMENT})
     with ours:
         try:

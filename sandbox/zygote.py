@@ -183,6 +183,7 @@ def preload(modules: Sequence[str]) -> None:
     gc.freeze()
     pages.fill_holes()
     kernel.trim_memory()
+    pages.use_huge_arenas()
 
 
 def _open_streams() -> None:
