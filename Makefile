@@ -31,7 +31,7 @@ quickstart: $(VENV)/.installed  ## the whole stack on a CPU
 	$(BIN)/zeroth quickstart --out $(OUT)
 
 test: $(VENV)/.installed-dev  ## everything a CPU can run
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest $(or $(TESTS),-n 2)
 
 check: $(VENV)/.installed-dev  ## lint, format, types
 	$(BIN)/ruff check .

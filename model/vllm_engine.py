@@ -241,7 +241,7 @@ class VllmEngine:
     async def _send(self, weights: Published) -> dict[str, tuple[float, ...]]:
         """Streams the parts into vLLM's workers; returns each part's trace. Raises PublishError."""
         memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - files in memory
-        folder = Path(tempfile.mkdtemp(prefix="zeroth-publish-", dir=memory))
+        folder = Path(tempfile.mkdtemp(prefix=f"zeroth-publish-{os.getpid()}-", dir=memory))
         loading = asyncio.ensure_future(self.llm.collective_rpc("receive_weights", args=(str(folder),)))
         traces: dict[str, tuple[float, ...]] = {}
         parts = weights.parts.handles if isinstance(weights.parts, SharedParts) else weights.parts

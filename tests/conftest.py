@@ -14,6 +14,46 @@ os.environ.setdefault("GOMP_SPINCOUNT", "50000")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+TOGETHER = {
+    "ray": (
+        "tests/jobs/test_cluster.py",
+        "tests/jobs/test_bench_publish.py",
+        "tests/jobs/test_reward_model.py",
+        "tests/rewards/test_ray.py",
+        "tests/sandbox/test_environments.py",
+    ),
+    "vllm": (
+        "tests/model/test_vllm.py",
+        "tests/jobs/evaluation/test_evaluate.py",
+        "tests/rl/test_learning.py",
+        "tests/jobs/serving/test_vllm_server.py",
+    ),
+}
+"""Files whose tests go to one process when there are several (`-n 2`): with an engine of vLLM for all, and one Ray at a
+time. They take longest and come first."""
+
+
+def group_of(nodeid: str) -> str:
+    path = nodeid.partition("::")[0]
+    return next((name for name, paths in TOGETHER.items() if path in paths), path)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: [*TOGETHER, group_of(item.nodeid)].index(group_of(item.nodeid)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    config.option.loadscopereorder = False
+    return ByGroup(config, log)
+
+
 @pytest.fixture(scope="session")
 def data() -> Path:
     """The folder of real problems beside the checkout; tests that need it skip where it is absent."""

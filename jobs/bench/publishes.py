@@ -121,7 +121,8 @@ async def used(trainer: cluster.RemoteTrainer, engine: cluster.RemoteEngine) -> 
         groups[name] = tree(await cluster.inside(actor, lambda _: os.getpid()))
     for name, processes in groups.items():
         found[name] = {"rss_mb": round(sum(map(rss, processes)) / 1e6, 1), "files": sum(map(files, processes))}
-    left = sum(path.name.startswith("zeroth-publish-") for path in Path("/dev/shm").iterdir())  # noqa: S108
+    theirs = tuple(f"zeroth-publish-{pid}-" for pid in groups["engine"])
+    left = sum(path.name.startswith(theirs) for path in Path("/dev/shm").iterdir())  # noqa: S108
     return {**found, "object_store_mb": round(cluster.stored_bytes() / 1e6, 3), "folders_in_memory": left}
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,9 +19,8 @@ from lm_eval.tasks import TaskManager
 from jobs import harness
 from jobs.harness.lm import ZerothLM
 from model.engine import Request, Sampling
-from tests.jobs.conftest import Workspace
+from tests.jobs.conftest import Workspace, Zeroth
 
-ROOT = Path(__file__).resolve().parents[3]
 CHOICES = """
 task: sums
 dataset_path: json
@@ -191,14 +188,12 @@ def test_our_rewards_judge_a_task_of_the_harness() -> None:
     assert (result["score,none"], result["not_judged,none"]) == (0.5, 0.0)
 
 
-def test_the_command_runs_a_task(place: Workspace) -> None:
+def test_the_command_runs_a_task(place: Workspace, zeroth: Zeroth, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [])  # which the command sets
     out = place.folder / "out"
     model = ["--model", "zeroth", "--model_args", f"pretrained={place.base}", "--gen_kwargs", "max_gen_toks=8"]
     task = ["--tasks", "zeroth_generated_math", "--limit", "3", "--output_path", str(out)]
-    done = subprocess.run(
-        [sys.executable, "-m", "jobs", "lm-eval", "run", *model, *task],
-        capture_output=True, text=True, cwd=ROOT, timeout=300, check=False, env={**os.environ, "HF_HUB_OFFLINE": "1"},
-    )  # fmt: skip
+    done = zeroth("lm-eval", "run", *model, *task)
     assert done.returncode == 0, done.stderr
     (found,) = Path(out).rglob("results_*.json")
     assert json.loads(found.read_text())["results"]["zeroth_generated_math"]["not_judged,none"] == 0.0

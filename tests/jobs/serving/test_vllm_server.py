@@ -12,18 +12,29 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from jobs.lifecycle import ServiceError
 from jobs.serving import vllm_server
 from model import checkpoint
-from tests.fakes import LOADABLE, tiny_policy
+from model.transformer import build
+from tests.fakes import TINY, tiny_tokenizer
 from tests.jobs.conftest import Workspace
+from tests.model.test_hf import varied
 
 ROOT = Path(__file__).resolve().parents[3]
+# vLLM's latent attention on a CPU takes these head sizes alone.
+HEADS = {"kv_lora_rank": 512, "qk_rope_head_dim": 64, "qk_nope_head_dim": 128, "v_head_dim": 128}
+SHAPE = replace(
+    TINY, **HEADS, hidden_size=128, q_lora_rank=128, intermediate_size=128, moe_intermediate_size=64,
+    n_routed_experts=8, n_group=4, topk_group=2, routed_scaling_factor=2.5, num_nextn_predict_layers=1,
+    num_hidden_layers=3,
+)  # fmt: skip
 PROGRAM = """#!{python}
 import json, os, pathlib, sys, time
 folder = pathlib.Path(sys.argv[-1])
@@ -97,15 +108,16 @@ def test_without_vllm_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 class Real:
-    """`zeroth serve model --engine vllm` on a tiny checkpoint, with vLLM's own server."""
+    """`zeroth serve model --engine vllm` on a small checkpoint in BF16 and several files, with vLLM's own server."""
 
     def __init__(self, folder: Path) -> None:
         import openai
 
-        policy = tiny_policy(**LOADABLE)
+        tokenizer = tiny_tokenizer()
+        shape = replace(SHAPE, bos_token_id=tokenizer.bos, eos_token_id=tokenizer.eos)
         self.base, key = folder / "tiny", folder / "key"
         self.base.mkdir()
-        checkpoint.save(policy.model, policy.tokenizer, self.base)
+        checkpoint.save(varied(build(shape, seed=3)), tokenizer, self.base, "bf16", shard_bytes=1_000_000)
         key.write_text("secret\n")
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -152,19 +164,25 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Real]:
 @pytest.mark.vllm
 @pytest.mark.slow
 def test_vllms_own_server_gives_the_checkpoint_s_log_probabilities(real: Real) -> None:
+    """Of prompts, and of what it samples."""
     from model.likelihood import likelihoods
 
     model, tokenizer = checkpoint.load(real.base)
-    prompt = tokenizer.encode("1+2=")
+    generator = torch.Generator().manual_seed(0)
+    prompts = [torch.randint(2, 300, (n,), generator=generator).tolist() for n in (40, 23)]
     made = real.client.completions.create(
-        model="tiny", prompt=list(prompt), max_tokens=8, temperature=1.0, seed=3, logprobs=1,
-        extra_body={"return_token_ids": True, "ignore_eos": True},
-    ).choices[0]  # fmt: skip
-    ids: list[int] = made.model_extra["token_ids"]
-    (wanted,) = likelihoods(model, [[*prompt, *ids]], 1)
-    assert len(ids) == 8
-    assert made.logprobs.token_logprobs == pytest.approx(list(wanted.logprobs)[-8:], abs=1e-4)
-    assert made.text == tokenizer.decode(ids)
+        model="tiny", prompt=prompts, max_tokens=8, temperature=1.0, seed=3, logprobs=1,
+        extra_body={"return_token_ids": True, "ignore_eos": True, "prompt_logprobs": 0},
+    ).choices  # fmt: skip
+    for prompt, choice in zip(prompts, made, strict=True):
+        ids: list[int] = choice.model_extra["token_ids"]
+        (ours,) = likelihoods(model, [[*prompt, *ids]], 1)
+        places = choice.model_extra["prompt_logprobs"][1:]
+        theirs = [place[str(token)]["logprob"] for place, token in zip(places, prompt[1:], strict=True)]
+        assert len(ids) == 8
+        assert theirs == pytest.approx(list(ours.logprobs)[:-8], abs=1e-5)
+        assert choice.logprobs.token_logprobs == pytest.approx(list(ours.logprobs)[-8:], abs=1e-4)
+        assert choice.text == tokenizer.decode(ids)
 
 
 @pytest.mark.vllm
