@@ -325,7 +325,7 @@ class _Route(torch.autograd.Function):
             scores, indices, d_scores, d_gates, normalize=ctx.c.norm_topk_prob, factor=ctx.c.routed_scaling_factor,
             dtype=x.dtype,
         )  # fmt: skip
-        dx = d @ ctx.first if dx is None else torch.addmm(dx, d, ctx.first)
+        dx = d @ ctx.first if dx is None else dx.addmm_(d, ctx.first)  # no other holds it
         return dx, torch.mm(d.T, x, out_dtype=torch.float32), None, None, None
 
 

@@ -71,7 +71,7 @@ def latents_backward(
     """The gradients of `latents`: of ``joint``, and FP32 of both weights."""
     rows, width = joint.shape
     q, latent = len(query_weight), len(weight)
-    d_joint, programs = torch.empty_like(joint), min(rows, PROGRAMS)
+    d_joint, programs = torch.empty_like(joint), min(rows, 2 * PROGRAMS)  # of half as wide rows
     parts = joint.new_empty(programs, q + latent, dtype=torch.float32)
     if rows:
         _latents_backward_kernel[(programs,)](
