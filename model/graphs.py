@@ -67,7 +67,7 @@ class State:
 
         long, kind = torch.int64, (c.num_hidden_layers - c.first_k_dense_replace, c.num_experts_per_tok)
         progress = Progress(
-            zeros(rows, dtype=long), zeros(rows, dtype=long), zeros(rows), zeros(rows), zeros(rows),
+            zeros(rows, dtype=long), zeros(rows, dtype=long), zeros(rows), zeros(rows), zeros(rows), zeros(rows),
             zeros(rows, dtype=torch.int8), zeros(rows, most, dtype=long), zeros(rows, most, dtype=torch.float32),
         )  # fmt: skip
         return State(
@@ -106,7 +106,7 @@ class _Look:
 
 @dataclass
 class Tally:
-    """What a call did: device steps, tokens sampled, and tokens that a draft had guessed."""
+    """What a call did: device steps, tokens sampled, and steps of rows that were not over."""
 
     steps: int = 0
     tokens: int = 0
@@ -218,7 +218,7 @@ class _Run:
         self.pages = list(range(1, state.pool.shape[1]))[::-1]
         self.users = [0] * state.pool.shape[1]
         self.live: list[_Row] = []
-        self.taken: list[tuple[list[_Row], list[int], list[bool], Tensor, Tensor, Tensor | None]] = []
+        self.taken: list[tuple[list[_Row], list[int], list[bool], Tensor, Tensor, Tensor, Tensor | None]] = []
         state.temperature.fill_(sampling.temperature or 1.0)
         graphs.tally = Tally()
 
@@ -285,6 +285,7 @@ class _Run:
         p.position[slots] = self._tensor([len(row.start.ids) - 1 for row in rows]).int()
         p.room[slots] = self._tensor([row.start.room for row in rows]).int()
         p.done[slots] = 0
+        p.steps[slots] = 0
         p.guess[slots] = 0
         p.alive[slots] = 1
 
@@ -333,7 +334,6 @@ class _Run:
         for row in rows:
             row.launched += steps
         graphs.tally.steps += steps
-        graphs.tally.row_steps += steps * len(rows)
         return self._look(rows)
 
     def _look(self, rows: list[_Row]) -> _Look:
@@ -375,7 +375,9 @@ class _Run:
         most = max(counts)
         longest = max(len(row.start.ids) + n - 1 for row, n in zip(rows, counts, strict=True))
         kept = None if routes is None else routes[slots, :longest]
-        self.taken.append((rows, counts, stopped, p.tokens[slots, :most], p.logprobs[slots, :most], kept))
+        self.taken.append(
+            (rows, counts, stopped, p.tokens[slots, :most], p.logprobs[slots, :most], p.steps[slots].sum(), kept)
+        )
         gone = {row.index for row in rows}
         self.live = [row for row in self.live if row.index not in gone]
         for row in rows:
@@ -388,7 +390,8 @@ class _Run:
     def _results(self) -> list[Sampled]:
         done: dict[int, Sampled] = {}
         end = self.graphs.served.c.eos_token_id
-        for rows, counts, stopped, tokens, logprobs, routes in self.taken:
+        for rows, counts, stopped, tokens, logprobs, steps, routes in self.taken:
+            self.graphs.tally.row_steps += int(steps)
             ids, logps = tokens.cpu().tolist(), logprobs.cpu().tolist()
             kept = None if routes is None else routes.cpu().numpy()
             for i, (row, n, stop) in enumerate(zip(rows, counts, stopped, strict=True)):

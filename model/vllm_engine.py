@@ -41,9 +41,9 @@ T = TypeVar("T")
 OnPublish = Literal["drained", "paused", "mixed"]
 PAUSE = {"drained": "wait", "paused": "abort", "mixed": "keep"}
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp8": "bfloat16"}
-TOLERANCES = {"fp32": publish.ROUNDING, "bf16": Tolerance(1.0, 0.05, 0.1), "fp8": Tolerance(2.0, 0.3, 0.1)}
-"""In BF16 and FP8 other kernels round differently and near ties of the router fall the other way (measured in BF16:
-0.26 at most and 0.012 on average)."""
+TOLERANCES = {"fp32": publish.ROUNDING, "bf16": Tolerance(1.0, 0.2, 0.1), "fp8": Tolerance(2.0, 0.3, 0.1)}
+"""In BF16 and FP8 other kernels round differently and near ties of the router fall the other way (measured in BF16, on
+random weights: 0.30 at most and 0.12 on average on an H100, 0.26 and 0.012 on a CPU)."""
 AHEAD = 2
 """Parts that are written and not yet loaded."""
 

@@ -270,6 +270,7 @@ def _timed(load: Load, sample: Sampler) -> tuple[dict[str, Any], list[Sampled]]:
     run(1)
     tokens = sum(len(row.tokens) for row in sampled)
     first = min(run(1)[0], run(1)[0])
+    console.say(f"  {load.name}: {tokens / seconds:,.0f} tokens/s")
     figures = {"tokens": tokens, "seconds": seconds, "tokens_per_second": tokens / seconds, "first_token_s": first}
     return figures, sampled
 
@@ -365,6 +366,7 @@ def _theirs(subject: Subject, loads: Sequence[Load], cuda: bool) -> dict[str, An
             **({"gpu_memory_utilization": 0.8} if cuda else {}),
         )  # fmt: skip
         ready = time.perf_counter() - started
+        console.say(f"  ready after {ready:.0f} s")
         found = {load.name: _timed_vllm(vllm, engine, load) for load in loads}
     return {"loads": found, "ready_s": ready}
 
@@ -384,6 +386,7 @@ def _timed_vllm(vllm: Any, engine: Any, load: Load) -> dict[str, Any]:
     run(8)
     seconds, tokens = run(None)
     first = min(run(1)[0], run(1)[0])
+    console.say(f"  {load.name}: {tokens / seconds:,.0f} tokens/s")
     return {"tokens": tokens, "seconds": seconds, "tokens_per_second": tokens / seconds, "first_token_s": first}
 
 

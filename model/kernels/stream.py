@@ -21,14 +21,15 @@ from model.kernels.router import _choose
 
 class Progress(NamedTuple):
     """How far R rows are. int64 ``token`` [R] is each row's last one, whose place is ``position`` int32 [R], and
-    ``guess`` [R] a draft of the next. ``done`` int32 [R] tokens were sampled of at most ``room`` int32 [R]; ``alive``
-    int8 [R]. ``tokens`` int64 and ``logprobs`` FP32 [R, most] keep what was sampled."""
+    ``guess`` [R] a draft of the next. ``done`` int32 [R] tokens were sampled of at most ``room`` int32 [R] in ``steps``
+    int32 [R]; ``alive`` int8 [R]. ``tokens`` int64 and ``logprobs`` FP32 [R, most] keep what was sampled."""
 
     token: Tensor
     guess: Tensor
     position: Tensor
     done: Tensor
     room: Tensor
+    steps: Tensor
     alive: Tensor
     tokens: Tensor
     logprobs: Tensor
@@ -274,7 +275,7 @@ def advance(active: Tensor, width: int, tokens: Tensor, logp: Tensor, state: Pro
 
 @triton.jit
 def _advance_kernel(
-    active, drawn, logp, token, guess, position, count, room, alive, tokens, logprobs, last, rows, end, most,
+    active, drawn, logp, token, guess, position, count, room, steps, alive, tokens, logprobs, last, rows, end, most,
     WIDTH: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -288,6 +289,7 @@ def _advance_kernel(
     tl.store(tokens + where, first, mask=real & going)
     tl.store(logprobs + where, tl.load(logp + i * WIDTH, mask=real, other=0.0), mask=real & going)
     taken = going.to(tl.int32)
+    tl.store(steps + row, tl.load(steps + row, mask=real, other=0) + taken, mask=real)
     final = first
     place = i * WIDTH
     going = going & (first != end) & (n + 1 < space)

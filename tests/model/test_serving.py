@@ -49,6 +49,7 @@ for ours, theirs in zip(graphs.sample(starts, sampling, stops), Waves(model, 8, 
     assert (ours.routes == theirs.routes).all()
 # The first two rows need three of the three pages, for they share the prompt's first one; so the others wait.
 assert graphs.tally.steps > 3
+assert graphs.tally.row_steps == graphs.tally.tokens or DRAFT
 """
 FRONT = """
 import asyncio
