@@ -41,7 +41,7 @@ def hashes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 def sums(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    found = _sums([_words(t) for t in tensors.values()])
+    found = _sums([t if t.is_contiguous() and t.nbytes % 4 == 0 else _words(t) for t in tensors.values()])
     return {
         name: f"{SUM}{total & (2**64 - 1):016x}/{t.nbytes}"
         for (name, t), total in zip(tensors.items(), found, strict=True)
@@ -64,23 +64,24 @@ def _words(tensor: Tensor) -> Tensor:
     return (F.pad(data, (0, -len(data) % 4)) if len(data) % 4 else data).view(torch.int32)
 
 
-def _sums(words: Sequence[Tensor]) -> list[int]:
-    if words and words[0].is_cuda and has_triton():
+def _sums(tensors: Sequence[Tensor]) -> list[int]:
+    """Of whole words, contiguous."""
+    if tensors and tensors[0].is_cuda and has_triton():
         from model.kernels.digest import word_sums
 
-        totals = word_sums(words, *(factors(max(map(rows, words)), words[0].device)))
+        totals = word_sums(tensors, *factors(rows(max(t.nbytes for t in tensors) // 4), tensors[0].device))
     else:
-        totals = torch.stack([word_sum(w) for w in words])
+        totals = torch.stack([word_sum(_words(t)) for t in tensors])
     return [int(total) for total in totals.tolist()]
 
 
-def rows(words: Tensor) -> int:
-    return -(-len(words) // ROW)
+def rows(words: int) -> int:
+    return -(-words // ROW)
 
 
 def word_sum(words: Tensor) -> Tensor:
     """int32 [n] -> int64: the reference."""
-    a, b = factors(rows(words), words.device)
+    a, b = factors(rows(len(words)), words.device)
     columns = torch.zeros(ROW, dtype=torch.int64, device=words.device)
     for part, factor in zip(words.split(ROWS_AT_ONCE * ROW), a.split(ROWS_AT_ONCE), strict=False):
         whole = F.pad(part, (0, -len(part) % ROW)).view(-1, ROW)

@@ -94,10 +94,8 @@ class NativeEngine:
         from model.serving import Served
 
         tensors: dict[str, Tensor] = {}
-        traces = {}
         for part in publish.ahead(map(publish.checked, weights.parts)):
             tensors |= part.tensors
-            traces[part.name] = part.trace
         try:
             if self.graphs is not None and self.graphs.served.precision == weights.precision:
                 self.graphs.served.load(tensors)
@@ -110,7 +108,7 @@ class NativeEngine:
         assert self.graphs is not None
         if weights.probe:
             got, seen = self.graphs.served.probed(weights.probe)
-            publish.check_probe(got, seen, weights, traces, publish.ROUNDING if weights.kernels else OTHER_KERNELS)
+            publish.check_probe(got, seen, weights, publish.ROUNDING if weights.kernels else OTHER_KERNELS)
 
     async def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Completion]]:
         return self.sample(requests, sampling)

@@ -55,13 +55,11 @@ class PublishError(RuntimeError):
 @dataclass(frozen=True)
 class Part:
     """Some of the weights: ``tensors`` maps a parameter's name to its tensor (and name + ".scale_inv" to FP8 scales),
-    ``digests`` each tensor's name to its digest. ``trace`` is, for a layer, the norm of each probe token's residual
-    stream behind it."""
+    ``digests`` each tensor's name to its digest."""
 
     name: str
     tensors: Mapping[str, Tensor]
     digests: Mapping[str, str]
-    trace: tuple[float, ...] = ()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travels as plain byte arrays, which a process boundary can pass without copying; torch's own pickling
@@ -69,29 +67,30 @@ class Part:
         packed = {
             n: (str(t.dtype).removeprefix("torch."), tuple(t.shape), host_bytes(t)) for n, t in self.tensors.items()
         }
-        return _unpacked, (self.name, packed, self.digests, self.trace)
+        return _unpacked, (self.name, packed, self.digests)
 
 
-def _unpacked(name: str, packed: dict[str, Any], digests: Mapping[str, str], trace: tuple[float, ...]) -> Part:
+def _unpacked(name: str, packed: dict[str, Any], digests: Mapping[str, str]) -> Part:
     tensors = {
         name: torch.from_numpy(data.copy()).view(getattr(torch, dtype)).view(shape)
         for name, (dtype, shape, data) in packed.items()
     }
-    return Part(name, tensors, digests, trace)
+    return Part(name, tensors, digests)
 
 
 @dataclass(frozen=True)
 class Published:
     """``parts`` in the order of the model; where they lie elsewhere, going through them fetches one at a time.
     ``probe`` is the fixed prompt and ``probe_logprobs`` the log-probabilities FP32 [len(probe) - 1] of its tokens after
-    the first; both are empty where there is no proof. ``kernels``: they were computed by the kernels of an engine on a
-    GPU."""
+    the first; both are empty where there is no proof. ``traces``: by layer, the norm of each of its tokens' residual
+    stream behind it. ``kernels``: they were computed by the kernels of an engine on a GPU."""
 
     version: int
     precision: Precision
     parts: Iterable[Part]
     probe: tuple[int, ...]
     probe_logprobs: tuple[float, ...]
+    traces: Mapping[str, tuple[float, ...]]
     kernels: bool = False
 
 
@@ -107,10 +106,10 @@ def publish(
     goes through them, where engines can fetch them. Without ``proof`` nothing can be checked: to measure what the proof
     costs."""
     if not proof:
-        return Published(version, precision, place(ahead(made(model, precision))), (), ())
+        return Published(version, precision, place(ahead(made(model, precision))), (), (), {})
     probe = prober(model.c, precision, model.device)
     parts = place(map(probe.through, ahead(map(digested, made(model, precision)))))
-    return Published(version, precision, parts, probe.prompt, probe.logprobs, not isinstance(probe, Probe))
+    return Published(version, precision, parts, probe.prompt, *probe.found(), not isinstance(probe, Probe))
 
 
 def prober(c: ModelConfig, precision: Precision, device: torch.device) -> Probe | serving.Probe:
@@ -125,7 +124,7 @@ def prober(c: ModelConfig, precision: Precision, device: torch.device) -> Probe 
 
 @torch.no_grad()
 def made(model: Transformer, precision: Precision) -> Iterator[Part]:
-    """The parts of a publish, each a copy, without their digests and traces."""
+    """The parts of a publish, each a copy, without their digests."""
     layers = {name + ".weight" for name, module in model.named_modules() if isinstance(module, GroupedLinear)}
     for name, state in split(model.state_dict()):
         tensors: dict[str, Tensor] = {}
@@ -180,12 +179,12 @@ class Probe:
         self.segments = Segments.of([len(self.prompt)], device)
         self.turns = rope.rotations(self.segments.positions, rope.frequencies(c).to(device))
         self.blocks: dict[bool, Block] = {}
-        self.hidden = torch.empty(0)
-        self.logprobs: tuple[float, ...] = ()
+        self.hidden = self.logprobs = torch.empty(0)
+        self.norms: dict[str, Tensor] = {}
 
     @torch.no_grad()
     def through(self, part: Part) -> Part:
-        """The part with its trace. Parts come in order; after the last, ``logprobs`` holds the result."""
+        """Runs the prompt through a part. They come in order."""
         if part.name == "embed_tokens":
             embedded = part.tensors["embed_tokens.weight"][self.tokens]
             self.hidden = embedded.to(compute_dtype(self.precision, self.device))
@@ -205,7 +204,12 @@ class Probe:
         set_precision(block, self.precision)
         set_rounded(block, self.precision == "fp8")
         self.hidden = block(self.hidden, self.turns, self.segments)[0]
-        return Part(part.name, part.tensors, part.digests, trace(self.hidden))
+        self.norms[part.name] = norms(self.hidden)
+        return part
+
+    def found(self) -> tuple[tuple[float, ...], dict[str, tuple[float, ...]]]:
+        """After the last part: the log-probabilities of the tokens after the first, and each layer's trace."""
+        return listed(self.logprobs, self.norms)
 
     def _finish(self, tensors: Mapping[str, Tensor]) -> None:
         norm = RMSNorm(self.c.hidden_size, self.c.rms_norm_eps).to(self.device)
@@ -228,19 +232,17 @@ def accept(model: Transformer, weights: Published) -> None:
     """Loads ``weights`` into an engine's model, part by part, and checks digests and log-probabilities. Raises
     PublishError."""
     state = dict(model.state_dict())
-    traces: dict[str, tuple[float, ...]] = {}
     for part in ahead(map(checked, weights.parts)):
         load_state({n: t for n, t in state.items() if n in part.tensors}, part.tensors, part.name)
         for name in part.tensors:
             state.pop(name, None)
-        traces[part.name] = part.trace
     if state:
         raise PublishError(f"published tensors do not fit the engine's model: {min(state)} is missing")
     model.use(weights.precision)
     set_rounded(model, weights.precision == "fp8")
     if weights.probe:
         got, seen = probed(model, weights.probe)
-        check_probe(got, seen, weights, traces, ROUNDING)
+        check_probe(got, seen, weights, ROUNDING)
 
 
 def checked(part: Part) -> Part:
@@ -263,7 +265,6 @@ def check_probe(
     got: Sequence[float],
     seen: Sequence[Sequence[float]],
     weights: Published,
-    traces: Mapping[str, Sequence[float]],
     tolerance: Tolerance,
 ) -> None:
     """Compares an engine's log-probabilities of the probe, and its traces behind each layer (``seen``, empty where it
@@ -273,8 +274,7 @@ def check_probe(
         return
     where = "behind the last layer" if seen else "anywhere"
     mean = sum(gaps) / len(gaps)
-    sent = [(name, trace) for name, trace in traces.items() if name.startswith("layers.")]
-    for (name, ours), theirs in zip(sent, seen, strict=False):
+    for (name, ours), theirs in zip(weights.traces.items(), seen, strict=False):
         if not all(abs(a - b) <= tolerance.trace * abs(a) for a, b in zip(ours, theirs, strict=True)):
             where = f"in {name}, the first whose output differs"
             break
@@ -300,23 +300,33 @@ def load_state(state: Mapping[str, Tensor], tensors: Mapping[str, Tensor], where
 @torch.no_grad()
 def probed(model: Transformer, probe: tuple[int, ...]) -> tuple[tuple[float, ...], list[tuple[float, ...]]]:
     """The log-probabilities of a prompt's tokens after the first, and its trace behind each layer."""
-    seen: list[tuple[float, ...]] = []
-    hooks = [block.register_forward_hook(lambda _, __, out: seen.append(trace(out[0]))) for block in model.blocks()]
-    tokens = torch.tensor(probe, device=model.device)
-    try:
-        hidden = model(tokens, Segments.of([len(probe)], model.device)).hidden[:-1]
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return chosen(model.logits(hidden), tokens), seen
+    tokens, segments = torch.tensor(probe, device=model.device), Segments.of([len(probe)], model.device)
+    turns, seen = rope.rotations(segments.positions, model.freqs), {}
+    hidden = model.embed_tokens(tokens).to(model.dtype)
+    for i, block in enumerate(model.blocks()):
+        hidden = block(hidden, turns, segments)[0]
+        seen[f"layers.{i}"] = norms(hidden)
+    logprobs, traces = listed(chosen(model.logits(model.norm(hidden)[:-1]), tokens), seen)
+    return logprobs, [*traces.values()]
 
 
-def chosen(logits: Tensor, tokens: Tensor) -> tuple[float, ...]:
-    """logits FP32 [n - 1, V] behind the first n - 1 of tokens [n] -> the log-probabilities of those after the
+def chosen(logits: Tensor, tokens: Tensor) -> Tensor:
+    """logits FP32 [n - 1, V] behind the first n - 1 of tokens [n] -> the log-probabilities [n - 1] of those after the
     first."""
-    return tuple(logits.log_softmax(-1).gather(-1, tokens[1:, None]).squeeze(-1).tolist())
+    return logits.log_softmax(-1).gather(-1, tokens[1:, None]).squeeze(-1)
+
+
+def norms(hidden: Tensor) -> Tensor:
+    """Of each row of a residual stream [n, H]."""
+    found: Tensor = torch.linalg.vector_norm(hidden.float(), dim=-1)
+    return found
 
 
 def trace(hidden: Tensor) -> tuple[float, ...]:
-    """The norm of each row of a residual stream [n, H]."""
-    return tuple(hidden.float().norm(dim=-1).tolist())
+    return tuple(norms(hidden).tolist())
+
+
+def listed(logprobs: Tensor, layers: Mapping[str, Tensor]) -> tuple[tuple[float, ...], dict[str, tuple[float, ...]]]:
+    """A probe's log-probabilities and norms as numbers, with one wait for a GPU."""
+    rows = torch.stack([*layers.values()]).tolist()
+    return tuple(logprobs.tolist()), {name: tuple(row) for name, row in zip(layers, rows, strict=True)}

@@ -10,6 +10,7 @@ Imported only where there is a GPU, for its kernels are written in Triton.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 
@@ -22,7 +23,7 @@ from model.fp8 import BLOCK, Quantized
 from model.kernels import latent, stream
 from model.kernels.invariant import Chosen, Weight, experts, experts_swiglu, linear, linear_parts, linear_quantized
 from model.kernels.latent import PAGE, Places
-from model.publish import SCALE, Part, chosen, probe_prompt, trace
+from model.publish import SCALE, Part, chosen, listed, norms, probe_prompt
 
 ROUTER_PARTS = 4
 
@@ -99,12 +100,13 @@ class Served:
     def __init__(
         self, c: ModelConfig, tensors: Mapping[str, Tensor] | None, precision: Precision, device: torch.device
     ) -> None:
-        """Without ``tensors`` it has no layers yet."""
+        """Without ``tensors`` it has no layers yet, and those that `layer` makes may share memory with what they are
+        made of."""
         self.c, self.precision, self.device = c, precision, device
         self.dtype = torch.float32 if precision == "fp32" else torch.bfloat16
         self.scale = rope.softmax_scale(c)
-        positions = torch.arange(c.max_position_embeddings + 1)  # a draft may look one past the end
-        self.turns = torch.view_as_real(rope.rotations(positions, rope.frequencies(c))).contiguous().to(device)
+        self.turns = _turns(c, device)
+        self.copies = tensors is not None
         self.layers: list[Layer] = []
         if tensors is not None:
             self.embedding, self.norm, self.head = self._ends(tensors)
@@ -151,10 +153,8 @@ class Served:
     def probed(self, prompt: Sequence[int]) -> tuple[tuple[float, ...], list[tuple[float, ...]]]:
         """As `model.publish.probed`: the log-probabilities of a prompt's tokens after the first, and its trace behind
         each layer."""
-        walk = Walk(self, prompt)
-        walk.embed(self.embedding)
-        seen = [walk.through(i) for i in range(self.c.num_hidden_layers)]
-        return walk.logprobs(), seen
+        logprobs, traces = listed(*Walk(self, prompt).whole())
+        return logprobs, [*traces.values()]
 
     def embed(self, tokens: Tensor) -> Tensor:
         return self.embedding.index_select(0, tokens)
@@ -275,16 +275,23 @@ class Served:
         return _joined([cut(gate, 0), cut(up, 0)], 1), cut(down, 1)
 
     def _matrix(self, tensors: Mapping[str, Tensor], name: str, *, decoded: bool = False) -> Weight:
-        """A copy: `load` is to write into memory that nobody else has."""
+        """With ``copies`` a copy: `load` is to write into memory that nobody else has."""
         data, scale = tensors[name + ".weight"].to(self.device), tensors.get(name + ".weight" + SCALE)
         if scale is None:
-            return Weight(data.to(self.dtype, copy=True))
+            return Weight(data.to(self.dtype, copy=self.copies))
         if decoded:
             return Weight(fp8.dequantize_blocks(fp8.Quantized(data, scale.to(self.device))).to(self.dtype))
-        return Weight(data.clone(), scale.to(self.device, copy=True).contiguous())
+        return Weight(data.clone() if self.copies else data, scale.to(self.device, copy=self.copies).contiguous())
 
     def _vector(self, x: Tensor) -> Tensor:
-        return x.to(self.device, torch.float32, copy=True)
+        return x.to(self.device, torch.float32, copy=self.copies)
+
+
+@functools.lru_cache(maxsize=2)
+def _turns(c: ModelConfig, device: torch.device) -> Tensor:
+    """The rotations FP32 [positions, pairs, 2]; a draft may look one past the end."""
+    positions = torch.arange(c.max_position_embeddings + 1)
+    return torch.view_as_real(rope.rotations(positions, rope.frequencies(c))).contiguous().to(device)
 
 
 class Walk:
@@ -296,23 +303,25 @@ class Walk:
         table = torch.arange(pages, dtype=torch.int32, device=device).unsqueeze(0)
         self.served, self.tokens = served, torch.tensor(prompt, device=device)
         self.places, self.pool = Places(torch.zeros_like(place), place, table), new_pool(served, pages, layers=1)[0]
-        self.x = torch.empty(0)
-
-    def embed(self, embedding: Tensor) -> None:
-        self.x = embedding.index_select(0, self.tokens)
 
     @torch.no_grad()
-    def through(self, layer: int) -> tuple[float, ...]:
-        """Its trace behind the layer."""
-        served = self.served
-        x, parts, _ = served.block(layer, self.x, None, self.places, self.pool, served.counts()[layer])
-        self.x = stream.add_norm(x, parts, served.layers[layer].input_norm, served.c.rms_norm_eps)[0]
-        return trace(self.x)
+    def whole(self) -> tuple[Tensor, dict[str, Tensor]]:
+        """The log-probabilities of the tokens after the first, and the norms behind each layer."""
+        x, seen = self.served.embed(self.tokens), {}
+        for i in range(self.served.c.num_hidden_layers):
+            x = self.through(i, x)
+            seen[f"layers.{i}"] = norms(x)
+        return self.logprobs(x), seen
 
     @torch.no_grad()
-    def logprobs(self) -> tuple[float, ...]:
+    def through(self, layer: int, x: Tensor) -> Tensor:
         served = self.served
-        return chosen(served.logits(served.finish(self.x, None)[:-1]), self.tokens)
+        x, parts, _ = served.block(layer, x, None, self.places, self.pool, served.counts()[layer])
+        return stream.add_norm(x, parts, served.layers[layer].input_norm, served.c.rms_norm_eps)[0]
+
+    @torch.no_grad()
+    def logprobs(self, x: Tensor) -> Tensor:
+        return chosen(self.served.logits(self.served.finish(x, None)[:-1]), self.tokens)
 
 
 class Probe:
@@ -322,22 +331,29 @@ class Probe:
         self.prompt = probe_prompt(c)
         self.served = Served(c, None, precision, device)
         self.walk = Walk(self.served, self.prompt)
-        self.logprobs: tuple[float, ...] = ()
+        self.x = self.logprobs = torch.empty(0)
+        self.norms: dict[str, Tensor] = {}
 
     @torch.no_grad()
     def through(self, part: Part) -> Part:
         """As `model.publish.Probe.through`."""
         served = self.served
         if part.name == "embed_tokens":
-            self.walk.embed(part.tensors["embed_tokens.weight"].to(served.device, served.dtype))
+            rows = part.tensors["embed_tokens.weight"].to(served.device).index_select(0, self.walk.tokens)
+            self.x = rows.to(served.dtype)
         elif part.name == "head":
             served.norm = part.tensors["norm.weight"].to(served.device, torch.float32)
             served.head = Weight(part.tensors["lm_head.weight"].to(served.device, served.dtype))
-            self.logprobs = self.walk.logprobs()
+            self.logprobs = self.walk.logprobs(self.x)
         elif part.name != "mtp":
             served.layers = [served.layer(part.tensors, part.name + ".")]
-            return Part(part.name, part.tensors, part.digests, self.walk.through(0))
+            self.x = self.walk.through(0, self.x)
+            self.norms[part.name] = norms(self.x)
         return part
+
+    def found(self) -> tuple[tuple[float, ...], dict[str, tuple[float, ...]]]:
+        """As `model.publish.Probe.found`."""
+        return listed(self.logprobs, self.norms)
 
 
 def _everyone(x: Tensor) -> Chosen:

@@ -58,7 +58,6 @@ class Outline(NamedTuple):
     tensors: Mapping[str, tuple[torch.dtype, torch.Size, int]]
     size: int
     digests: Mapping[str, str]
-    trace: tuple[float, ...]
 
     def filled(self, piece: Tensor) -> Part:
         """The part, of its bytes uint8 [size]."""
@@ -66,7 +65,7 @@ class Outline(NamedTuple):
             name: piece[start : start + shape.numel() * dtype.itemsize].view(dtype).view(shape)
             for name, (dtype, shape, start) in self.tensors.items()
         }
-        return Part(self.name, tensors, self.digests, self.trace)
+        return Part(self.name, tensors, self.digests)
 
 
 def packed(part: Part) -> tuple[Outline, Tensor]:
@@ -77,7 +76,7 @@ def packed(part: Part) -> tuple[Outline, Tensor]:
         tensors[name] = (tensor.dtype, tensor.shape, size)
         size += -(-tensor.nbytes // ALIGNED) * ALIGNED
     piece = torch.empty(size, dtype=torch.uint8, device=next(iter(part.tensors.values())).device)
-    outline = Outline(part.name, tensors, size, part.digests, part.trace)
+    outline = Outline(part.name, tensors, size, part.digests)
     for name, target in outline.filled(piece).tensors.items():
         target.copy_(part.tensors[name])
     return outline, piece
@@ -93,10 +92,6 @@ class SharedPart:
     @property
     def name(self) -> str:
         return self.outline.name
-
-    @property
-    def trace(self) -> tuple[float, ...]:
-        return self.outline.trace
 
     def opened(self) -> Part:
         rebuild, arguments = self.where

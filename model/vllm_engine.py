@@ -218,38 +218,36 @@ class VllmEngine:
         await self._wake()
         self.open.clear()
         await self.llm.pause_generation(mode=PAUSE[self.on_publish], clear_cache=self.on_publish != "mixed")
-        traces = await self._send(weights)
+        await self._send(weights)
         await self.llm.reset_prefix_cache()
         before, self.version = self.version, weights.version  # frozen rows go on while the probe is run
         await self.llm.resume_generation()
         try:
-            await self._prove(weights, traces)
+            await self._prove(weights)
         except PublishError:
             self.version = before
             raise
         self.open.set()
 
-    async def _prove(self, weights: Published, traces: Mapping[str, Sequence[float]]) -> None:
+    async def _prove(self, weights: Published) -> None:
         """Raises PublishError where the probe is not what it was in the trainer."""
         if not weights.probe:
             return
         await self.llm.collective_rpc("watch_layers", args=(True,))
         got = await self._probe(weights.probe)
         (seen, *_) = await self.llm.collective_rpc("watch_layers", args=(False,))
-        publish.check_probe(got, seen, weights, traces, TOLERANCES[self.precision])
+        publish.check_probe(got, seen, weights, TOLERANCES[self.precision])
 
-    async def _send(self, weights: Published) -> dict[str, tuple[float, ...]]:
-        """Streams the parts into vLLM's workers; returns each part's trace. Raises PublishError."""
+    async def _send(self, weights: Published) -> None:
+        """Streams the parts into vLLM's workers. Raises PublishError."""
         memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - files in memory
         folder = Path(tempfile.mkdtemp(prefix=f"zeroth-publish-{os.getpid()}-", dir=memory))
         loading = asyncio.ensure_future(self.llm.collective_rpc("receive_weights", args=(str(folder),)))
-        traces: dict[str, tuple[float, ...]] = {}
         parts = weights.parts.handles if isinstance(weights.parts, SharedParts) else weights.parts
         try:
             # vLLM samples without drafts, and has no place for MTP modules.
             for number, part in enumerate(part for part in parts if part.name != "mtp"):
                 receiver.write_part(part, folder, number)
-                traces[part.name] = part.trace
                 await self._taken(folder, number + 1 - AHEAD, loading)
             (folder / "end").touch()
             problems = [problem for problem in await loading if problem is not None]
@@ -258,7 +256,6 @@ class VllmEngine:
             shutil.rmtree(folder, ignore_errors=True)
         if problems:
             raise PublishError(f"weight version {weights.version}: {problems[0]}")
-        return traces
 
     async def _taken(self, folder: Path, number: int, loading: asyncio.Future[Any]) -> None:
         """Waits until every worker has loaded a part, then removes it."""

@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +14,32 @@ os.environ.setdefault("GOMP_SPINCOUNT", "50000")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-@cache
-def group_of(path: str) -> str:
-    """With several processes (`-n 2`) tests of a file go to one of them, and so do all files of which some test starts
-    Ray, and all that use vLLM: one Ray at a time, and an engine of vLLM for all. These take longest and come first."""
-    text = (Path(__file__).parents[1] / path).read_text()
-    return next((name for name in ("cluster", "vllm") if f"pytest.mark.{name}" in text), path)
+TOGETHER = {
+    "ray": (
+        "tests/jobs/test_cluster.py",
+        "tests/jobs/test_bench_publish.py",
+        "tests/jobs/test_reward_model.py",
+        "tests/rewards/test_ray.py",
+        "tests/sandbox/test_environments.py",
+    ),
+    "vllm": (
+        "tests/model/test_vllm.py",
+        "tests/jobs/evaluation/test_evaluate.py",
+        "tests/rl/test_learning.py",
+        "tests/jobs/serving/test_vllm_server.py",
+    ),
+}
+"""Files whose tests go to one process when there are several (`-n 2`): with an engine of vLLM for all, and one Ray at a
+time. They take longest and come first."""
+
+
+def group_of(nodeid: str) -> str:
+    path = nodeid.partition("::")[0]
+    return next((name for name, paths in TOGETHER.items() if path in paths), path)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    order = {"cluster": 0, "vllm": 1}
-    items.sort(key=lambda item: order.get(group_of(item.nodeid.partition("::")[0]), 2))
+    items.sort(key=lambda item: [*TOGETHER, group_of(item.nodeid)].index(group_of(item.nodeid)))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -34,7 +48,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class ByGroup(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
-            return group_of(nodeid.partition("::")[0])
+            return group_of(nodeid)
 
     config.option.loadscopereorder = False
     return ByGroup(config, log)

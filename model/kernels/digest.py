@@ -16,12 +16,12 @@ PROGRAMS = 1024
 """That share the rows of one tensor."""
 
 
-def word_sums(words: Sequence[Tensor], a: Tensor, b: Tensor) -> Tensor:
-    """Each of ``words`` int32 [n]; factors ``a`` of rows and ``b`` [1024] of columns, int64 -> int64 [len(words)], of
-    each what `model.digest.word_sum` gives."""
-    table = torch.tensor([[w.data_ptr(), len(w)] for w in words], dtype=torch.int64).to(a.device)
-    sums = torch.zeros(len(words), dtype=torch.int64, device=a.device)
-    _sum_kernel[(PROGRAMS, len(words))](table, a, b, sums, ROW=len(b), num_warps=4)
+def word_sums(tensors: Sequence[Tensor], a: Tensor, b: Tensor, programs: int = PROGRAMS) -> Tensor:
+    """Of each of ``tensors``, contiguous and whole words of 4 bytes, what `model.digest.word_sum` gives, int64
+    [len(tensors)]; factors ``a`` of rows and ``b`` [1024] of columns, int64."""
+    table = torch.tensor([[t.data_ptr(), t.nbytes // 4] for t in tensors], dtype=torch.int64).to(a.device)
+    sums = torch.zeros(len(tensors), dtype=torch.int64, device=a.device)
+    _sum_kernel[(programs, len(tensors))](table, a, b, sums, ROW=len(b), num_warps=4)
     return sums
 
 

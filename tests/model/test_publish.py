@@ -122,8 +122,9 @@ def test_what_crosses_a_process_boundary_is_unchanged() -> None:
         assert {n: (t.dtype, t.shape) for n, t in got.tensors.items()} == {
             n: (t.dtype, t.shape) for n, t in sent.tensors.items()
         }
-        assert (got.name, got.trace) == (sent.name, sent.trace)
-    assert (arrived.version, arrived.probe_logprobs) == (5, weights.probe_logprobs)
+        assert got.name == sent.name
+    assert replace(arrived, parts=[]) == replace(weights, parts=[])
+    assert list(weights.traces) == ["layers.0", "layers.1"]
 
 
 def test_publishing_leaves_the_trained_model_alone() -> None:

@@ -62,7 +62,9 @@ class OnKernels(NativeEngine):
 
 published = publish.publish(build(C, 1), 4, "fp32")
 probe = serving.Probe(C, "fp32", torch.device("cpu"))
-traces = [part.trace for part in map(probe.through, published.parts) if part.name.startswith("layers")]
+for part in published.parts:
+    probe.through(part)
+logprobs, traces = probe.found()
 done = []
 for kind in (NativeEngine, OnKernels):
     engine = kind(C, tokenizer)
@@ -70,7 +72,7 @@ for kind in (NativeEngine, OnKernels):
     done.append(engine.sample([Request((5, 6), (1,))], Sampling(max_tokens=2)))
 assert engine.graphs is not None and done[0][0][0].token_ids == done[1][0][0].token_ids
 assert done[1][0][0].versions == (4, 4)
-assert engine.graphs.served.probed(probe.prompt) == (probe.logprobs, traces)
+assert engine.graphs.served.probed(probe.prompt) == (logprobs, list(traces.values()))
 other = publish.publish(build(C, 2), 5, "fp32")
 asyncio.run(engine.publish(other))
 assert torch.equal(engine.graphs.served.head.data, other.parts[-2].tensors["lm_head.weight"])
