@@ -36,8 +36,11 @@ def step_rows() -> list[str]:
 
 def publish_rows() -> list[str]:
     """A publish of each kind, then many in a row: memory and files of all processes after a tenth and at the end."""
-    (run,) = recorded("publish-*.json")
-    rows = [f"| {name} | {' | '.join(cells(row))} |" for name, row in run["ways"].items()]
+    rows = [
+        f"| {name} | {' | '.join(cells(row))} |"
+        for run in recorded("publish-*.json")
+        for name, row in run["ways"].items()
+    ]
     for soak in recorded("publishes-*.json"):
         memory, files = (
             [sum(usage[name][key] for name in ("driver", "trainer", "engine")) for usage in soak["usage"]]
