@@ -69,16 +69,20 @@ class TrainerActor:
         from jobs.parts import make_trainer
 
         self.threads = recipe.cluster.trainer_threads
-        self.trainer = make_trainer(recipe, self._turn)
+        self.trainer = make_trainer(recipe)
+        for block in self.trainer.policy.model.blocks():
+            block.self_attn.register_forward_hook(self._set_threads)
 
     def use(self, threads: int) -> None:
-        """From the next pass over a micro-batch on."""
+        """From the next layer on, forward or backward."""
         self.threads = threads
 
-    def _turn(self) -> None:
+    def _set_threads(self, layer: Any, inputs: Any, outputs: tuple[Any, ...]) -> None:
         import torch
 
         torch.set_num_threads(self.threads)
+        if outputs[0].requires_grad:
+            outputs[0].register_hook(lambda gradient: torch.set_num_threads(self.threads))
 
     def update(self, groups: Sequence[Group]) -> Metrics:
         return self.trainer.update_now(groups)

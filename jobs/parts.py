@@ -86,13 +86,13 @@ def reward_settings(recipe: GrpoRecipe) -> dict[str, dict[str, Any]]:
     return settings
 
 
-def make_trainer(recipe: GrpoRecipe, turn: Callable[[], None] = lambda: None) -> LocalTrainer:
+def make_trainer(recipe: GrpoRecipe) -> LocalTrainer:
     torch.set_num_threads(recipe.cluster.trainer_threads)
     model, tokenizer = checkpoint.load(recipe.base)
     settings, precision = optimizer_settings(recipe.optimizer), recipe.precision
     exact = precision.rollout if precision.exact else None
     policy = Policy(model, tokenizer, settings, precision.train, recompute=precision.recompute, exact=exact)
-    return LocalTrainer(policy, step_settings(recipe), recipe.precision.rollout, turn)
+    return LocalTrainer(policy, step_settings(recipe), recipe.precision.rollout)
 
 
 def shape(folder: Path) -> tuple[int, Tokenizer]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -34,11 +34,8 @@ class StepSettings:
     replay_routes: bool = False
 
 
-def step(
-    policy: Policy, groups: Sequence[Group], settings: StepSettings, turn: Callable[[], None] = lambda: None
-) -> Metrics:
-    """Trains on the groups and reports. Groups without any sample to train on leave the policy as it is. ``turn`` is
-    called before each pass over a micro-batch, forward or backward."""
+def step(policy: Policy, groups: Sequence[Group], settings: StepSettings) -> Metrics:
+    """Trains on the groups and reports. Groups without any sample to train on leave the policy as it is."""
     if settings.loss.kl > 0 and policy.reference is None:
         policy.replace_reference()
     minibatches = pack(
@@ -52,14 +49,12 @@ def step(
     tally = _Tally()
     for i, mini in enumerate(minibatches):
         for j, micro in enumerate(mini):
-            turn()
             out = _forward(policy, micro, settings)
             start = starts[i - 1][j] if i else None
             parts = grpo_loss(
                 out.logp, start, micro.sampled, _reference(policy, micro, settings), micro.advantages, micro.weights,
                 micro.sequences, settings.loss,
             )  # fmt: skip
-            turn()
             policy.backward(parts.loss + _balance(out, micro, settings, policy), out.routing)
             tally.add(micro, out, parts, policy.updates)
         tally.update(policy.apply())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,16 +30,10 @@ class Trainer(Protocol):
 
 
 class LocalTrainer:
-    """A trainer in this process. ``steps`` counts calls of `update`; ``turn`` as for `step`."""
+    """A trainer in this process. ``steps`` counts calls of `update`."""
 
-    def __init__(
-        self,
-        policy: Policy,
-        settings: StepSettings,
-        rollout_precision: Precision,
-        turn: Callable[[], None] = lambda: None,
-    ) -> None:
-        self.policy, self.settings, self.rollout_precision, self.turn = policy, settings, rollout_precision, turn
+    def __init__(self, policy: Policy, settings: StepSettings, rollout_precision: Precision) -> None:
+        self.policy, self.settings, self.rollout_precision = policy, settings, rollout_precision
         self.steps = 0
 
     async def update(self, groups: Sequence[Group]) -> Metrics:
@@ -63,4 +57,4 @@ class LocalTrainer:
         if self.settings.loss.kl > 0 and self.steps % self.settings.reference_every == 0:
             self.policy.replace_reference()
         self.steps += 1
-        return step(self.policy, groups, self.settings, self.turn)
+        return step(self.policy, groups, self.settings)

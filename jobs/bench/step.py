@@ -124,13 +124,13 @@ def ours(
     ray: Cluster, folder: Path, prompts: Sequence[str], steps: int, threads: int, lag: int, precision: Precision
 ) -> dict[str, float]:
     """With lag 0 trainer and rollout workers take turns and have all threads; with lag 1 they share them, and the
-    trainer takes the rollout worker's from the first micro-batch on that finds it idle."""
+    trainer takes the rollout worker's from the first layer on, forward or backward, that finds it idle."""
     with tempfile.TemporaryDirectory() as run:
         recipe = config.GrpoRecipe(
             base=folder,
             run=config.RunTable(dir=Path(run), checkpoint_every=0),
             data=config.DataTable(train=folder),
-            train=config.TrainTable(steps=WARM_UP + steps, micro_batch_tokens=2048),
+            train=config.TrainTable(steps=WARM_UP + steps),
             optimizer=config.OptimizerTable(lr=LR),
             rollout=config.RolloutTable(
                 groups_per_step=PROMPTS, samples_per_group=SAMPLES, lag=lag, max_tokens=NEW_TOKENS

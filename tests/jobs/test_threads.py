@@ -58,16 +58,16 @@ def test_threads_are_lent_with_lag_and_on_one_machine_alone(
     assert used == [2 + n for n in lent]
 
 
-def test_a_trainer_takes_new_threads_within_an_update(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = config.read(workspace.recipe, config.GrpoRecipe, ["train.micro_batch_tokens=3", "loss.kl=0"])
-    actor = TrainerActor(recipe)
+def test_a_trainer_takes_new_threads_within_a_pass(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    actor = TrainerActor(config.read(workspace.recipe, config.GrpoRecipe, ["loss.kl=0"]))
     seen: list[int] = []
     backward = Policy.backward
 
     def observed(self: Policy, *arguments: Any) -> None:
         seen.append(torch.get_num_threads())
-        backward(self, *arguments)
         actor.use(2)
+        backward(self, *arguments)
+        seen.append(torch.get_num_threads())
 
     monkeypatch.setattr(Policy, "backward", observed)
     before = torch.get_num_threads()
