@@ -11,6 +11,7 @@ they have changed, both ways up, and kept: once an optimizer step, however many 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -253,5 +254,6 @@ def _whole(layers: Sequence[GroupedLinear]) -> bool:
     return last % 16 == 0 and not any(size % BLOCK for size in (*outputs, *(w.weight.shape[-1] for w in layers)))
 
 
+@functools.cache
 def _hopper(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.get_device_capability(device) == (9, 0)
