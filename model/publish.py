@@ -10,6 +10,7 @@ log-probabilities what was loaded wrongly, and what the prompt looked like behin
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -118,8 +119,15 @@ def prober(c: ModelConfig, precision: Precision, device: torch.device) -> Probe 
         from model import serving
 
         if serving.unsupported(c, precision) is None:
-            return serving.Probe(c, precision, device)
+            return _kept_probe(c, precision, device)
     return Probe(c, precision, device)
+
+
+@functools.lru_cache(maxsize=1)
+def _kept_probe(c: ModelConfig, precision: Precision, device: torch.device) -> serving.Probe:
+    from model import serving
+
+    return serving.Probe(c, precision, device)
 
 
 @torch.no_grad()

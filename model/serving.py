@@ -11,8 +11,9 @@ Imported only where there is a GPU, for its kernels are written in Triton.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,6 +25,8 @@ from model.kernels import latent, stream
 from model.kernels.invariant import Chosen, Weight, experts, experts_swiglu, linear, linear_parts, linear_quantized
 from model.kernels.latent import PAGE, Places
 from model.publish import SCALE, Part, chosen, listed, norms, probe_prompt
+
+T = TypeVar("T")
 
 ROUTER_PARTS = 4
 
@@ -107,6 +110,7 @@ class Served:
         self.scale = rope.softmax_scale(c)
         self.turns = _turns(c, device)
         self.copies = tensors is not None
+        self.probe: Replayed[tuple[Tensor, dict[str, Tensor]]] | None = None
         self.layers: list[Layer] = []
         if tensors is not None:
             self.embedding, self.norm, self.head = self._ends(tensors)
@@ -152,8 +156,10 @@ class Served:
 
     def probed(self, prompt: Sequence[int]) -> tuple[tuple[float, ...], list[tuple[float, ...]]]:
         """As `model.publish.probed`: the log-probabilities of a prompt's tokens after the first, and its trace behind
-        each layer."""
-        logprobs, traces = listed(*Walk(self, prompt).whole())
+        each layer. The prompt is that of the first call."""
+        if self.probe is None:
+            self.probe = Replayed(Walk(self, prompt).whole, self.device)
+        logprobs, traces = listed(*self.probe())
         return logprobs, [*traces.values()]
 
     def embed(self, tokens: Tensor) -> Tensor:
@@ -294,6 +300,27 @@ def _turns(c: ModelConfig, device: torch.device) -> Tensor:
     return torch.view_as_real(rope.rotations(positions, rope.frequencies(c))).contiguous().to(device)
 
 
+class Replayed(Generic[T]):
+    """Work that reads memory which stays where it is and gives the same however often it is done: on a GPU it is
+    recorded as a CUDA graph at the first call."""
+
+    def __init__(self, work: Callable[[], T], device: torch.device) -> None:
+        self.work, self.on_gpu = work, device.type == "cuda"
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self) -> T:
+        if not self.on_gpu:
+            return self.work()
+        if self.graph is None:
+            self.work()  # compiles the kernels
+            torch.cuda.synchronize()
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
+                self.out = self.work()
+        self.graph.replay()
+        return self.out
+
+
 class Walk:
     """A prompt on its way through layers, one after another."""
 
@@ -325,13 +352,16 @@ class Walk:
 
 
 class Probe:
-    """`model.publish.Probe` by the kernels of an engine on a GPU, whose numbers it gives to the bit."""
+    """`model.publish.Probe` by the kernels of an engine on a GPU, whose numbers it gives to the bit. It may be kept for
+    the next publish, with the memory of a layer of each kind, on which its work is recorded."""
 
     def __init__(self, c: ModelConfig, precision: Precision, device: torch.device) -> None:
         self.prompt = probe_prompt(c)
         self.served = Served(c, None, precision, device)
         self.walk = Walk(self.served, self.prompt)
-        self.x = self.logprobs = torch.empty(0)
+        self.x = torch.empty(len(self.prompt), c.hidden_size, dtype=self.served.dtype, device=device)
+        self.kinds: dict[bool, tuple[Layer, Replayed[tuple[Tensor, Tensor]]]] = {}
+        self.logprobs = torch.empty(0)
         self.norms: dict[str, Tensor] = {}
 
     @torch.no_grad()
@@ -339,17 +369,34 @@ class Probe:
         """As `model.publish.Probe.through`."""
         served = self.served
         if part.name == "embed_tokens":
-            rows = part.tensors["embed_tokens.weight"].to(served.device).index_select(0, self.walk.tokens)
-            self.x = rows.to(served.dtype)
+            self.x.copy_(part.tensors["embed_tokens.weight"].to(served.device).index_select(0, self.walk.tokens))
         elif part.name == "head":
             served.norm = part.tensors["norm.weight"].to(served.device, torch.float32)
             served.head = Weight(part.tensors["lm_head.weight"].to(served.device, served.dtype))
             self.logprobs = self.walk.logprobs(self.x)
+            del served.norm, served.head
         elif part.name != "mtp":
-            served.layers = [served.layer(part.tensors, part.name + ".")]
-            self.x = self.walk.through(0, self.x)
-            self.norms[part.name] = norms(self.x)
+            x, self.norms[part.name] = self._layer(part)
+            self.x.copy_(x)
         return part
+
+    def _layer(self, part: Part) -> tuple[Tensor, Tensor]:
+        """The stream behind it, and its norms."""
+        served, prefix = self.served, part.name + "."
+        dense = prefix + "mlp.gate.weight" not in part.tensors
+        served.copies = dense not in self.kinds
+        layer = served.layer(part.tensors, prefix)
+        if served.copies:
+            self.kinds[dense] = layer, Replayed(functools.partial(self._through, layer), served.device)
+        else:
+            _overwrite(self.kinds[dense][0], layer)
+        x, seen = self.kinds[dense][1]()
+        return x, seen.clone()
+
+    def _through(self, layer: Layer) -> tuple[Tensor, Tensor]:
+        self.served.layers = [layer]
+        x = self.walk.through(0, self.x)
+        return x, norms(x)
 
     def found(self) -> tuple[tuple[float, ...], dict[str, tuple[float, ...]]]:
         """As `model.publish.Probe.found`."""
