@@ -11,8 +11,10 @@ import torch
 from model import publish
 from model.config import Precision
 from model.engine import Request, Sampling
+from model.loss import pretrain_loss
 from model.native import NativeEngine
 from model.policy import Policy
+from model.sampling import Start
 from model.segments import Segments
 from tests.fakes import tiny_policy, tiny_tokenizer
 
@@ -119,3 +121,27 @@ def test_an_exact_trainer_learns_and_shares_its_weights() -> None:
         losses.append(float(loss.detach()))
     assert losses[-1] < losses[0] - 1
     assert completion.versions == (5,) * len(completion.token_ids)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp8"])
+def test_drafts_of_a_trained_module_are_right(precision: Precision) -> None:
+    """On text that repeats itself: trained on the device, then sampled by the engine."""
+    from model.graphs import Graphs
+
+    policy = tiny_policy(
+        lr=3e-3, hidden_size=256, intermediate_size=256, moe_intermediate_size=128, kv_lora_rank=128, qk_nope_head_dim=32,
+        qk_rope_head_dim=32, v_head_dim=64, num_nextn_predict_layers=1, max_position_embeddings=512,
+    )  # fmt: skip
+    text = torch.arange(5, 9, device="cuda").repeat(16)
+    for _ in range(40):
+        loss = pretrain_loss(policy.wrapped, policy.model, text, Segments.of([64], "cuda"), mtp_weight=0.3)
+        policy.backward(loss.total, loss.routing)
+        policy.apply()
+    assert loss.further is not None
+    assert max(float(loss.next_token.detach()), float(loss.further.detach())) < 0.1
+    exact = Policy(policy.model, policy.tokenizer, policy.settings, precision, exact=precision).exact
+    assert exact is not None
+    graphs = Graphs(exact.served, 8, 1 << 28, draft=True)
+    starts = [Start((5, 6, 7, 8, 5, 6), seed, None, 100) for seed in range(8)]
+    graphs.sample(starts, Sampling())
+    assert graphs.tally.tokens > 1.8 * graphs.tally.row_steps
