@@ -130,7 +130,8 @@ def test_drafts_of_a_trained_module_are_right(precision: Precision) -> None:
 
     policy = tiny_policy(
         lr=3e-3, hidden_size=256, intermediate_size=256, moe_intermediate_size=128, kv_lora_rank=128,
-        qk_nope_head_dim=32, qk_rope_head_dim=32, v_head_dim=64, num_nextn_predict_layers=1, max_position_embeddings=512,
+        qk_nope_head_dim=32, qk_rope_head_dim=32, v_head_dim=64, num_nextn_predict_layers=1,
+        max_position_embeddings=512,
     )  # fmt: skip
     text = torch.arange(5, 9, device="cuda").repeat(16)
     for _ in range(40):
