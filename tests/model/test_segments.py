@@ -20,7 +20,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float,
 
 
 @pytest.mark.parametrize("short", [0, SHORT])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=5))
 def test_attention_is_causal_attention_within_each_segment(short: int, lengths: list[int]) -> None:
     torch.manual_seed(sum(lengths))
@@ -40,7 +40,7 @@ def test_gradients_reach_every_token(short: int) -> None:
 
 
 @pytest.mark.parametrize("short", [0, SHORT])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.lists(st.tuples(st.integers(0, 5), st.lists(st.integers(1, 6), min_size=1, max_size=3)), min_size=1, max_size=3)
 )

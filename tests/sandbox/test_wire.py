@@ -59,7 +59,7 @@ PLAIN = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(PLAIN)
 def test_any_plain_value_comes_back(value: Any) -> None:
     assert wire.decode(json.loads(json.dumps(wire.encode(value)))) == value
@@ -74,7 +74,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(JSON)
 def test_decoding_anything_gives_builtin_types_or_malformed(form: Any) -> None:
     try:
