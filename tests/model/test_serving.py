@@ -1,15 +1,10 @@
-"""The GPU engine and the exact trainer on a CPU, by Triton's interpreter and in FP32, beside the modules.
-
-Triton chooses its interpreter when it is imported, hence a process of its own."""
+"""The GPU engine and the exact trainer on a CPU, by Triton's interpreter and in FP32, beside the modules."""
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import subprocess
-import sys
-
 import pytest
+
+from tests.model.kernels import interpreter
 
 SETUP = """
 import torch
@@ -128,10 +123,5 @@ assert torch.equal(exact.served.head.data, model.lm_head.weight)
     ids=["graphs", "graphs with drafts", "front", "exact"],
 )
 def test_interpreted(program: str) -> None:
-    if importlib.util.find_spec("triton") is None:
-        pytest.skip("the kernels are written in triton")
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", SETUP + program], capture_output=True, text=True, env=environment, check=False
-    )
+    done = interpreter.run(SETUP + program)
     assert done.returncode == 0, done.stderr[-3000:]

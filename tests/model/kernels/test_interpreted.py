@@ -1,16 +1,12 @@
 """The kernels that Triton's interpreter can run, on a CPU, beside their references. The interpreter rounds E4M3 wrongly
-where rounding carries into the next power of two, so codes are compared on numbers that E4M3 holds exactly.
-
-Triton chooses its interpreter when it is imported, hence a process of its own."""
+where rounding carries into the next power of two, so codes are compared on numbers that E4M3 holds exactly."""
 
 from __future__ import annotations
 
-import importlib.util
-import os
 import subprocess
 import sys
 
-import pytest
+from tests.model.kernels import interpreter
 
 PROGRAM = """
 import torch
@@ -204,12 +200,8 @@ torch.testing.assert_close(found, (joint.grad, pair[0].weight.grad, pair[1].weig
 """
 
 
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton, of which there is none here")
 def test_the_kernels_are_their_references_under_the_interpreter() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
-        env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False, timeout=600,
-    )  # fmt: skip
+    done = interpreter.run(PROGRAM)
     assert done.returncode == 0, done.stderr
 
 

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import subprocess
-import sys
-
-import pytest
+from tests.model.kernels import interpreter
 
 PROGRAM = """
 import torch
@@ -80,10 +75,6 @@ torch.testing.assert_close(few[:, 1], x[:, 256:512] @ w.data[:, 256:512].T, atol
 """
 
 
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton, of which there is none here")
 def test_the_engine_s_kernels_are_their_references_under_the_interpreter() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
-        env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False, timeout=600,
-    )  # fmt: skip
+    done = interpreter.run(PROGRAM)
     assert done.returncode == 0, done.stderr[-3000:]
