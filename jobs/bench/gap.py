@@ -10,7 +10,6 @@ whose routes differ in some layer.
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -58,10 +57,10 @@ def command(
     wanted = [name.strip() for name in engines.split(",")]
     if unknown := [name for name in wanted if name not in ENGINES]:
         raise RecipeError(f"--engines: {unknown[0]!r} is none of {', '.join(ENGINES)}")
-    subject = rollout._subject(shape, checkpoint, documents, endless=False)
+    subject = rollout.subject_of(shape, checkpoint, documents, endless=False)
     requests = [
         Request(ids, tuple(range(i * samples, (i + 1) * samples)))
-        for i, ids in enumerate(rollout._prompts(subject, prompts, prompt_tokens))
+        for i, ids in enumerate(rollout.prompts_of(subject, prompts, prompt_tokens))
     ]
     results = record.stamped(measure(subject, wanted, precisions_of(precisions), requests, new_tokens))
     if as_json or out:
@@ -86,7 +85,7 @@ def measure(
     from model.tokenizer import train
 
     cuda = torch.cuda.is_available()
-    model, tokenizer = rollout._model(subject, "cuda" if cuda else "cpu"), train(["a"], 300)
+    model, tokenizer = rollout.model_of(subject, "cuda" if cuda else "cpu"), train(["a"], 300)
     rows: list[dict[str, Any]] = []
     for precision in precisions:
         for name in engines:
@@ -99,9 +98,7 @@ def measure(
                 if found is not None:
                     rows.append({"engine": f"{name}, {precision}", "routes": "replayed" if replay else "own", **found})
             del policy
-            gc.collect()
-            if cuda:
-                torch.cuda.empty_cache()
+            rollout.free()
     return {
         "bench": "gap",
         "shape": subject.name,

@@ -73,8 +73,8 @@ def measure(milliseconds: int) -> dict[str, Any]:
         raise RecipeError("zeroth bench kernels needs a CUDA device, and torch sees none on this machine")
     torch.manual_seed(0)
     device = torch.cuda.get_device_properties(0)
-    clock = _clock(milliseconds)
-    copy = _copy_bandwidth(clock)
+    clock = make_clock(milliseconds)
+    copy = copy_bandwidth(clock)
     rows: list[Row] = []
     hopper = device.major == 9
     for part in (_quantize, _rows, _router):
@@ -88,7 +88,7 @@ def measure(milliseconds: int) -> dict[str, Any]:
     }
 
 
-def _clock(milliseconds: int) -> Clock:
+def make_clock(milliseconds: int) -> Clock:
     """Seconds of a call: the median of replays of its CUDA graph, so that no launch is timed, each after the L2 cache
     was flushed. ``graph=False`` for calls that wait for the device."""
     import torch
@@ -126,7 +126,8 @@ def _row(kernel: str, shape: str, unit: str, ours: float, limit: float, bf16: fl
     }  # fmt: skip
 
 
-def _copy_bandwidth(clock: Clock) -> float:
+def copy_bandwidth(clock: Clock) -> float:
+    """GB/s, read and written, of a copy within the device's memory."""
     import torch
 
     source = torch.randn(2**28, device="cuda", dtype=torch.bfloat16)

@@ -11,7 +11,6 @@ engine.
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import tempfile
 import time
@@ -25,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from jobs import config, console
-from jobs.bench.rollout import SHAPES as ROLLOUT_SHAPES
+from jobs.bench import rollout
 from jobs.config import GrpoRecipe, Precision, RecipeError, precisions_of
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
     from model.transport import Meeting
 
 SHAPES: dict[str, dict[str, Any]] = {
-    **ROLLOUT_SHAPES,
+    **rollout.SHAPES,
     "60m": {
         "vocab_size": 4096, "hidden_size": 512, "intermediate_size": 1024, "moe_intermediate_size": 256,
         "num_hidden_layers": 8, "num_attention_heads": 8, "q_lora_rank": 256, "kv_lora_rank": 128,
@@ -89,9 +88,12 @@ def command(
 def measure(shape: str, precisions: Sequence[Precision], repeats: int, gpu: bool, vllm: bool) -> dict[str, Any]:
     import torch
 
+    from model.config import ModelConfig
+
     if gpu and not torch.cuda.is_available():
         raise RecipeError("--gpu: there is no CUDA device")
-    model = _model(shape, "cuda" if gpu else "cpu")
+    subject = rollout.Subject(shape, ModelConfig(**SHAPES[shape]), None, None)
+    model = rollout.model_of(subject, "cuda" if gpu else "cpu")
     rows: dict[str, Any] = {}
     with ExitStack() as stack:
         ways = gpu_ways() if gpu else cpu_ways(stack, vllm)
@@ -100,9 +102,9 @@ def measure(shape: str, precisions: Sequence[Precision], repeats: int, gpu: bool
                 console.say(f"{name}, {precision}")
                 with way(model, precision) as publish:
                     row = timed(publish, repeats)
-                _free(gpu)
+                rollout.free()
                 rows[f"{name}, {precision}"] = {**row, **copied(row["bytes"], repeats, *devices_of(name, gpu))}
-                _free(gpu)
+                rollout.free()
     return {
         "bench": "publish",
         "shape": shape,
@@ -138,18 +140,6 @@ def cpu_ways(stack: ExitStack, vllm: bool) -> dict[str, Way]:
 def devices_of(name: str, gpu: bool) -> tuple[str, str]:
     """From where to where a way's bytes go."""
     return ("cuda:0", "cuda:1" if name == "NCCL" else "cuda:0") if gpu else ("cpu", "cpu")
-
-
-def _model(shape: str, device: str) -> Transformer:
-    """FP32 masters, as a trainer has them."""
-    import torch
-
-    from model.config import ModelConfig
-    from model.transformer import Transformer
-
-    torch.manual_seed(0)
-    with torch.device(device):
-        return Transformer(ModelConfig(**SHAPES[shape]))
 
 
 Publish = Callable[[bool], tuple[Times, int]]
@@ -212,14 +202,6 @@ def _wait(gpu: bool) -> None:
 
     if gpu:
         torch.cuda.synchronize()
-
-
-def _free(gpu: bool) -> None:
-    import torch
-
-    gc.collect()
-    if gpu:
-        torch.cuda.empty_cache()
 
 
 @contextmanager

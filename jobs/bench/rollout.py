@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jobs import console
+from jobs.bench import kernels
 from jobs.config import Precision, RecipeError, precisions_of
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def command(
     """The native engine beside vLLM, and the trainer's log-probabilities beside the engine's."""
     from jobs.bench import record
 
-    subject = _subject(shape, checkpoint, documents)
+    subject = subject_of(shape, checkpoint, documents)
     kinds = precisions_of(precisions)
     loads = _loads(subject, [int(n) for n in sequences.split(",")], prompt_tokens, new_tokens, long_tail)
     results = record.stamped(measure(subject, kinds, loads, rival=rival))
@@ -107,7 +108,7 @@ class Subject:
     documents: Path | None
 
 
-def _subject(shape: str, checkpoint: Path | None, documents: Path | None, *, endless: bool = True) -> Subject:
+def subject_of(shape: str, checkpoint: Path | None, documents: Path | None, *, endless: bool = True) -> Subject:
     """``endless``: no completion ends before its length."""
     from model import checkpoint as checkpoints
     from model.config import ModelConfig
@@ -128,7 +129,7 @@ def _loads(subject: Subject, sizes: Sequence[int], prompt: int, new: int, long_t
     if prompt + new > context:
         raise RecipeError(f"{prompt} tokens and {new} more exceed the model's context of {context}")
     largest = max(sizes)
-    prompts = _prompts(subject, 2 * largest, prompt)
+    prompts = prompts_of(subject, 2 * largest, prompt)
     loads = [Load(f"{n} x ({prompt} + {new})", prompts[:n], [new] * n, n) for n in sizes]
     if long_tail:
         drawn = np.random.default_rng(0).lognormal(np.log(new / 2), 0.8, 2 * largest)
@@ -137,7 +138,7 @@ def _loads(subject: Subject, sizes: Sequence[int], prompt: int, new: int, long_t
     return loads
 
 
-def _prompts(subject: Subject, count: int, tokens: int) -> list[tuple[int, ...]]:
+def prompts_of(subject: Subject, count: int, tokens: int) -> list[tuple[int, ...]]:
     import numpy as np
 
     from model import checkpoint
@@ -157,18 +158,18 @@ def measure(subject: Subject, precisions: Sequence[Precision], loads: Sequence[L
     import torch
 
     cuda = torch.cuda.is_available()
-    model = _model(subject, "cuda" if cuda else "cpu")
+    model = model_of(subject, "cuda" if cuda else "cpu")
     engines: dict[str, Any] = {}
     for precision in precisions:
         for draft in (False, True)[: 1 + bool(model.mtp)]:
             name = f"native, {precision}" + (", drafts" if draft else "")
             console.say(name)
             engines[name] = _ours(model, precision, loads, draft=draft)
-            _free()
-    bandwidth = _copy_bandwidth() if cuda else None
+            free()
+    bandwidth = kernels.copy_bandwidth(kernels.make_clock(100)) * 1e9 if cuda else None
     limits = {load.name: {p: _limit(model, load, p, bandwidth) for p in precisions} for load in loads if bandwidth}
     del model
-    _free()
+    free()
     reason = _without_vllm(rival)
     if reason is None:
         engines["vLLM, bf16" if cuda else "vLLM, fp32"] = _theirs(subject, loads, cuda)
@@ -184,7 +185,7 @@ def measure(subject: Subject, precisions: Sequence[Precision], loads: Sequence[L
     }
 
 
-def _model(subject: Subject, device: str) -> Transformer:
+def model_of(subject: Subject, device: str) -> Transformer:
     """FP32 masters, as a trainer has them."""
     import torch
 
@@ -200,7 +201,7 @@ def _model(subject: Subject, device: str) -> Transformer:
         return Transformer(subject.config)
 
 
-def _free() -> None:
+def free() -> None:
     import torch
 
     gc.collect()
@@ -307,23 +308,6 @@ def _gap(exact: Any, load: Load, sampled: Sequence[Sampled]) -> dict[str, Any]:
         "tokens": len(every), "max_gap": float(every.max()), "differing": int((every != 0).sum()),
         "scored_tokens_per_second": count / (time.perf_counter() - seconds),
     }  # fmt: skip
-
-
-def _copy_bandwidth() -> float:
-    """Bytes a second, read and written, of a copy within the device's memory."""
-    import torch
-
-    seconds: list[float] = []
-    source = torch.ones(2**31, dtype=torch.uint8, device="cuda")
-    target = torch.empty_like(source)
-    for _ in range(5):
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        start.record()
-        target.copy_(source)
-        end.record()
-        end.synchronize()
-        seconds.append(start.elapsed_time(end) / 1e3)
-    return 2 * source.nbytes / min(seconds)
 
 
 def _limit(model: Transformer, load: Load, precision: Precision, bandwidth: float) -> float:

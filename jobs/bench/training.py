@@ -13,7 +13,6 @@ vendor's dense BF16 rate, for FP8 too.
 
 from __future__ import annotations
 
-import gc
 import math
 import statistics
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from jobs import console
+from jobs.bench import rollout
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -100,7 +100,7 @@ def compare(work: Work) -> dict[str, dict[str, float]]:
         rows[name]["tokens_per_s"] = work.total / seconds
         rows[name]["utilisation"] = flops(work) / seconds / 1e12 / BF16_TFLOPS
         rows[name]["ratio"] = rows["transformers, bf16"]["seconds"] / seconds
-        _free()
+        rollout.free()
     return rows
 
 
@@ -201,11 +201,3 @@ def _memory() -> dict[str, float]:
     import torch
 
     return {"peak_gib": torch.cuda.max_memory_allocated() / 2**30}
-
-
-def _free() -> None:
-    import torch
-
-    gc.collect()
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
