@@ -98,6 +98,16 @@ def _fetch(a, sa, a_ring, sa_ring, ready, row, block, slot):
 
 
 @gluon.jit
+def _next_block(scale, scales, block, blocks, full, step, WGRAD: gl.constexpr):
+    """Waits until ``block`` lies in its stage of the ring; (the scale of the one after it, the stage)."""
+    if not WGRAD:
+        scale = gl.load(scales + gl.minimum(block + 1, blocks - 1))
+    stage = step % full.shape[0]
+    mbarrier.wait(full.index(stage), (step // full.shape[0]) & 1)
+    return scale, stage
+
+
+@gluon.jit
 def _multiply(
     total, product, scale_b, buffers, stage, slot, LAST: gl.constexpr, WGRAD: gl.constexpr, mma: gl.constexpr
 ):
@@ -128,7 +138,6 @@ def _consume(
     PART: gl.constexpr, WGRAD: gl.constexpr, GROUP: gl.constexpr, HALVES: gl.constexpr,
 ):  # fmt: skip
     full = buffers[4]
-    STAGES: gl.constexpr = full.shape[0]
     mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 128, 32])
     n_tiles = (cols + 127) // 128
     tile = gl.program_id(0)
@@ -146,22 +155,16 @@ def _consume(
             if HALVES == 2 and m * 256 + 128 < expert_rows:
                 for block in range(blocks):
                     scale_b = following
-                    if not WGRAD:
-                        following = gl.load(scales + gl.minimum(block + 1, blocks - 1))
-                    stage = step % STAGES
+                    following, stage = _next_block(following, scales, block, blocks, full, step, WGRAD)
                     slot = 2 * HALVES * stage + PART
-                    mbarrier.wait(full.index(stage), (step // STAGES) & 1)
                     first, product = _multiply(first, product, scale_b, buffers, stage, slot, False, WGRAD, mma)
                     second, product = _multiply(second, product, scale_b, buffers, stage, slot + 2, True, WGRAD, mma)
                     step += 1
             else:
                 for block in range(blocks):
                     scale_b = following
-                    if not WGRAD:
-                        following = gl.load(scales + gl.minimum(block + 1, blocks - 1))
-                    stage = step % STAGES
+                    following, stage = _next_block(following, scales, block, blocks, full, step, WGRAD)
                     slot = 2 * HALVES * stage + PART
-                    mbarrier.wait(full.index(stage), (step // STAGES) & 1)
                     first, product = _multiply(first, product, scale_b, buffers, stage, slot, True, WGRAD, mma)
                     step += 1
             row = 64 * PART + m * 128 * HALVES + (e * rows if WGRAD else start)
