@@ -22,6 +22,7 @@ TOGETHER = {
     "ray": (
         "tests/jobs/test_cluster.py",
         "tests/jobs/test_bench_publish.py",
+        "tests/jobs/test_handover.py",
         "tests/jobs/test_reward_model.py",
         "tests/rewards/test_ray.py",
         "tests/sandbox/test_environments.py",
