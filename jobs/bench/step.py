@@ -1,9 +1,12 @@
 """`zeroth bench step`: a whole GRPO step (sampling, scoring, update) beside TRL's `GRPOTrainer`.
 
-Both train the same weights on the same prompts with the same reward, numbers of samples and of new tokens, in turn, on
-the same cores. The model never ends a sample early, so that both sample the same number of tokens. Ours is what
-`zeroth grpo` runs: the pipeline with a trainer and rollout workers placed by Ray, once with lag 0 (a step is sampled
-from the weights that it updates, as TRL's is) and once with the default lag 1 (the next step is sampled meanwhile).
+Both train the same weights on the same prompts with the same reward, numbers of samples and of new tokens, on the same
+cores. The model never ends a sample early, so that both sample the same number of tokens. Ours is what `zeroth grpo`
+runs: the pipeline with a trainer and rollout workers placed by Ray, once with lag 0 (a step is sampled from the weights
+that it updates, as TRL's is) and once with the default lag 1 (the next step is sampled meanwhile).
+
+All are started, and then timed in turns of a few steps, because a host's speed may change within minutes: a ratio is
+the median over the rounds of TRL's turn to ours in the same round. Who is not timed waits and computes nothing.
 A step's time is that from one step's end to the next one's.
 """
 
@@ -15,7 +18,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,15 +28,21 @@ from jobs import config, console
 from jobs.config import Precision, RecipeError
 
 if TYPE_CHECKING:
-    from jobs.cluster import Cluster
+    from jobs.cluster import Cluster, RemoteEngine, RemoteTrainer
 
 PROMPTS, SAMPLES, NEW_TOKENS = 16, 8, 48
 LR = 1e-5
+TURN = 4
+"""Timed steps of a turn."""
 WARM_UP = 2
+"""Steps before them, of every turn."""
+RIVAL = "TRL GRPOTrainer"
+Steps = list[tuple[float, int]]
+"""Seconds and sampled tokens of each."""
 
 
 def command(
-    steps: Annotated[int, typer.Option(min=1, help="Timed steps of each.")] = 10,
+    steps: Annotated[int, typer.Option(min=1, help="Timed steps of each, rounded up to whole turns.")] = 16,
     threads: Annotated[int, typer.Option(min=1)] = len(os.sched_getaffinity(0)),
     gpu: Annotated[bool, typer.Option("--gpu", help="A training step of a 3B model on a GPU instead.")] = False,
     sequences: Annotated[int, typer.Option(min=1, help="With --gpu: sequences of 2,048 tokens a step.")] = 16,
@@ -51,9 +60,10 @@ def command(
     if gpu:
         console.console.print(training.table(results))
         return
-    table = Table("GRPO step", "seconds (median)", "tokens a step", "times TRL's speed")
+    table = Table("GRPO step", "seconds (median)", "tokens a step", "times TRL's speed", "by round")
     for name, row in results["steps"].items():
-        table.add_row(name, f"{row['seconds']:.3f}", f"{row['tokens']:.0f}", f"{row['ratio']:.2f}")
+        spread = f"{row['ratio_min']:.2f} to {row['ratio_max']:.2f}"
+        table.add_row(name, f"{row['seconds']:.3f}", f"{row['tokens']:.0f}", f"{row['ratio']:.2f}", spread)
     console.console.print(table)
 
 
@@ -71,18 +81,19 @@ def measure(steps: int, threads: int) -> dict[str, Any]:
         folder = Path(scratch)
         prompts = make_model(folder)
         precisions: tuple[Precision, ...] = ("fp32", "fp8")
-        with cluster.connect(None, 2 * threads) as ray:
-            timed = {
-                f"zeroth, lag {lag}, {precision} rollouts": ours(ray, folder, prompts, steps, threads, lag, precision)
+        with cluster.connect(None, 6 * threads + 4) as ray:
+            sides = {
+                f"zeroth, lag {lag}, {precision} rollouts": ours(ray, folder, prompts, threads, lag, precision)
                 for lag in (0, 1)
                 for precision in precisions
             }
-        timed["TRL GRPOTrainer"] = theirs(folder, prompts, steps)
-    base = timed["TRL GRPOTrainer"]["seconds"]
-    rows = {name: {**row, "ratio": base / row["seconds"]} for name, row in timed.items()}
+            sides[RIVAL] = theirs(folder, prompts)
+            for turn in sides.values():
+                turn()  # the first one of all finds cold caches and memory not given out yet
+            rounds = [{name: turn()[WARM_UP:] for name, turn in sides.items()} for _ in range(-(-steps // TURN))]
     return {
         "shape": {"prompts": PROMPTS, "samples": SAMPLES, "new_tokens": NEW_TOKENS, "threads": threads},
-        "steps": rows,
+        "steps": {name: summary(name, rounds) for name in sides},
     }
 
 
@@ -121,34 +132,31 @@ def digits(text: str) -> float:
 
 
 def ours(
-    ray: Cluster, folder: Path, prompts: Sequence[str], steps: int, threads: int, lag: int, precision: Precision
-) -> dict[str, float]:
+    ray: Cluster, folder: Path, prompts: Sequence[str], threads: int, lag: int, precision: Precision
+) -> Callable[[], Steps]:
     """With lag 0 trainer and rollout workers take turns and have all threads; with lag 1 they share them, and the
     trainer takes the rollout worker's from the first layer on, forward or backward, that finds it idle."""
-    with tempfile.TemporaryDirectory() as run:
-        recipe = config.GrpoRecipe(
-            base=folder,
-            run=config.RunTable(dir=Path(run), checkpoint_every=0),
-            data=config.DataTable(train=folder),
-            train=config.TrainTable(steps=WARM_UP + steps),
-            optimizer=config.OptimizerTable(lr=LR),
-            rollout=config.RolloutTable(
-                groups_per_step=PROMPTS, samples_per_group=SAMPLES, lag=lag, max_tokens=NEW_TOKENS
-            ),
-            loss=config.LossTable(kl=0.0),
-            precision=config.PrecisionTable(rollout=precision),
-            cluster=config.ClusterTable(trainer_threads=1 if lag else threads, rollout_workers=1 if lag else threads),
-        )
-        trainer = ray.trainer(recipe)
-        timed = asyncio.run(run_pipeline(recipe, prompts, trainer, ray.engine(recipe, trainer)))
-    return summary(timed[WARM_UP:])
+    recipe = config.GrpoRecipe(
+        base=folder,
+        run=config.RunTable(dir=folder / "run", checkpoint_every=0),
+        data=config.DataTable(train=folder),
+        train=config.TrainTable(steps=WARM_UP + TURN),
+        optimizer=config.OptimizerTable(lr=LR),
+        rollout=config.RolloutTable(groups_per_step=PROMPTS, samples_per_group=SAMPLES, lag=lag, max_tokens=NEW_TOKENS),
+        loss=config.LossTable(kl=0.0),
+        precision=config.PrecisionTable(rollout=precision),
+        cluster=config.ClusterTable(trainer_threads=1 if lag else threads, rollout_workers=1 if lag else threads),
+    )
+    trainer = ray.trainer(recipe)
+    engine = ray.engine(recipe, trainer)
+    return lambda: asyncio.run(run_pipeline(recipe, prompts, trainer, engine))
 
 
 async def run_pipeline(
-    recipe: config.GrpoRecipe, prompts: Sequence[str], trainer: Any, engine: Any
-) -> list[tuple[float, int]]:
-    """Seconds and sampled tokens of each step."""
-    from jobs import parts
+    recipe: config.GrpoRecipe, prompts: Sequence[str], trainer: RemoteTrainer, engine: RemoteEngine
+) -> Steps:
+    """A pipeline from its start to its end, when nothing of it is being computed any more."""
+    from jobs import cluster, parts
     from model import checkpoint
     from rewards import Sample, Score
     from rl.journal import Journal
@@ -173,21 +181,24 @@ async def run_pipeline(
     def report(step: int, metrics: dict[str, float]) -> None:
         ended.append((time.perf_counter(), int(metrics["tokens_sampled"])))
 
-    await Pipeline(
-        Rollouts(Stream(problems, recipe.run.seed), encode, engine, Digits(), settings), trainer, engine.publish,
-        Journal(recipe.run.dir, 1), parts.pipeline_settings(recipe), report=report,
-    ).run()  # fmt: skip
+    with tempfile.TemporaryDirectory() as run:
+        await Pipeline(
+            Rollouts(Stream(problems, recipe.run.seed), encode, engine, Digits(), settings), trainer, engine.publish,
+            Journal(Path(run), 1), parts.pipeline_settings(recipe), report=report,
+        ).run()  # fmt: skip
+    for actor in engine.actors:
+        await cluster.inside(actor, lambda _: None)  # behind the wave that was in flight
     return [(now - before, tokens) for (before, _), (now, tokens) in itertools.pairwise(ended)]
 
 
-def theirs(folder: Path, prompts: Sequence[str], steps: int) -> dict[str, float]:
+def theirs(folder: Path, prompts: Sequence[str]) -> Callable[[], Steps]:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     import torch
     from datasets import Dataset
-    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
-    timed: list[tuple[float, int]] = []
+    timed: Steps = []
     tokens = 0
 
     def reward(completions: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:
@@ -202,29 +213,44 @@ def theirs(folder: Path, prompts: Sequence[str], steps: int) -> dict[str, float]
         def on_step_end(self, *_: Any, **__: Any) -> None:
             timed.append((time.perf_counter() - self.started, tokens))
 
-    with tempfile.TemporaryDirectory() as output:
-        trainer = GRPOTrainer(
-            model=AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
-            reward_funcs=reward,
-            args=GRPOConfig(
-                output_dir=output, per_device_train_batch_size=PROMPTS * SAMPLES, num_generations=SAMPLES,
-                max_completion_length=NEW_TOKENS, max_steps=WARM_UP + steps, learning_rate=LR, beta=0.0,
-                use_cpu=True, bf16=False, report_to=[], save_strategy="no", logging_strategy="no",
-                gradient_checkpointing=False, disable_tqdm=True, lr_scheduler_type="constant",
-            ),
-            train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in prompts]),
-            processing_class=AutoTokenizer.from_pretrained(folder),
-            callbacks=[Clock()],
-        )  # fmt: skip
+    trainer = GRPOTrainer(
+        model=AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
+        reward_funcs=reward,
+        args=GRPOConfig(
+            output_dir=str(folder / "trl"), per_device_train_batch_size=PROMPTS * SAMPLES, num_generations=SAMPLES,
+            max_completion_length=NEW_TOKENS, max_steps=WARM_UP + TURN, learning_rate=LR, beta=0.0,
+            use_cpu=True, bf16=False, report_to=[], save_strategy="no", logging_strategy="no",
+            gradient_checkpointing=False, disable_tqdm=True, lr_scheduler_type="constant",
+        ),
+        train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in prompts]),
+        processing_class=AutoTokenizer.from_pretrained(folder),
+        callbacks=[Clock()],
+    )  # fmt: skip
+    trainer.remove_callback(PrinterCallback)  # standard output is for the JSON
+
+    def turn() -> Steps:
+        timed.clear()
         trainer.train()
-    return summary(timed[WARM_UP:])
+        return list(timed)
+
+    return turn
 
 
-def summary(timed: Sequence[tuple[float, int]]) -> dict[str, float]:
-    seconds = [s for s, _ in timed]
+def summary(name: str, rounds: Sequence[dict[str, Steps]]) -> dict[str, float]:
+    """One side's steps over all rounds, and by round how many times as fast as the rival's they are."""
+    steps = list(itertools.chain.from_iterable(turns[name] for turns in rounds))
+    seconds = [s for s, _ in steps]
+    ratios = [median_seconds(turns[RIVAL]) / median_seconds(turns[name]) for turns in rounds]
     return {
         "seconds": statistics.median(seconds),
         "seconds_min": min(seconds),
         "seconds_max": max(seconds),
-        "tokens": statistics.fmean(n for _, n in timed),
+        "tokens": statistics.fmean(n for _, n in steps),
+        "ratio": statistics.median(ratios),
+        "ratio_min": min(ratios),
+        "ratio_max": max(ratios),
     }
+
+
+def median_seconds(steps: Steps) -> float:
+    return statistics.median(seconds for seconds, _ in steps)
