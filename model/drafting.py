@@ -27,7 +27,7 @@ from model.waves import COMPACT_EVERY, stacked
 
 @dataclass
 class Tally:
-    """Steps that rows took, and the tokens that came of them: at most two of a step."""
+    """What a call did: steps that rows took, and the tokens that came of them, at most two of a step."""
 
     row_steps: int = 0
     tokens: int = 0
@@ -78,6 +78,7 @@ class DraftedWaves:
     @torch.no_grad()
     def sample(self, starts: Sequence[Start], sampling: Sampling, stops: Stops | None = None) -> list[Sampled]:
         """For each start what it sampled."""
+        self.tally = Tally()
         done: list[Sampled] = []
         for first in range(0, len(starts), self.max_rows):
             done += self._wave(starts[first : first + self.max_rows], sampling, stops)

@@ -18,9 +18,8 @@ import importlib.util
 import json
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -65,10 +64,6 @@ class Load:
     prompts: list[tuple[int, ...]]
     lengths: list[int]
     at_once: int
-
-
-Sampler = Callable[[Load, int | None], list["Sampled"]]
-"""Samples a load; the number, where given, cuts every length."""
 
 
 def command(
@@ -231,8 +226,7 @@ def _ours(model: Transformer, precision: Precision, loads: Sequence[Load], *, dr
             waves: Waves | DraftedWaves = Waves(model, load.at_once, False)
             if draft:
                 waves = DraftedWaves(model, load.at_once, False)
-            found[load.name], _ = _timed(load, partial(_sample, waves.sample))
-            found[load.name] |= _steps(waves.tally) if isinstance(waves, DraftedWaves) else {}
+            found[load.name], _ = _timed(load, waves, draft=draft)
         return {"loads": found}
     from model.exact import Exact
     from model.graphs import Graphs
@@ -242,38 +236,37 @@ def _ours(model: Transformer, precision: Precision, loads: Sequence[Load], *, dr
     gaps: dict[str, Any] = {}
     for load in loads:
         graphs.max_rows = load.at_once
-        found[load.name], sampled = _timed(load, partial(_sample, graphs.sample))
+        found[load.name], sampled = _timed(load, graphs, draft=draft)
         found[load.name]["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
-        found[load.name] |= _steps(graphs.tally) if draft else {}
         if not gaps:
             gaps = _gap(exact, load, sampled)
     return {"loads": found, "weights_gib": exact.served.bytes() / 2**30, "trainer": gaps}
 
 
-def _sample(sample: Callable[..., list[Sampled]], load: Load, cut: int | None) -> list[Sampled]:
-    from model.engine import Sampling
-
-    return sample(_starts(load, cut), Sampling())
-
-
-def _timed(load: Load, sample: Sampler) -> tuple[dict[str, Any], list[Sampled]]:
+def _timed(load: Load, engine: Any, *, draft: bool) -> tuple[dict[str, Any], list[Sampled]]:
+    """A load's figures with `model.waves.Waves`, `model.drafting.DraftedWaves` or `model.graphs.Graphs`, and what the
+    timed run sampled."""
     import torch
 
+    from model.engine import Sampling
+
     def run(cut: int | None) -> tuple[float, list[Sampled]]:
+        starts = _starts(load, cut)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         started = time.perf_counter()
-        sampled = sample(load, cut)
+        sampled = engine.sample(starts, Sampling())
         return time.perf_counter() - started, sampled
 
     run(None)
     seconds, sampled = run(None)
+    steps = _steps(engine.tally) if draft else {}  # before the next call, which has a tally of its own
     run(1)
     tokens = sum(len(row.tokens) for row in sampled)
     first = min(run(1)[0], run(1)[0])
     console.say(f"  {load.name}: {tokens / seconds:,.0f} tokens/s")
     figures = {"tokens": tokens, "seconds": seconds, "tokens_per_second": tokens / seconds, "first_token_s": first}
-    return figures, sampled
+    return figures | steps, sampled
 
 
 def _steps(tally: Any) -> dict[str, float]:

@@ -133,16 +133,16 @@ def test_drafts_of_a_trained_module_are_right(precision: Precision) -> None:
         qk_nope_head_dim=32, qk_rope_head_dim=32, v_head_dim=64, num_nextn_predict_layers=1,
         max_position_embeddings=512,
     )  # fmt: skip
+    exact = Policy(policy.model, policy.tokenizer, policy.settings, precision, exact=precision)
     text = torch.arange(5, 9, device="cuda").repeat(16)
     for _ in range(40):
-        loss = pretrain_loss(policy.wrapped, policy.model, text, Segments.of([64], "cuda"), mtp_weight=0.3)
-        policy.backward(loss.total, loss.routing)
-        policy.apply()
+        loss = pretrain_loss(exact.wrapped, exact.model, text, Segments.of([64], "cuda"), mtp_weight=0.3)
+        exact.backward(loss.total, loss.routing)
+        exact.apply()
     assert loss.further is not None
     assert max(float(loss.next_token.detach()), float(loss.further.detach())) < 0.1
-    exact = Policy(policy.model, policy.tokenizer, policy.settings, precision, exact=precision).exact
-    assert exact is not None
-    graphs = Graphs(exact.served, 8, 1 << 28, draft=True)
+    assert exact.exact is not None
+    graphs = Graphs(exact.exact.served, 8, 1 << 28, draft=True)
     starts = [Start((5, 6, 7, 8, 5, 6), seed, None, 100) for seed in range(8)]
     graphs.sample(starts, Sampling())
     assert graphs.tally.tokens > 1.8 * graphs.tally.row_steps
