@@ -14,6 +14,8 @@ import signal
 import time
 
 _PREFIX = "zeroth-sandbox-"
+OWN_PROCESSES = 2
+"""What the group holds beside a run: the zygote and the tests' process."""
 _MB = 1 << 20
 _numbers = itertools.count()
 
@@ -48,7 +50,7 @@ class Group:
             with contextlib.suppress(OSError):
                 _write(f"{directory}/memory.swap.max", 0)
         if self.counts_processes:
-            _write(f"{self._directories['pids']}/pids.max", processes + 2)
+            _write(f"{self._directories['pids']}/pids.max", processes + OWN_PROCESSES)
 
     def events(self) -> tuple[int, int]:
         """How often so far the kernel ended a process for memory, and refused a new one."""

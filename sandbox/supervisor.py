@@ -206,13 +206,16 @@ class Supervisor:
         group = self.group
         data = 0 if group is not None and group.counts_memory else limits.memory_mb + limits.stack_mb * 8
         if group is not None and group.counts_processes:
-            extra = 8  # the group refuses first, and counts that it did
+            # the group has to refuse first, for it counts that it did; to the rlimit a process that is still being made
+            # counts before it does to the group, and each of those that the group allows may be making one
+            processes = 2 * (limits.processes + cgroup.OWN_PROCESSES)
         else:
-            extra = 0 if self._plan.layout.private_ids else 2  # the zygote and the tests' process have the same id
+            # the zygote and the tests' process have the same id
+            processes = limits.processes + (0 if self._plan.layout.private_ids else 2)
         return (
             int(limits.cpu_seconds) + 1,
             limits.stack_mb * _MB,
-            limits.processes + extra,
+            processes,
             limits.open_files,
             limits.file_mb * _MB,
             limits.disk_mb * _MB,
