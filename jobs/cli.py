@@ -65,7 +65,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs one command and ends the process with its exit status.
 
     An exception that carries an integer ``exit_status`` is a message for the user (2: the call or its input was bad,
-    1: the run failed) and is printed without a traceback. Any other exception is a bug and keeps its traceback.
+    1: the run failed) and is printed without a traceback, and so is a file that the system does not let us have. Any
+    other exception is a bug and keeps its traceback.
     """
     # OpenMP's threads spin for milliseconds while they wait for each other, by default: on a machine that also does
     # something else, a training step on two cores then took four times as long. Never spinning is slow on an idle one.
@@ -83,8 +84,10 @@ def main(arguments: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
-        status = getattr(error, "exit_status", None)
+        status, message = getattr(error, "exit_status", None), str(error)
+        if isinstance(error, OSError) and error.filename is not None:
+            status, message = 1, f"{os.fspath(error.filename)}: {error.strerror}"
         if not isinstance(status, int):
             raise
-        console.error(str(error))
+        console.error(message)
         sys.exit(status)

@@ -11,7 +11,7 @@ import importlib.util
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, cast, get_args
+from typing import Annotated, Any, Literal, TypeVar, cast, get_args, get_origin
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -356,6 +356,8 @@ def read(path: Path, kind: type[R], overrides: Sequence[str] = ()) -> R:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RecipeError(f"{path}: no such recipe; recipes that come with zeroth: {', '.join(shipped())}") from None
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: not TOML: {error}") from None
     for override in overrides:
@@ -420,21 +422,23 @@ def _set(values: dict[str, Any], override: str) -> None:
 def _message(problem: dict[str, Any], kind: type[Table], source: str) -> str:
     place = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        known = keys(kind)
+        known = keys(kind, tables=isinstance(problem["input"], dict))
         near = difflib.get_close_matches(place, known, n=1, cutoff=0.0)[0]
         return f"{source}: unknown key {place!r}; the nearest known key is {near!r}"
     if problem["type"] == "missing":
         return f"{source}: the key {place!r} is missing"
+    if problem["type"] == "model_type":
+        return f"{source}: {place!r} is a table with keys of its own, not {problem['input']!r}"
     return f"{source}: {place}: {problem['msg']}, not {problem['input']!r}"
 
 
-def keys(kind: type[Table], prefix: str = "") -> list[str]:
-    """Every key of a recipe, as table.key."""
+def keys(kind: type[Table], prefix: str = "", *, tables: bool = False) -> list[str]:
+    """Every key of a recipe, as table.key; or the names of its tables, those that hold keys of the user's included."""
     found: list[str] = []
     for name, info in kind.model_fields.items():
         inner = info.annotation
         if isinstance(inner, type) and issubclass(inner, Table):
-            found += keys(inner, f"{prefix}{name}.")
-        else:
+            found += [prefix + name] * tables + keys(inner, f"{prefix}{name}.", tables=tables)
+        elif not tables or get_origin(inner) is dict:
             found.append(prefix + name)
     return found

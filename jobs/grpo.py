@@ -55,6 +55,7 @@ def checked(recipe: GrpoRecipe, *, resume: bool) -> Checked:
     from jobs import parts
     from model import checkpoint
     from model.chat import Layout
+    from rewards import UnknownReward
     from rl.judge import Judge
 
     config.check_run_dir(recipe.run.dir, resume=resume)
@@ -62,12 +63,17 @@ def checked(recipe: GrpoRecipe, *, resume: bool) -> Checked:
     parts.check_engine(recipe)
     problems = parts.load_problems(recipe)
     limit, encode = model.max_position_embeddings, parts.encoder(Layout(tokenizer, recipe.data.template))
-    for part, source in ((problems.train, recipe.data.train), (problems.held_out, recipe.data.held_out)):
-        parts.check_lengths(part, encode, limit, str(source))
+    files = ((problems.train, str(recipe.data.train)), (problems.held_out, str(recipe.data.held_out)))
+    for part, source in files:
+        parts.check_lengths(part, encode, limit, source)
     make_judge = partial(Judge, problems.rewards, recipe.reward.added, parts.reward_settings(recipe))
-    judge = make_judge()
-    judge.check(problems.train, str(recipe.data.train))
-    judge.check(problems.held_out, str(recipe.data.held_out))
+    try:
+        judge = make_judge()
+    except UnknownReward as error:
+        users = (f"{source}: problem {p.id!r}" for part, source in files for p in part if p.reward == error.name)
+        raise config.RecipeError(f"{next(users, 'reward.added')}: {error}") from None
+    for part, source in files:
+        judge.check(part, source)
     asyncio.run(judge.close())
     return Checked(problems, make_judge, encode)
 

@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rewards.errors import raised
 from rewards.protocol import Sample, Score
 
 
@@ -42,7 +43,7 @@ class Guarded:
             )
             return [Score(None, "timeout", detail=self._about(sample, remedy)) for sample in samples]
         except Exception as error:  # noqa: BLE001  a plugin may raise anything; the samples are reported, the run goes on
-            remedy = f"raised {type(error).__name__}: {error}"
+            remedy = f"raised {raised(error)}"
             return [Score(None, "error", detail=self._about(sample, remedy)) for sample in samples]
         if not isinstance(answered, (list, tuple)) or len(answered) != len(samples):
             got = f"{len(answered)} values" if isinstance(answered, (list, tuple)) else type(answered).__name__

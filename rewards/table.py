@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from rewards.errors import BadSetting, UnknownReward
+from rewards.errors import BadSetting, UnknownReward, raised
 from rewards.guard import Guarded
 from rewards.protocol import Reward
 
@@ -33,6 +34,8 @@ TABLE: Mapping[str, str] = {
     "learned": "rewards.learned:LearnedReward",
 }
 
+
+FORMS = ("module:object", "DIALECT:file.py:function")
 
 DIALECTS = ("areal", "nemo-rl", "openrlhf", "skyrl", "slime", "trl", "verifiers", "verl")
 
@@ -62,7 +65,7 @@ def find(name: str, **settings: Any) -> Reward:
         return adapted
     if colon:
         return _plugin(name, lambda: _load(name), settings)
-    raise UnknownReward(name, known_names())
+    raise UnknownReward(name, [*known_names(), *FORMS])
 
 
 def check_problem(reward: Reward, problem: Mapping[str, Any]) -> None:
@@ -87,14 +90,28 @@ def _load(path: str) -> Any:
 def _plugin(name: str, load: Callable[[], Any], settings: Mapping[str, Any]) -> Reward:
     try:
         loaded = load()
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UnknownReward(name, known_names(), reason=f"{type(error).__name__}: {error}") from error
+    except Exception as error:
+        raise _unusable(name, error) from error
     timeout_s = settings.get("timeout_s", Guarded.DEFAULT_TIMEOUT_S)
     rest = {key: value for key, value in settings.items() if key != "timeout_s"}
-    if not callable(loaded):
-        raise UnknownReward(name, known_names(), reason=f"{type(loaded).__name__} cannot be called with samples")
-    made = _build(name, loaded, rest) if rest or _makes_reward(loaded) else loaded
+    made = _build(name, loaded, rest) if callable(loaded) and (rest or _makes_reward(loaded)) else loaded
+    if not callable(made):
+        given = f"{made!r:.80} is given" if made is loaded else f"without arguments it gives {made!r:.80}"
+        raise UnknownReward(name, reason=f"a reward is called with a list of samples, and {given}")
     return Guarded(name, made, timeout_s=timeout_s)
+
+
+def _unusable(name: str, error: Exception) -> UnknownReward:
+    """What keeps a plugin from being loaded, with the remedy."""
+    module_name = name.partition(":")[0]
+    if isinstance(error, ModuleNotFoundError) and error.name == module_name.partition(".")[0]:
+        reason = f"there is no module {error.name!r} in the working directory or on the Python path"
+        return UnknownReward(name, reason=reason)
+    module = sys.modules.get(module_name)
+    if isinstance(error, AttributeError) and module is not None and error.obj is module:
+        names = [each for each, value in vars(module).items() if callable(value) and not each.startswith("_")]
+        return UnknownReward(name, sorted(names), reason=f"{module.__file__} defines no {error.name!r}")
+    return UnknownReward(name, reason=raised(error))
 
 
 def _makes_reward(loaded: Any) -> bool:

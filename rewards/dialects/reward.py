@@ -43,7 +43,7 @@ def adapt(
     source, _, attribute = path.rpartition(":")
     name = f"{dialect}:{path}"
     if not source or not attribute:
-        raise UnknownReward(name, [], reason=f"wants {dialect}:file.py:function")
+        raise UnknownReward(name, reason=f"wants {dialect}:file.py:function")
     source = _locate(name, source, attribute)
     if timeout_s <= 0 or workers < 1:
         raise BadSetting(f"{name}: timeout_s and workers are positive")
@@ -57,13 +57,14 @@ def _locate(name: str, source: str, attribute: str) -> str:
         except (ImportError, ValueError):
             found = None
         if found is None:
-            raise UnknownReward(name, [], reason=f"there is no module {source!r}")
+            raise UnknownReward(name, reason=f"there is no module {source!r} on the Python path")
         return source
     path = Path(source).expanduser().resolve()
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
     except (OSError, SyntaxError, ValueError) as error:
-        raise UnknownReward(name, [], reason=f"{path} cannot be read: {error}") from error
+        what = error.strerror if isinstance(error, OSError) else error
+        raise UnknownReward(name, reason=f"{path} cannot be read: {what}") from error
     if attribute.partition(".")[0] not in _bound_names(tree):
         raise UnknownReward(name, sorted(_bound_names(tree)), reason=f"{path} defines no {attribute!r}")
     return str(path)

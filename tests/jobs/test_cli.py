@@ -45,7 +45,7 @@ def test_a_problem_without_what_its_reward_needs(workspace: Workspace, zeroth: Z
 
 def test_an_unknown_reward(workspace: Workspace, zeroth: Zeroth) -> None:
     workspace.write_problems([{"id": "p", "prompt": "1+1", "reward": "maths", "answer": "2"}])
-    assert_refused(zeroth("grpo", workspace.recipe), "'maths'", "math")
+    assert_refused(zeroth("grpo", workspace.recipe), f"{workspace.problems}: problem 'p'", "'maths'", "math")
 
 
 def test_a_missing_checkpoint(workspace: Workspace, zeroth: Zeroth) -> None:
@@ -61,6 +61,12 @@ def test_a_run_directory_in_use(workspace: Workspace, zeroth: Zeroth) -> None:
     workspace.run.mkdir()
     (workspace.run / "metrics.jsonl").write_text("")
     assert_refused(zeroth("grpo", workspace.recipe), "--resume")
+
+
+def test_a_run_directory_that_cannot_be_made(workspace: Workspace, zeroth: Zeroth) -> None:
+    done = zeroth("grpo", workspace.recipe, f"run.dir={workspace.problems}/run")
+    assert done.returncode == 1
+    assert done.stderr.split() == f"error: {workspace.problems}/run: Not a directory".split()
 
 
 def test_a_template_without_a_prompt(workspace: Workspace, zeroth: Zeroth) -> None:

@@ -26,7 +26,9 @@ def test_a_class_a_function_and_an_async_function_are_rewards():
     assert [one.value for one in score("tests.rewards.plugins:asynchronous", "a")] == [0.5]
 
 
-@pytest.mark.parametrize(("plugin", "says"), [("raising", "KeyError"), ("too_few", "list of 2"), ("words", "numbers")])
+@pytest.mark.parametrize(
+    ("plugin", "says"), [("raising", "plugins.py:"), ("too_few", "list of 2"), ("words", "numbers")]
+)
 def test_a_failing_plugin_is_named_with_the_sample_and_the_remedy(plugin, says):
     name = f"tests.rewards.plugins:{plugin}"
     for index, one in enumerate(score(name, "a", "b")):
@@ -40,9 +42,19 @@ def test_a_plugin_that_hangs_is_a_timeout():
     assert "timeout_s" in one.detail
 
 
-def test_an_object_that_cannot_be_called_is_refused():
-    with pytest.raises(UnknownReward):
-        find("tests.rewards.plugins:NOT_CALLABLE")
+@pytest.mark.parametrize(
+    ("plugin", "says"),
+    [
+        ("tests.rewards.plugins:NOT_CALLABLE", "called with a list of samples, and 7 is given"),
+        ("tests.rewards.plugins:no_samples", "without arguments it gives 1.0"),
+        ("tests.rewards.plugins:lenghts", "defines no 'lenghts'; did you mean 'lengths'?"),
+        ("no_such_plugin:f", "no module 'no_such_plugin' in the working directory or on the Python path"),
+        ("tests.rewards.unfinished:f", r"ZeroDivisionError: .* \(unfinished.py:3\)"),
+    ],
+)
+def test_what_cannot_be_a_reward_is_refused_with_the_reason(plugin, says):
+    with pytest.raises(UnknownReward, match=says):
+        find(plugin)
 
 
 def test_entry_points_are_found_and_listed(monkeypatch):
