@@ -154,6 +154,8 @@ def note(metrics: dict[str, float]) -> str:
     shown = [f"{n.removeprefix('held_out/')} {v:.0%}" for n, v in metrics.items() if n.startswith("held_out/greedy")]
     if "reward" in metrics:
         shown.insert(0, f"reward {metrics['reward']:.2f}")
+    if metrics.get("not_judged"):
+        shown.append(f"not judged {metrics['not_judged']:.0%}")
     return "  ".join(shown)
 
 

@@ -38,7 +38,7 @@ START = Progress()
 
 
 class NoSignalError(RuntimeError):
-    """Dynamic sampling found no group to train on."""
+    """There is nothing to train on."""
 
     exit_status = 1
 
@@ -153,10 +153,12 @@ class Pipeline:
             dropped.append(group)
             self._use([group])
             if len(dropped) >= self.settings.max_dropped:
+                check_judged(dropped)
                 raise NoSignalError(
                     f"{len(dropped)} groups in a row had no two different scores, so there is nothing to learn from; "
                     "look at samples.jsonl, then choose easier or harder problems or more samples a group"
                 )
+        check_judged(kept)
         self._fill(())
         return kept, dropped
 
@@ -211,6 +213,16 @@ class Pipeline:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def check_judged(groups: Sequence[Group]) -> None:
+    """Raises NoSignalError where not one sample of these groups could be judged."""
+    scores = [score for group in groups for score in group.scores]
+    if all(score.value is None for score in scores):
+        raise NoSignalError(
+            f"none of {len(scores)} samples could be judged, so there is nothing to learn from; the first: "
+            f"{'; '.join(scores[0].detail.splitlines())}. Put that right, then continue with --resume"
+        )
 
 
 def rollout_metrics(groups: Sequence[Group]) -> Metrics:

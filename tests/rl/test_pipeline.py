@@ -150,6 +150,14 @@ def test_endless_groups_without_signal_end_the_run_with_a_remedy(tmp_path: Path)
         Run(tmp_path, lambda number, text: 1.0, dynamic_sampling=True, max_dropped=30).go()
 
 
+@pytest.mark.parametrize("dynamic_sampling", [False, True])
+def test_a_reward_that_can_judge_nothing_ends_the_run_with_its_reason(tmp_path: Path, dynamic_sampling: bool) -> None:
+    run = Run(tmp_path, lambda number, text: None, dynamic_sampling=dynamic_sampling, max_dropped=30)
+    with pytest.raises(NoSignalError, match="could be judged.*the first: fake.*--resume"):
+        run.go()
+    assert run.trainer.trained == []
+
+
 def test_an_evaluation_sees_the_published_weights_before_during_and_after(tmp_path: Path) -> None:
     run = Run(tmp_path, evaluate_every=4)
     run.go()
