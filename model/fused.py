@@ -110,11 +110,18 @@ def rotate_tail(x: Tensor, turns: Tensor, start: int) -> Any:
     return _RotateTail.apply(x, turns.squeeze(-2), start)
 
 
+def whole_attention(layer: Attention, x: Tensor, turns: Tensor, segments: Segments) -> Any:
+    """FP8 alone, where a gradient is wanted."""
+    if not torch.is_grad_enabled() or layer.c.q_lora_rank is None or not fused_fp8.serves_attention(layer):
+        return NotImplemented
+    if not fused_attention.serves(layer.c, segments, x.device):
+        return NotImplemented
+    return fused_fp8.attention(layer, x, turns, segments), None
+
+
 def attend(layer: Attention, q: Tensor, latent: Tensor, key: Tensor, turns: Tensor, segments: Segments) -> Any:
     if not fused_attention.serves(layer.c, segments, q.device):
         return NotImplemented
-    if layer.c.q_lora_rank is not None and fused_fp8.serves_attention(layer):
-        return fused_fp8.attention(layer, q, latent, key, turns, segments)
     return _Attend.apply(layer.queries(q), layer.kv_b_proj(latent), key, turns, segments, layer.c, layer.scale)
 
 

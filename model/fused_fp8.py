@@ -22,7 +22,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from model import fused_attention
 from model.config import ModelConfig
 from model.fp8 import BLOCK, Quantized
-from model.kernels import products
+from model.kernels import norms, products
 from model.kernels.elementwise import rotate_tail_
 from model.kernels.gradients import keys_backward
 from model.kernels.quantize import quantize_blocks, quantize_both, quantize_tiles, swiglu_backward, swiglu_quantize
@@ -74,47 +74,71 @@ def experts(layer: Experts, shared: MLP | None, x: Tensor, gates: Tensor, places
 
 
 def serves_attention(layer: Attention) -> bool:
-    whole = layer.c.qk_nope_head_dim % BLOCK == 0 and layer.c.v_head_dim % BLOCK == 0
-    return whole and serves(layer.q_b_proj, layer.kv_b_proj)
+    """Whether `attention` does: every projection in FP8, on Hopper, in whole blocks."""
+    c = layer.c
+    sizes = (c.hidden_size, c.q_lora_rank or 1, c.kv_lora_rank, c.qk_nope_head_dim, c.v_head_dim)
+    if c.qk_rope_head_dim % 16 or any(size % BLOCK for size in sizes):
+        return False
+    return all(projection.fp8 for projection in _projections(layer)) and _hopper(layer.o_proj.weight.device)
 
 
-def attention(layer: Attention, q: Tensor, latent: Tensor, key: Tensor, turns: Tensor, segments: Segments) -> Tensor:
-    """From the normed latents and the shared key to what o_proj is given."""
-    weights = layer.q_b_proj.weight, layer.kv_b_proj.weight
-    out: Tensor = _Attention.apply(q, latent, key, turns, segments, layer.c, layer.scale, *weights)
+def attention(layer: Attention, x: Tensor, turns: Tensor, segments: Segments) -> Tensor:
+    """`Attention.forward` of x [N, H], whose queries have latents, in one autograd function."""
+    parts = layer.q_a_layernorm, layer.kv_a_layernorm, *_projections(layer)
+    out: Tensor = _Attention.apply(x, turns, segments, layer.c, layer.scale, *(part.weight for part in parts))
     return out
+
+
+def _projections(layer: Attention) -> tuple[Linear, ...]:
+    return layer.q_a_proj, layer.kv_a_proj_with_mqa, layer.q_b_proj, layer.kv_b_proj, layer.o_proj
 
 
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx, q: Tensor, latent: Tensor, key: Tensor, turns: Tensor, segments: Segments, c: ModelConfig, scale: float,
-        *parameters: Tensor,
+        ctx, x: Tensor, turns: Tensor, segments: Segments, c: ModelConfig, scale: float,
+        q_norm: Tensor, norm: Tensor, *projections: Tensor,
     ) -> Tensor:  # fmt: skip
-        ctx.weights = [_quantized(p) for p in parameters]
-        ctx.segments, ctx.nope, ctx.scale = segments, c.qk_nope_head_dim, scale
+        q_a, kv_a, *others = projections
+        ctx.weights = down, q_up, up, last = [_quantized(q_a, kv_a), *map(_quantized, others)]
+        ctx.segments, ctx.c, ctx.scale, ctx.sizes = segments, c, scale, [len(q_a), len(kv_a)]
+        x_rows, x_columns = quantize_both(x)
+        joint = products.matmul(x_rows, down.rows)
+        q, latent, key = norms.latents(joint, turns, q_norm, norm, c.rms_norm_eps)
         (q_rows, q_columns), (rows, columns) = quantize_both(q), quantize_both(latent)
         shape = len(q), c.num_attention_heads, -1
-        queries = products.matmul(q_rows, ctx.weights[0].rows).view(shape)
-        expanded = products.matmul(rows, ctx.weights[1].rows).view(shape)
-        rotate_tail_(queries, turns, ctx.nope)
-        out, kept = fused_attention.forward(queries, expanded, key, segments, ctx.nope, scale)
-        ctx.save_for_backward(turns, *q_columns, *columns, *kept)
-        return out
+        queries = products.matmul(q_rows, q_up.rows).view(shape)
+        expanded = products.matmul(rows, up.rows).view(shape)
+        rotate_tail_(queries, turns, c.qk_nope_head_dim)
+        attended, kept = fused_attention.forward(queries, expanded, key, segments, c.qk_nope_head_dim, scale)
+        out_rows, out_columns = quantize_both(attended)
+        ctx.save_for_backward(
+            joint, turns, q_norm, norm, *x_columns, *q_columns, *columns, *out_columns, *kept
+        )  # fmt: skip
+        return products.matmul(out_rows, last.rows)
 
     @staticmethod
     def backward(ctx, dy: Tensor) -> tuple[Any, ...]:
-        turns, q, q_scale, latent, latent_scale, *kept = ctx.saved_tensors
-        dq, dk, dv = fused_attention.backward(dy, fused_attention.Kept(*kept), ctx.segments, ctx.scale)
-        rotate_tail_(dq, turns, ctx.nope, back=True)
+        joint, turns, q_norm, norm, *saved = ctx.saved_tensors
+        x, q, latent, out = (Quantized(*saved[i : i + 2]) for i in (0, 2, 4, 6))
+        down, q_up, up, last = ctx.weights
+        c = ctx.c
+        dy_rows, dy_columns = quantize_both(dy)
+        d_out = products.matmul(dy_rows, last.turned)
+        dq, dk, dv = fused_attention.backward(d_out, fused_attention.Kept(*saved[8:]), ctx.segments, ctx.scale)
+        rotate_tail_(dq, turns, c.qk_nope_head_dim, back=True)
         dq_rows, dq_columns = quantize_both(dq.flatten(1))
-        d_rows, d_columns, d_key = keys_backward(dk, dv, ctx.nope)
+        d_rows, d_columns, d_key = keys_backward(dk, dv, c.qk_nope_head_dim)
+        d_q, d_latent = products.matmul(dq_rows, q_up.turned), products.matmul(d_rows, up.turned)
+        d_joint, *d_norms = norms.latents_backward(
+            joint, turns, q_norm, norm, c.rms_norm_eps, d_q, d_latent, d_key
+        )  # fmt: skip
+        joint_rows, joint_columns = quantize_both(d_joint)
         dw = (
-            products.wgrad(dq_columns, Quantized(q, q_scale)),
-            products.wgrad(d_columns, Quantized(latent, latent_scale)),
-        )
-        d_q, d_latent = (products.matmul(d, w.turned) for d, w in zip((dq_rows, d_rows), ctx.weights, strict=True))
-        return d_q, d_latent, d_key, None, None, None, None, *dw
+            *products.wgrad(joint_columns, x).split(ctx.sizes),
+            products.wgrad(dq_columns, q), products.wgrad(d_columns, latent), products.wgrad(dy_columns, out),
+        )  # fmt: skip
+        return products.matmul(joint_rows, down.turned), None, None, None, None, *d_norms, *dw
 
 
 class _Linear(torch.autograd.Function):

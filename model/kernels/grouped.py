@@ -29,6 +29,8 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
+from model.kernels.launch import launched
+
 
 @gluon.jit
 def _place(local, m_tiles, n_tiles, GROUP: gl.constexpr):
@@ -193,6 +195,7 @@ def _write(total, out, out_pointer, staging, row, end, n, cols, mma: gl.constexp
         gl.store(out_pointer + where, total.to(out.dtype), mask=mask)
 
 
+@launched
 @gluon.jit
 def _grouped_kernel(
     a, b, sa, sb, sb_pointer, sb_stride, ends, out, out_pointer, experts, rows, cols, k_blocks,

@@ -1,38 +1,73 @@
 """Triton's own entry into a kernel costs more time on the host than many kernels take on the device: it looks at every
-argument and option anew. Here what it compiled for arguments of the same kinds is launched as it is."""
+argument and option anew, asks for the device, its stream and hooks, and has CUDA look up every address. Here what it
+compiled for arguments of the same kinds is launched as it is, on addresses that are numbers already."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
+from triton.runtime import JITFunction, driver
+
+
+class Tiles(NamedTuple):
+    """A tensor descriptor of Gluon's, by which a kernel copies tiles of ``block_shape``; it is checked the first time
+    that a kernel is given one of its kind."""
+
+    base: Tensor
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    block_shape: tuple[int, int]
+    layout: Any
+    padding: str = "zero"
+
+    def checked(self) -> Any:
+        from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+        return TensorDescriptor(self.base, list(self.shape), list(self.strides), list(self.block_shape), self.layout)
 
 
 class launched:
-    """Of a kernel whose compile-time parameters are the last ones, and are named in their order at each launch. Its
-    first argument is a tensor."""
+    """Of a kernel whose compile-time parameters are the last ones, and are named in their order at each launch. One of
+    its arguments is a tensor; all lie on the current device."""
 
     def __init__(self, kernel: Any) -> None:
         self.kernel = kernel
         self.compiled: dict[tuple[Any, ...], Any] = {}
 
     def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        if not isinstance(self.kernel, JITFunction):
+            return self.kernel[grid]  # type: ignore[no-any-return]  # Triton's interpreter
         return partial(self._launch, grid)
 
     def _launch(self, grid: tuple[int, ...], *args: Any, num_warps: int, **constants: Any) -> None:
+        active = driver.active
+        device = active.get_current_device()
         # What Triton compiles for: the types, whether an address or a number is a multiple of 16, and the number 1.
-        kinds = [
-            (a.dtype, a.data_ptr() & 15) if isinstance(a, Tensor)
-            else (a == 1, a & 15 == 0, a >> 31) if isinstance(a, int) else type(a)
-            for a in args
-        ]  # fmt: skip
-        key = args[0].device, num_warps, *constants.values(), *kinds
-        compiled = self.compiled.get(key)
-        if compiled is not None:
-            compiled[(*grid, 1, 1)[:3]](*args, *constants.values())
+        kinds, values = [device, num_warps, *constants.values()], []
+        for a in args:
+            if type(a) is int:
+                kinds.append(a >> 31 << 2 | (not a & 15) << 1 | (a == 1))
+            elif type(a) is Tiles:
+                kinds += a.base.dtype, a.block_shape
+            elif isinstance(a, Tensor):
+                address = a.data_ptr()
+                kinds += a.dtype, address & 15
+                values.append(address)
+                continue
+            else:
+                kinds.append(type(a))
+            values.append(a)
+        key = tuple(kinds)
+        found = self.compiled.get(key)
+        if found is not None:
+            run, *of_kernel = found
+            x, y, z = (*grid, 1, 1)[:3]
+            run(x, y, z, active.get_current_stream(device), *of_kernel, *values, *constants.values())
             return
         assert self.kernel.arg_names[len(args) :] == list(constants)
-        # Nothing, where Triton interprets.
-        self.compiled[key] = self.kernel[grid](*args, **constants, num_warps=num_warps)
+        checked = (a.checked() if type(a) is Tiles else a for a in args)
+        kernel = self.kernel[grid](*checked, **constants, num_warps=num_warps)
+        self.compiled[key] = kernel.run, kernel.function, kernel.packed_metadata, None, None, None

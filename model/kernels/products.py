@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from model.fp8 import BLOCK, Quantized
 from model.kernels import grouped
+from model.kernels.launch import Tiles
 
 STAGES, HALVES_STAGES, WGRAD_STAGES = 5, 3, 4
 """Depth of the ring of tiles: what fits in shared memory beside the result's staging, for tiles of 128 rows, of two
@@ -131,11 +131,11 @@ def _launch(a: Quantized, b: Quantized, ends: Tensor, out: Tensor, cols: int, *,
     k_blocks = -(-a.data.shape[1] // BLOCK)
     processors = _multiprocessors(out.device)
     halves = 1 if wgrad else _halves(-(-rows // BLOCK), -(-cols // BLOCK), processors)
-    sa = _descriptor(a.scale.T, (1, 64))
-    sb = _descriptor(b.scale.T, (1, 128)) if wgrad else sa
+    sa = _tiles(a.scale.T, (1, 64))
+    sb = _tiles(b.scale.T, (1, 128)) if wgrad else sa
     grouped._grouped_kernel[(processors,)](
-        _descriptor(a.data, (64, BLOCK)), _descriptor(b.data, (BLOCK, BLOCK)), sa, sb,
-        b.scale, b.scale.stride(-2), ends, _descriptor(out, (64, BLOCK)), out, len(ends), rows, cols, k_blocks,
+        _tiles(a.data, (64, BLOCK)), _tiles(b.data, (BLOCK, BLOCK)), sa, sb,
+        b.scale, b.scale.stride(-2), ends, _tiles(out, (64, BLOCK)), out, len(ends), rows, cols, k_blocks,
         STAGES=WGRAD_STAGES if wgrad else (STAGES, HALVES_STAGES)[halves - 1], WGRAD=wgrad, GROUP=GROUP, HALVES=halves,
         num_warps=4,
     )  # fmt: skip
@@ -152,8 +152,8 @@ def _multiprocessors(device: torch.device) -> int:
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
-def _descriptor(x: Tensor, block: tuple[int, int]) -> Any:
-    return TensorDescriptor(x, list(x.shape), list(x.stride()), list(block), _layout(x.dtype, block))
+def _tiles(x: Tensor, block: tuple[int, int]) -> Tiles:
+    return Tiles(x, x.shape, x.stride(), block, _layout(x.dtype, block))
 
 
 @functools.cache

@@ -96,6 +96,15 @@ def test_tiles_are_the_reference_s(kind: str, shape: tuple[int, int]) -> None:
     same_codes(columns, fp8.quantize_tiles(padded.T.contiguous().cpu()))
 
 
+@pytest.mark.parametrize("start", [0, 1, 8])
+def test_addresses_and_sizes_of_other_kinds_are_compiled_for(start: int) -> None:
+    from model.kernels.quantize import quantize_tiles
+
+    x = inputs("random", 33 * 640)[start:][: 32 * 640].view(32, 640)
+    for rows in (16, 17, 1):
+        same_codes(quantize_tiles(x[:rows]), fp8.quantize_tiles(x[:rows].cpu()))
+
+
 @pytest.mark.parametrize("kind", ["random", "outliers", "adversarial"])
 @pytest.mark.parametrize("shape", [(2, 256, 384), (3, 200, 320), (1, 1024, 2112)])
 def test_blocks_are_the_reference_s(kind: str, shape: tuple[int, int, int]) -> None:
