@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jobs import config, console
-from jobs.config import GrpoRecipe, PretrainRecipe, RecipeError, SftRecipe
+from jobs.config import (
+    ChainRecipe,
+    DistillRecipe,
+    GrpoRecipe,
+    PretrainRecipe,
+    RecipeError,
+    RewardModelRecipe,
+    SftRecipe,
+)
+from jobs.distill import student_of
 from jobs.grpo import Overrides, RecipeArgument
 
 if TYPE_CHECKING:
@@ -21,8 +30,11 @@ if TYPE_CHECKING:
     from model.config import ModelConfig, Precision
 
 
-Recipe = GrpoRecipe | SftRecipe | PretrainRecipe
-KINDS: dict[str, type[Recipe]] = {"grpo": GrpoRecipe, "sft": SftRecipe, "pretrain": PretrainRecipe}
+Recipe = GrpoRecipe | SftRecipe | RewardModelRecipe | PretrainRecipe
+KINDS: dict[str, type[Recipe | DistillRecipe]] = {
+    "grpo": GrpoRecipe, "sft": SftRecipe, "reward-model": RewardModelRecipe, "pretrain": PretrainRecipe,
+    "distill": DistillRecipe,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -44,12 +56,17 @@ class Work:
 def command(
     recipe: RecipeArgument,
     overrides: Overrides = None,
+    trainer: Annotated[
+        str, typer.Option(help=f"{', '.join(KINDS)}; by default the first of these whose keys the recipe has.")
+    ] = "",
     hardware: Annotated[str, typer.Option(help="h100, h200, or cpu: this machine, its rates measured.")] = "h200",
     devices: Annotated[int, typer.Option(min=1, help="Devices that share memory and work evenly.")] = 1,
     efficiency: Annotated[
         float, typer.Option(min=0.01, max=1, help="The share of the hardware's rates reached.")
     ] = 0.4,
-    prompt_tokens: Annotated[int, typer.Option(min=1, help="Of a prompt (GRPO).")] = 256,
+    prompt_tokens: Annotated[
+        int, typer.Option(min=0, help="Of a prompt (GRPO); 0: 256, or half of a shorter context.")
+    ] = 0,
     response_tokens: Annotated[int, typer.Option(min=0, help="Of a response; 0: rollout.max_tokens.")] = 0,
     load: Annotated[Path | None, typer.Option(help="A run directory, whose measured load places experts.")] = None,
     expert_gpus: Annotated[int, typer.Option(min=1, help="GPUs that hold the experts of a layer.")] = 8,
@@ -61,7 +78,7 @@ def command(
     """Memory and time of a recipe by component, and a placement of experts from measured load."""
     from jobs.bench import record
 
-    kind, resolved = read(recipe, overrides or [])
+    kind, resolved = read(recipe, overrides or [], trainer)
     shape = shape_of(resolved)
     at = rates(hardware)
     work = work_of(resolved, shape, prompt_tokens, response_tokens)
@@ -77,15 +94,23 @@ def command(
     show(result)
 
 
-def read(name: str, overrides: list[str]) -> tuple[str, Recipe]:
-    """A recipe of any trainer of our architecture; one that fits several is the first's."""
-    errors = []
-    for trainer, kind in KINDS.items():
+def read(name: str, overrides: list[str], trainer: str = "") -> tuple[str, Recipe]:
+    """A recipe, and whose it is: ``trainer``'s, or the first's that it fits. Of a distillation it is the student's."""
+    if trainer and trainer not in KINDS:
+        raise RecipeError(f"--trainer {trainer!r}: it is one of {', '.join(KINDS)}")
+    path, errors = config.find(name), []
+    for kind in [trainer] if trainer else KINDS:
         try:
-            return trainer, config.read(config.find(name), kind, overrides)
+            found = config.read(path, KINDS[kind], overrides)
         except RecipeError as error:
             errors.append(error)
-    raise min(errors, key=lambda error: str(error).count("\n"))
+        else:
+            return kind, student_of(found, str(path)) if isinstance(found, DistillRecipe) else found
+    try:
+        config.read(path, ChainRecipe, overrides)
+    except RecipeError:
+        raise min(errors, key=lambda error: str(error).count("\n")) from None
+    raise RecipeError(f"{path}: a chain has no plan; each of its tables has, as a recipe of its own")
 
 
 def shape_of(recipe: Recipe) -> ModelConfig:
@@ -102,11 +127,11 @@ def work_of(recipe: Recipe, c: ModelConfig, prompt: int, response: int) -> Work:
         sequence = min(recipe.train.sequence_tokens, c.max_position_embeddings)
         tokens = recipe.train.batch_documents * sequence
         return Work(tokens, tokens, sequence)
-    if isinstance(recipe, SftRecipe):
+    if isinstance(recipe, SftRecipe | RewardModelRecipe):
         sequence = min(recipe.train.sequence_tokens, c.max_position_embeddings)
         tokens = recipe.train.batch_samples * sequence
         return Work(tokens, max(sequence, recipe.train.micro_batch_tokens), sequence)
-    table = recipe.rollout
+    table, prompt = recipe.rollout, prompt or min(256, c.max_position_embeddings // 2)
     response = min(response or table.max_tokens, table.max_tokens, c.max_position_embeddings - prompt)
     if response < 1:
         raise RecipeError(f"--prompt-tokens {prompt} leaves no room in a context of {c.max_position_embeddings} tokens")
@@ -299,6 +324,11 @@ def _placed(
     return {"busiest_over_mean": judged, "gpus": ways["planned"]}
 
 
+def short(number: float) -> str:
+    """With two decimals, or two digits of what is less than one."""
+    return f"{number:.2g}" if number < 1 else f"{number:,.2f}"
+
+
 def show(result: Mapping[str, Any]) -> None:
     from rich.table import Table
 
@@ -308,15 +338,14 @@ def show(result: Mapping[str, Any]) -> None:
     at = result["hardware"]
     memory = Table("memory", "GB")
     for name, size in result["bytes"].items():
-        memory.add_row(name, f"{size / 1e9:,.2f}")
-    memory.add_row(
-        f"a device of {at['devices']}, of {at['bytes'] / 1e9:,.0f}", f"{result['bytes_a_device'] / 1e9:,.2f}"
-    )
+        memory.add_row(name, short(size / 1e9))
+    memory.add_row(f"a device of {at['devices']}, of {at['bytes'] / 1e9:,.0f}", short(result["bytes_a_device"] / 1e9))
     memory.add_row("devices needed, were all shared evenly", str(result["devices_needed"]))
     seconds = Table(f"a step on {at['devices']} x {at['name']} at {at['efficiency']:.0%} of its rates", "seconds")
     for name, each in result["seconds"].items():
-        seconds.add_row(name, f"{each:,.4f}")
-    seconds.add_row("all, one after the other", f"{result['seconds_a_step']:,.4f}")
+        seconds.add_row(name, short(each))
+    seconds.add_row("all, one after the other", short(result["seconds_a_step"]))
+    console.say(f"{result['recipe']}, as a recipe of zeroth {result['trainer']}")
     for table in (parameters, memory, seconds):
         console.console.print(table)
     if placed := result.get("placement"):

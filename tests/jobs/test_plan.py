@@ -80,6 +80,46 @@ def test_grpo_counts_a_prompt_once_for_its_group(workspace: Workspace, capsys: p
     assert "reference, FP32" not in of(without["bytes"])
 
 
+SUPERVISED = """
+base = "{base}"
+run = {{ dir = "r" }}
+train = {{ steps = 9, batch_samples = 5, sequence_tokens = 64 }}
+optimizer = {{ lr = 1e-3 }}
+"""
+
+
+@pytest.mark.parametrize(
+    ("table", "trainer"),
+    [
+        ('data = {{ train = "t.jsonl" }}', "sft"),
+        ('data = {{ train = "t.jsonl", held_out = "h.jsonl" }}', "reward-model"),
+    ],
+)
+def test_supervised_training_is_planned_for_full_sequences(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str], table: str, trainer: str
+) -> None:
+    workspace.recipe.write_text((SUPERVISED + table).format(base=workspace.base))
+    status, result, errors = plan(capsys, workspace.recipe, "--trainer", trainer)
+    assert status == 0, errors
+    assert (result["trainer"], of(result["work"])["trained"]) == (trainer, 5 * 64)
+
+
+def test_a_distillation_is_planned_as_its_students_training(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    student = SUPERVISED.format(base=workspace.base).replace("base", "[sft]\nbase", 1)
+    workspace.recipe.write_text('teacher = "absent"\nproblems = "absent.jsonl"\n' + student)
+    status, result, errors = plan(capsys, workspace.recipe)
+    assert status == 0, errors
+    assert (result["trainer"], of(result["work"])["trained"]) == ("distill", 5 * 64)
+
+
+def test_a_chain_is_refused_with_what_to_plan_instead(capsys: pytest.CaptureFixture[str]) -> None:
+    status, _, errors = plan(capsys, "chain")
+    assert status == 2
+    assert "each of its tables" in " ".join(errors.split())
+
+
 def test_deepseek_v3_needs_more_than_a_hundred_gpus(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
     (workspace.base / "config.json").write_text(json.dumps(DEEPSEEK_V3))
     _, result, _ = plan(capsys, workspace.recipe, "--hardware", "h200")
@@ -115,6 +155,7 @@ def test_experts_are_placed_by_load_and_judged_by_what_came_later(
     ("arguments", "word"),
     [
         (["--hardware", "tpu"], "h100, h200, cpu"),
+        (["--trainer", "dpo"], "grpo, sft, reward-model, pretrain, distill"),
         (["--load", "nowhere"], "no measured load"),
         (["train.step=3"], "train.steps"),
         (["model.hidden_sizes=3"], "hidden_size"),
