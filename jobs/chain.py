@@ -17,7 +17,8 @@ from typing import Any
 
 from jobs import config, console
 from jobs.config import ChainRecipe, GrpoRecipe, PretrainRecipe, RecipeError, RewardModelRecipe, SftRecipe
-from jobs.grpo import DryRun, Overrides, RecipeArgument, resolved_text
+from jobs.grpo import resolved_text
+from jobs.options import DryRun, Overrides, RecipeArgument
 
 KINDS: dict[str, Any] = {
     "pretrain": PretrainRecipe, "sft": SftRecipe, "reward_model": RewardModelRecipe, "grpo": GrpoRecipe

@@ -16,7 +16,8 @@ from typing import Any
 
 from jobs import config, console
 from jobs.config import DistillRecipe, RecipeError, SftRecipe
-from jobs.grpo import DryRun, Overrides, RecipeArgument, Resume, resolved_text
+from jobs.grpo import resolved_text
+from jobs.options import DryRun, Overrides, RecipeArgument, Resume
 
 
 class DistillError(RuntimeError):

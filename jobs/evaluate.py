@@ -15,6 +15,7 @@ import typer
 
 from jobs import console
 from jobs.config import RecipeError
+from jobs.options import AsJson
 from rl.problems import R1_ZERO, Problem
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def command(
     settings: Annotated[str, typer.Option(help='By reward, as JSON: {"code": {"limits": {...}}}.')] = "{}",
     out: Annotated[Path | None, typer.Option(help="Keep samples there; the same command goes on from them.")] = None,
     compare: Annotated[tuple[Path, Path] | None, typer.Option(help="Compare two --out folders instead.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Sample each problem of some suites and report pass@1, pass@k and cons@k with their 95 % intervals."""
     from jobs.evaluation import suites, summary

@@ -8,18 +8,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from rich.progress import Progress as Bar
 
 from jobs import config, console
 from jobs.config import GrpoRecipe
-
-RecipeArgument = Annotated[str, typer.Argument(help="A recipe: a TOML file, or the name of one that is shipped.")]
-Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, as in optimizer.lr=1e-4")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, print the resolved recipe, run nothing.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Continue from the run directory's last checkpoint.")]
+from jobs.options import DryRun, Overrides, RecipeArgument, Resume
 
 
 def command(

@@ -22,7 +22,7 @@ from jobs.config import (
     SftRecipe,
 )
 from jobs.distill import student_of
-from jobs.grpo import Overrides, RecipeArgument
+from jobs.options import AsJson, Out, Overrides, RecipeArgument
 
 if TYPE_CHECKING:
     from model import placement
@@ -72,8 +72,8 @@ def command(
     expert_gpus: Annotated[int, typer.Option(min=1, help="GPUs that hold the experts of a layer.")] = 8,
     nodes: Annotated[int, typer.Option(min=1, help="Nodes that these GPUs lie in.")] = 1,
     redundant: Annotated[int, typer.Option(min=0, help="Copies of experts beside the first.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Also write the JSON there.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")] = False,
+    out: Out = None,
+    as_json: AsJson = False,
 ) -> None:
     """Memory and time of a recipe by component, and a placement of experts from measured load."""
     from jobs.bench import record

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from jobs import config, supervised
 from jobs.config import PretrainRecipe, RecipeError
-from jobs.grpo import DryRun, Overrides, RecipeArgument, Resume, resolved_text
+from jobs.grpo import resolved_text
+from jobs.options import DryRun, Overrides, RecipeArgument, Resume
 from rl import jsonl
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from jobs import config, console, supervised
 from jobs.config import RecipeError, RewardModelRecipe
-from jobs.grpo import DryRun, Overrides, RecipeArgument, Resume, resolved_text
+from jobs.grpo import resolved_text
+from jobs.options import DryRun, Overrides, RecipeArgument, Resume
 from jobs.sft import is_messages, laid_out
 
 if TYPE_CHECKING:

@@ -27,6 +27,7 @@ import typer
 
 from jobs.config import precision_of
 from jobs.lifecycle import ServiceError, new_app, refused, serve
+from jobs.options import DrainSeconds, Host, MaxBodyMb, Port
 
 if TYPE_CHECKING:
     from fastapi import APIRouter, FastAPI, Request
@@ -242,8 +243,8 @@ def _add_errors(app: "FastAPI") -> None:
 def model(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint folder.")],
     name: Annotated[str | None, typer.Option(help="The model's name; by default the folder's.")] = None,
-    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="The port; 0 takes a free one.")] = 8000,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
     engine: Annotated[str, typer.Option(help="native, or vllm: vLLM's own server in place of this one.")] = "native",
     precision: Annotated[str | None, typer.Option(help="fp32 (native's), bf16 (vllm's) or fp8.")] = None,
     template: Annotated[
@@ -253,8 +254,8 @@ def model(
     rows: Annotated[int, typer.Option(min=1, help="Completions sampled together.")] = 64,
     chunk_tokens: Annotated[int, typer.Option(min=1, help="Tokens sampled before new requests may join.")] = 32,
     queue: Annotated[int, typer.Option(min=1, help="Completions in flight before requests are refused.")] = 1024,
-    max_body_mb: Annotated[float, typer.Option(help="The largest body of a request.")] = 8.0,
-    drain_seconds: Annotated[int, typer.Option(help="How long a shutdown waits for requests in flight.")] = 30,
+    max_body_mb: MaxBodyMb = 8.0,
+    drain_seconds: DrainSeconds = 30,
 ) -> None:
     """Serve a checkpoint over HTTP, as OpenAI's API."""
     from jobs import loaded

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jobs.lifecycle import ServiceError, new_app, refused, serve
+from jobs.options import DrainSeconds, Host, MaxBodyMb, Port
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -234,12 +235,12 @@ def _at(values: Sequence[Any] | None, index: int, missing: Any) -> Any:
 
 def rewards(
     reward: Annotated[list[str], typer.Option(help="A reward to serve; may be given several times.")] = ["math"],  # noqa: B006
-    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="The port; 0 takes a free one.")] = 8000,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
     workers: Annotated[int, typer.Option(help="Samples checked at once by each reward; 0: one for each core.")] = 0,
     queue: Annotated[int, typer.Option(help="Samples in flight before requests are refused.")] = 4096,
-    max_body_mb: Annotated[float, typer.Option(help="The largest body of a request.")] = 8.0,
-    drain_seconds: Annotated[int, typer.Option(help="How long a shutdown waits for requests in flight.")] = 30,
+    max_body_mb: MaxBodyMb = 8.0,
+    drain_seconds: DrainSeconds = 30,
     unjudged: Annotated[
         float | None, typer.Option(help="OpenRLHF only: the reward of what could not be judged.")
     ] = None,

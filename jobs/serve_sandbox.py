@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jobs.lifecycle import new_app, refused, serve
+from jobs.options import DrainSeconds, Host, MaxBodyMb, Port
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -292,16 +293,16 @@ def _add_health(app: "FastAPI", desk: Desk) -> None:
 
 
 def sandbox(
-    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="The port; 0 takes a free one.")] = 8080,
+    host: Host = "127.0.0.1",
+    port: Port = 8080,
     workers: Annotated[int, typer.Option(help="Programs run at once; 0: one for each processor.")] = 0,
     queue: Annotated[int, typer.Option(help="Submissions in flight before requests are refused.")] = 1024,
     run_seconds: Annotated[float, typer.Option(help="Real and CPU time of a run, where a request names none.")] = 10.0,
     most_seconds: Annotated[float, typer.Option(help="The most that a request may ask for.")] = 60.0,
     memory_mb: Annotated[int, typer.Option(help="Memory of a run; a request may ask for less.")] = 1024,
     output_kb: Annotated[int, typer.Option(help="Output of a run.")] = 4096,
-    max_body_mb: Annotated[float, typer.Option(help="The largest body of a request.")] = 32.0,
-    drain_seconds: Annotated[int, typer.Option(help="How long a shutdown waits for requests in flight.")] = 30,
+    max_body_mb: MaxBodyMb = 32.0,
+    drain_seconds: DrainSeconds = 30,
 ) -> None:
     """Serve the sandbox over HTTP, in SandboxFusion's shapes."""
     from sandbox import Limits, Pool

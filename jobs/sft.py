@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from jobs import config, console, supervised
 from jobs.config import RecipeError, SftRecipe
-from jobs.grpo import DryRun, Overrides, RecipeArgument, Resume, resolved_text
+from jobs.grpo import resolved_text
+from jobs.options import DryRun, Overrides, RecipeArgument, Resume
 from rl import jsonl
 
 if TYPE_CHECKING:

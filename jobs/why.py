@@ -13,6 +13,7 @@ import typer
 
 from jobs import config, console
 from jobs.config import GrpoRecipe, RecipeError
+from jobs.options import AsJson
 
 if TYPE_CHECKING:
     from rl.problems import Draw, Problem
@@ -24,7 +25,7 @@ def command(
     run_dir: Annotated[Path, typer.Argument(help="A run directory of `zeroth grpo`.")],
     sample_id: Annotated[str, typer.Argument(help="problem/epoch/copy, as in samples.jsonl and the report.")],
     again: Annotated[bool, typer.Option(help="Sample it again, where its weights are still there.")] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Say where a sample came from: problem, seed, weights, reward, advantage; and sample it again."""
     for name in ("samples.jsonl", "recipe.toml"):

@@ -26,6 +26,7 @@ import typer
 
 from jobs import console
 from jobs.config import PretrainRecipe, RecipeError, build
+from jobs.options import AsJson, Out
 
 if TYPE_CHECKING:
     from model.policy import Policy
@@ -60,8 +61,8 @@ def command(
     documents: Annotated[Path, typer.Option(help='JSONL of {"text": "..."}, gzip or plain.')],
     seeds: Annotated[int, typer.Option(min=2, help="Runs of each way.")] = 4,
     steps: Annotated[int, typer.Option(min=1, help="Updates of a run, of 16 sequences of 128 tokens.")] = 300,
-    out: Annotated[Path | None, typer.Option(help="Also write the JSON there.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")] = False,
+    out: Out = None,
+    as_json: AsJson = False,
 ) -> None:
     """Validation loss and expert load of three ways to balance experts, over several seeds."""
     from rich.table import Table

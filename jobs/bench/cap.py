@@ -18,6 +18,7 @@ import typer
 from jobs import chain, config, console
 from jobs.bench import record
 from jobs.config import ChainRecipe, GrpoRecipe
+from jobs.options import Out
 
 GOLD = "held_out/sampled/jobs.working:shown"
 CURVES = {"score": "reward/accuracy/raw", "capped": "reward/accuracy/capped", "tokens": "response_tokens", "rule": GOLD}
@@ -34,7 +35,7 @@ def command(
     lr: Annotated[float, typer.Option()] = 3e-4,
     seeds: Annotated[int, typer.Option(min=1, help="Runs with a cap and without.")] = 3,
     picture: Annotated[Path | None, typer.Option(help="A PNG of all runs.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Where the JSON goes as well.")] = None,
+    out: Out = None,
 ) -> None:
     """Train on a reward model alone, with and without a cap, and watch the rule that it stands for."""
     started = time.monotonic()

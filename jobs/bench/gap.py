@@ -22,6 +22,7 @@ import typer
 from jobs import console
 from jobs.bench import rollout
 from jobs.config import Precision, RecipeError, precisions_of
+from jobs.options import AsJson, Out
 
 if TYPE_CHECKING:
     from jobs.bench.rollout import Subject
@@ -45,8 +46,8 @@ def command(
     samples: Annotated[int, typer.Option(min=1, help="Of each prompt.")] = 8,
     prompt_tokens: Annotated[int, typer.Option(min=2)] = 128,
     new_tokens: Annotated[int, typer.Option(min=1)] = 256,
-    out: Annotated[Path | None, typer.Option(help="Also write the JSON there.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")] = False,
+    out: Out = None,
+    as_json: AsJson = False,
 ) -> None:
     """Sampler and trainer on the same tokens, before and after the sampler's routes are replayed."""
     from rich.table import Table

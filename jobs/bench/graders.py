@@ -21,6 +21,7 @@ import typer
 
 from jobs import console
 from jobs.config import RecipeError
+from jobs.options import AsJson, Out
 
 LIMIT_S = 10.0
 GRADERS = ("zeroth", "lm-eval", "Math-Verify")
@@ -49,8 +50,8 @@ class Output:
 def command(
     data: Annotated[Path, typer.Option(help="The folder with the data sets, as for zeroth eval.")] = Path("data"),
     workers: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 2,
-    out: Annotated[Path | None, typer.Option(help="Also write the JSON there.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")] = False,
+    out: Out = None,
+    as_json: AsJson = False,
 ) -> None:
     """Our scoring beside lm-eval's and Math-Verify's: how often each is right, and every disagreement."""
     from rich.table import Table

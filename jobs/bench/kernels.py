@@ -15,12 +15,12 @@ from __future__ import annotations
 import importlib.util
 import statistics
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from jobs import console
+from jobs.options import AsJson, Out
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,8 +39,8 @@ Clock = Callable[..., float]
 
 def command(
     milliseconds: Annotated[int, typer.Option(min=10, help="Time spent on each measurement.")] = 100,
-    out: Annotated[Path | None, typer.Option(help="Also write the JSON there.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")] = False,
+    out: Out = None,
+    as_json: AsJson = False,
 ) -> None:
     """GPU kernels beside BF16 and their rivals, and the machine's limit."""
     from rich.table import Table

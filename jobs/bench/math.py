@@ -13,12 +13,12 @@ import re
 import statistics
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from jobs import console
+from jobs.options import AsJson, Out
 
 LIMIT_S = 10.0
 _PROSE = re.compile(r"(?<![\\a-zA-Z{])[A-Za-z]{3,} ")  # a word of its own, which is no command and not in \text{}
@@ -26,8 +26,8 @@ _PROSE = re.compile(r"(?<![\\a-zA-Z{])[A-Za-z]{3,} ")  # a word of its own, whic
 
 def command(
     workers: Annotated[int, typer.Option(min=1, help="Worker processes of each.")] = len(os.sched_getaffinity(0)),
-    out: Annotated[Path | None, typer.Option(help="Also write the JSON there.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")] = False,
+    out: Out = None,
+    as_json: AsJson = False,
 ) -> None:
     """Math verdicts beside Math-Verify's on the same pairs: pairs a second, and how many are right."""
     from rich.table import Table

@@ -15,6 +15,7 @@ import typer
 
 from jobs import console
 from jobs.config import Precision, RecipeError
+from jobs.options import AsJson, Out
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,8 +37,8 @@ def command(
     steps: Annotated[int, typer.Option(min=WINDOW)] = 1000,
     sequences: Annotated[int, typer.Option(min=1, help="Sequences of 512 tokens a step.")] = 16,
     seed: int = 0,
-    out: Annotated[Path | None, typer.Option(help="Also write the JSON there.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")] = False,
+    out: Out = None,
+    as_json: AsJson = False,
 ) -> None:
     """The loss of FP8 training beside BF16's on the same data, order and seed."""
     from rich.table import Table

@@ -26,6 +26,7 @@ import typer
 from jobs import config, console
 from jobs.bench import rollout
 from jobs.config import GrpoRecipe, Precision, RecipeError, precisions_of
+from jobs.options import AsJson, Out
 
 if TYPE_CHECKING:
     from jobs.cluster import Cluster
@@ -65,8 +66,8 @@ def command(
     vllm: Annotated[bool, typer.Option("--vllm", help="Also to vLLM.")] = False,
     soak: Annotated[int, typer.Option(help="Instead: so many publishes in a row, with sampling in between.")] = 0,
     engine: Annotated[str, typer.Option(help="Of the soak: native or vllm.")] = "native",
-    out: Annotated[Path | None, typer.Option(help="Also write the JSON there.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")] = False,
+    out: Out = None,
+    as_json: AsJson = False,
 ) -> None:
     """A publish beside a plain copy, and the share of its proof; or a soak."""
     from jobs.bench import record

@@ -21,6 +21,7 @@ import typer
 from jobs import config, console
 from jobs.bench import record
 from jobs.config import PretrainRecipe, RecipeError, RewardModelRecipe, SftRecipe
+from jobs.options import Out
 
 MODEL = {
     "hidden_size": 96, "intermediate_size": 256, "moe_intermediate_size": 64, "num_hidden_layers": 3,
@@ -39,7 +40,7 @@ def command(
     work: Annotated[Path, typer.Option(help="Where the models are made; an unfinished run goes on.")],
     folds: Annotated[int, typer.Option(min=2, help="Parts that the problems are split into.")] = 5,
     used: Annotated[int, typer.Option(min=1, help="How many of the parts are held out in turn.")] = 1,
-    out: Annotated[Path | None, typer.Option(help="Where the JSON goes as well.")] = None,
+    out: Out = None,
 ) -> None:
     """Train reward models on real pairs and judge them on problems they have not seen."""
     lines = read(pairs)

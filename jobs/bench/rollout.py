@@ -28,6 +28,7 @@ import typer
 from jobs import console
 from jobs.bench import kernels
 from jobs.config import Precision, RecipeError, precisions_of
+from jobs.options import AsJson, Out
 
 if TYPE_CHECKING:
     from model.config import ModelConfig
@@ -78,8 +79,8 @@ def command(
         bool, typer.Option(help="Also lengths from 16 up with a long tail, twice the largest batch.")
     ] = True,
     rival: Annotated[bool, typer.Option(help="Run vLLM, where it is installed.")] = True,
-    out: Annotated[Path | None, typer.Option(help="Also write the JSON there.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")] = False,
+    out: Out = None,
+    as_json: AsJson = False,
 ) -> None:
     """The native engine beside vLLM, and the trainer's log-probabilities beside the engine's."""
     from jobs.bench import record

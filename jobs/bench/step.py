@@ -26,6 +26,7 @@ import typer
 
 from jobs import config, console
 from jobs.config import Precision, RecipeError
+from jobs.options import AsJson, Out
 
 if TYPE_CHECKING:
     from jobs.cluster import Cluster, RemoteEngine, RemoteTrainer
@@ -46,8 +47,8 @@ def command(
     threads: Annotated[int, typer.Option(min=1)] = len(os.sched_getaffinity(0)),
     gpu: Annotated[bool, typer.Option("--gpu", help="A training step of a 3B model on a GPU instead.")] = False,
     sequences: Annotated[int, typer.Option(min=1, help="With --gpu: sequences of 2,048 tokens a step.")] = 16,
-    out: Annotated[Path | None, typer.Option(help="Also write the JSON there.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")] = False,
+    out: Out = None,
+    as_json: AsJson = False,
 ) -> None:
     """A GRPO step beside TRL's on the same model, prompts and lengths, or a training step beside transformers'."""
     from rich.table import Table

@@ -9,14 +9,15 @@ from typing import Annotated
 import typer
 
 from jobs.config import RecipeError
+from jobs.options import Host, Port
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def command(
     run_dir: Annotated[Path, typer.Argument(help="A run directory, of a run that is finished or under way.")],
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8200,
+    host: Host = "127.0.0.1",
+    port: Port = 8200,
 ) -> None:
     """Follow a run in the browser: its curves, and every rollout with its scores."""
     if not (run_dir / "metrics.jsonl").is_file():
