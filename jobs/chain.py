@@ -40,7 +40,7 @@ class Stage:
 
 
 def command(recipe: RecipeArgument, overrides: Overrides = None, dry_run: DryRun = False) -> None:
-    """Run several trainers after each other, and evaluate what each of them made."""
+    """Run several trainers after each other, and evaluate what each of them made. The same call goes on."""
     path = config.find(recipe)
     resolved = config.read(path, ChainRecipe, overrides or [])
     if dry_run:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 
 import typer
 
@@ -41,24 +42,31 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-app.command("quickstart")(quickstart.command)
-app.command("pretrain")(pretrain.command)
-app.command("sft")(sft.command)
-app.command("reward-model")(reward_model.command)
-app.command("grpo")(grpo.command)
-app.command("distill")(distill.command)
-app.command("chain")(chain.command)
-app.command("eval")(evaluate.command)
-app.command("lm-eval", context_settings=harness.CONTEXT)(harness.command)
-app.command("export")(export.command)
-app.command("plan")(plan.command)
-app.command("report")(report.command)
-app.command("why")(why.command)
-app.command("view")(view.command)
-app.command("score")(score.score)
-app.add_typer(sandbox.app, name="sandbox")
-app.add_typer(serve.app, name="serve")
-app.add_typer(bench.app, name="bench")
+COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
+    "Train": {
+        "quickstart": quickstart.command,
+        "pretrain": pretrain.command,
+        "sft": sft.command,
+        "reward-model": reward_model.command,
+        "grpo": grpo.command,
+        "distill": distill.command,
+        "chain": chain.command,
+        "plan": plan.command,
+    },
+    "Look at a run": {"view": view.command, "report": report.command, "why": why.command},
+    "Evaluate and hand on": {
+        "eval": evaluate.command,
+        "lm-eval": harness.command,
+        "score": score.score,
+        "export": export.command,
+    },
+}
+for panel, commands in COMMANDS.items():
+    for name, command in commands.items():
+        settings = harness.CONTEXT if command is harness.command else None
+        app.command(name, rich_help_panel=panel, context_settings=settings)(command)
+for name, group in (("serve", serve.app), ("sandbox", sandbox.app), ("bench", bench.app)):
+    app.add_typer(group, name=name, rich_help_panel="Groups of commands")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -75,7 +75,7 @@ def command(
     out: Out = None,
     as_json: AsJson = False,
 ) -> None:
-    """Memory and time of a recipe by component, and a placement of experts from measured load."""
+    """Say what a recipe takes in memory and time, by component; and place experts by a run's measured load."""
     from jobs.bench import record
 
     kind, resolved = read(recipe, overrides or [], trainer)

@@ -10,20 +10,23 @@ from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(help="Run untrusted programs.", no_args_is_help=True)
+from jobs.options import AsJson
+
+app = typer.Typer(help="Run untrusted programs, isolated.", no_args_is_help=True)
 
 
 @app.command()
 def run(
-    solution: Annotated[str, typer.Argument(help="the program's file, or - for standard input")],
-    tests: Annotated[str | None, typer.Option(help="a JSON file of tests, or a .py file of asserts")] = None,
-    language: Annotated[str, typer.Option(help="see `zeroth sandbox check` for those found here")] = "python",
-    time: Annotated[float | None, typer.Option(help="seconds of real and of CPU time for a run", metavar="S")] = None,
-    memory: Annotated[int | None, typer.Option(help="MiB for a run", metavar="MB")] = None,
-    unsafe: Annotated[bool, typer.Option("--unsafe", help="run WITHOUT isolation, with your own rights")] = False,
+    solution: Annotated[str, typer.Argument(help="The program's file, or - for standard input.")],
+    tests: Annotated[str | None, typer.Option(help="A JSON file of tests, or a .py file of asserts.")] = None,
+    language: Annotated[str, typer.Option(help="`zeroth sandbox check` lists those found here.")] = "python",
+    time: Annotated[float | None, typer.Option(help="Seconds of real and of CPU time for a run.", metavar="S")] = None,
+    memory: Annotated[int | None, typer.Option(help="Memory of a run, in MiB.", metavar="MB")] = None,
+    unsafe: Annotated[bool, typer.Option("--unsafe", help="Run WITHOUT isolation, with your own rights.")] = False,
 ) -> None:
-    """Runs a program against tests and prints one JSON verdict; the exit status is 0 whatever the verdict, 1 when the
-    sandbox failed and 2 when the call was wrong."""
+    """Run a program against tests and print one JSON verdict.
+
+    The exit status is 0 whatever the verdict, 1 where the sandbox failed and 2 where the call was wrong."""
     from sandbox import Limits
     from sandbox import run as run_isolated
 
@@ -41,8 +44,10 @@ def run(
 
 
 @app.command()
-def check(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False) -> None:
-    """Prints each mechanism with yes or no; the exit status is 1 where programs cannot be isolated."""
+def check(as_json: AsJson = False) -> None:
+    """Say what this machine can isolate, mechanism by mechanism, and which languages it runs.
+
+    The exit status is 1 where programs cannot be isolated."""
     from sandbox.check import report
 
     found = report()

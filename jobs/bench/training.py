@@ -30,13 +30,8 @@ if TYPE_CHECKING:
 
 BF16_TFLOPS = 989.0
 """Dense BF16 of an H100 or H200 SXM, from the vendor's datasheet."""
-LARGE: dict[str, Any] = {
-    "vocab_size": 32768, "hidden_size": 2048, "intermediate_size": 5632, "moe_intermediate_size": 512,
-    "num_hidden_layers": 16, "num_attention_heads": 16, "q_lora_rank": 768, "kv_lora_rank": 512,
-    "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128, "n_routed_experts": 64,
-    "num_experts_per_tok": 6, "n_group": 8, "topk_group": 4, "routed_scaling_factor": 2.5,
-    "max_position_embeddings": 4096, "rope_original_max_position_embeddings": 4096,
-}  # fmt: skip
+LARGE: dict[str, Any] = {**rollout.SHAPES["3b"], "initializer_range": 0.006}
+"""Weights as DeepSeek-V3 begins with: how evenly a router spreads tokens depends on them."""
 
 
 @dataclass(frozen=True)

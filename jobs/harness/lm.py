@@ -11,6 +11,7 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
+from jobs.config import RecipeError
 from jobs.loaded import layout_of, loaded_engine
 from jobs.serving.text import cut_at_stop
 from model.chat import messages_of
@@ -31,7 +32,7 @@ class ZerothLM(TemplateLM):  # type: ignore[misc]
 
     def __init__(
         self,
-        pretrained: str,
+        pretrained: str = "",
         precision: str = "fp32",
         template: str | None = None,
         max_gen_toks: int = 256,
@@ -40,6 +41,8 @@ class ZerothLM(TemplateLM):  # type: ignore[misc]
         max_batch_size: int | None = None,
         device: str | None = None,
     ) -> None:
+        if not pretrained:
+            raise RecipeError("--model zeroth needs its checkpoint: --model_args pretrained=FOLDER")
         super().__init__()
         rows = int(batch_size) if str(batch_size).isdigit() and int(batch_size) > 1 else max_batch_size or 64
         folder = Path(pretrained)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs.cli import COMMANDS
 from rl.journal import read_load
 from tests.jobs.conftest import Done, Workspace, Zeroth, assert_refused
 
@@ -196,9 +197,7 @@ def test_an_unknown_model_key(workspace: Workspace, zeroth: Zeroth) -> None:
     assert_refused(pretrain(zeroth, workspace, "model.hiden_size=3"), "hiden_size", "hidden_size")
 
 
-@pytest.mark.parametrize(
-    "command", ["quickstart", "pretrain", "sft", "reward-model", "distill", "chain", "grpo", "eval", "report"]
-)
+@pytest.mark.parametrize("command", [name for panel in COMMANDS.values() for name in panel if name != "lm-eval"])
 def test_every_command_explains_itself(command: str, zeroth: Zeroth) -> None:
     done = zeroth(command, "--help")
     assert done.returncode == 0

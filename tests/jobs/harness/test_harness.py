@@ -17,6 +17,7 @@ from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
 
 from jobs import harness
+from jobs.config import RecipeError
 from jobs.harness.lm import ZerothLM
 from model.engine import Request, Sampling
 from tests.jobs.conftest import Workspace, Zeroth
@@ -158,6 +159,11 @@ def test_a_task_that_samples_gets_another_answer_for_each_request(model: ZerothL
 def test_a_setting_that_the_engine_does_not_have_is_refused(model: ZerothLM) -> None:
     with pytest.raises(ValueError, match="repetition_penalty"):
         model.generate_until(requests("generate_until", ("1", {"repetition_penalty": 1.2})))
+
+
+def test_a_model_without_a_checkpoint_is_told_what_is_missing() -> None:
+    with pytest.raises(RecipeError, match="pretrained=FOLDER"):
+        ZerothLM()
 
 
 def test_chats_go_through_the_template(place: Workspace) -> None:
