@@ -94,9 +94,8 @@ def round_e4m3(y: Tensor) -> Tensor:
     A value 2^e m has quanta of 2^(e-3), or 2^-9 below 2^-6. Adding and taking away 1.5 * 2^23 quanta leaves the FP32
     adder no digits but whole quanta.
     """
-    binade = (y.view(torch.int32) & 0x7F800000).view(torch.float32).clamp_min_(2.0**-6)
-    magic = binade.mul_(1.5 * 2.0**20)
-    return (y + magic).sub_(magic)
+    binade = y.view(torch.int32).bitwise_and(0x7F800000).view(torch.float32).clamp_min_(2.0**-6)
+    return y.add(binade, alpha=1.5 * 2.0**20).sub_(binade, alpha=1.5 * 2.0**20)
 
 
 def round_blocks(w: Tensor) -> Tensor:

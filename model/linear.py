@@ -38,9 +38,14 @@ class GroupedLinear(nn.Module):
 
     def forward(self, x: Tensor, counts: list[int]) -> Tensor:
         """x [M, K] -> [M, N]; ``counts`` [E] sums to M."""
-        if self.fp8 and self.rounded:
-            return fp8.grouped_matmul(fp8.round_tiles(x), self.weight.to(x.dtype), counts)
-        return fp8.product(x, self.weight.to(x.dtype), counts, self.fp8)
+        return self.multiply(self.operand(x), counts)
+
+    def operand(self, x: Tensor) -> Tensor:
+        """x [..., K] as an engine multiplies it: rounded to FP8 tiles in fp8, once for all that multiply it."""
+        return fp8.round_tiles(x) if self.fp8 and self.rounded else x
+
+    def multiply(self, operand: Tensor, counts: list[int]) -> Tensor:
+        return fp8.product(operand, self.weight.to(operand.dtype), counts, self.fp8 and not self.rounded)
 
 
 class Linear(GroupedLinear):
@@ -53,10 +58,8 @@ class Linear(GroupedLinear):
     @on_gpu("linear")
     def forward(self, x: Tensor, counts: list[int] | None = None) -> Tensor:
         """x [..., K] -> [..., N]."""
-        if not self.fp8:
-            return F.linear(x, self.weight.to(x.dtype))
-        if self.rounded:
-            return F.linear(fp8.round_tiles(x), self.weight.to(x.dtype))
+        if self.rounded or not self.fp8:
+            return F.linear(self.operand(x), self.weight.to(x.dtype))
         rows = x.reshape(-1, x.shape[-1])
         return fp8.product(rows, self.weight.to(x.dtype).unsqueeze(0), [len(rows)], True).view(*x.shape[:-1], -1)
 
@@ -65,9 +68,13 @@ class Linear(GroupedLinear):
 def together(x: Tensor, *layers: Linear) -> tuple[Tensor, ...]:
     """The layers' outputs for one input x [..., K]; an engine in fp8 rounds it once."""
     if all(layer.fp8 and layer.rounded for layer in layers):
-        rounded = fp8.round_tiles(x)
-        return tuple(F.linear(rounded, layer.weight.to(x.dtype)) for layer in layers)
+        return of_operand(fp8.round_tiles(x), *layers)
     return tuple(layer(x) for layer in layers)
+
+
+def of_operand(operand: Tensor, *layers: Linear) -> tuple[Tensor, ...]:
+    """`together` for what `GroupedLinear.operand` has rounded."""
+    return tuple(F.linear(operand, layer.weight.to(operand.dtype)) for layer in layers)
 
 
 class RMSNorm(nn.Module):

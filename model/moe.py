@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from model.config import ModelConfig
 from model.dispatch import on_gpu
-from model.linear import GroupedLinear, Linear, draw_, together
+from model.linear import GroupedLinear, Linear, draw_, of_operand, together
 
 ExpertLoad = dict[int, list[int]]
 """Tokens sent to each expert, by the index of the MoE layer."""
@@ -83,7 +83,13 @@ class MLP(nn.Module):
 
     @on_gpu("mlp")
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = together(x, self.gate_proj, self.up_proj)
+        return self.down(*together(x, self.gate_proj, self.up_proj))
+
+    def of_operand(self, operand: Tensor) -> Tensor:
+        """`forward` for what `GroupedLinear.operand` has rounded."""
+        return self.down(*of_operand(operand, self.gate_proj, self.up_proj))
+
+    def down(self, gate: Tensor, up: Tensor) -> Tensor:
         out: Tensor = self.down_proj(F.silu(gate) * up)
         return out
 
@@ -97,14 +103,14 @@ class Experts(nn.Module):
         self.gate_up_proj = GroupedLinear(c.n_routed_experts, c.hidden_size, 2 * c.moe_intermediate_size, std)
         self.down_proj = GroupedLinear(c.n_routed_experts, c.moe_intermediate_size, c.hidden_size, std)
 
-    def forward(self, x: Tensor, routing: Routing) -> Tensor:
-        """x [T, H] -> [T, H]: the gated sum of each token's experts. No token is dropped."""
+    def forward(self, operand: Tensor, routing: Routing) -> Tensor:
+        """gate_up_proj's operand [T, H] -> [T, H]: the gated sum of each token's experts. No token is dropped."""
         k = routing.indices.shape[-1]
         order = routing.indices.flatten().argsort(stable=True)
         counts: list[int] = routing.counts.tolist()
-        gate, up = self.gate_up_proj(to_experts(x, order, k), counts).chunk(2, -1)
+        gate, up = self.gate_up_proj.multiply(to_experts(operand, order, k), counts).chunk(2, -1)
         # Gating the narrow side of down_proj gives the same sum as gating its output, on fewer numbers.
-        weights = routing.gates.to(x.dtype).view(-1, 1).index_select(0, order)
+        weights = routing.gates.to(operand.dtype).view(-1, 1).index_select(0, order)
         return to_tokens(self.down_proj(F.silu(gate) * up * weights, counts), order, k)
 
 
@@ -122,9 +128,11 @@ class MoE(nn.Module):
         """x [..., H]; ``given`` as for the router."""
         flat = x.reshape(-1, x.shape[-1])
         routing = self.gate(flat, given)
-        out = self.experts(flat, routing)
+        operand = self.experts.gate_up_proj.operand(flat)
+        out = self.experts(operand, routing)
         if self.shared:
-            out = out + self.shared_experts(flat)
+            shared = self.shared_experts
+            out = out + (shared(flat) if operand is flat else shared.of_operand(operand))
         return out.view_as(x), routing
 
 
