@@ -334,8 +334,13 @@ def known(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
 @contextmanager
 def environment(config: ModelConfig) -> Iterator[None]:
     """The environment variables that vLLM's processes are started with, where the user has not set them."""
-    wanted = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1", "VLLM_USE_DEEP_GEMM_E8M0": "0"}
-    if not torch.cuda.is_available():
+    wanted = {
+        "VLLM_LOGGING_LEVEL": "WARNING", "VLLM_LOGGING_STREAM": "ext://sys.stderr", "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_USE_DEEP_GEMM_E8M0": "0",
+    }  # fmt: skip
+    if torch.cuda.is_available():
+        wanted["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"  # to have asked for CUDA is enough for torch to refuse a fork
+    else:
         # One thread for each that torch has here; no compiler, which takes longer than what it compiles.
         wanted |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "TORCHDYNAMO_DISABLE": "1"}
         if config.kv_lora_rank + config.qk_rope_head_dim != 576:

@@ -32,6 +32,7 @@ TOGETHER = {
         "tests/jobs/evaluation/test_evaluate.py",
         "tests/rl/test_learning.py",
         "tests/jobs/serving/test_vllm_server.py",
+        "tests/jobs/test_bench_rollout.py",
     ),
 }
 """Files whose tests go to one process when there are several (`-n 2`): with an engine of vLLM for all, and one Ray at a

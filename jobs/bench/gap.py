@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +21,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jobs import console
-from jobs.bench import rollout
+from jobs.bench import record, rollout
+from jobs.bench.record import Log
 from jobs.config import Precision, RecipeError, precisions_of
 from jobs.options import AsJson, Out
 
@@ -52,7 +54,6 @@ def command(
     """Sampler and trainer on the same tokens, before and after the sampler's routes are replayed."""
     from rich.table import Table
 
-    from jobs.bench import record
     from model.engine import Request
 
     wanted = [name.strip() for name in engines.split(",")]
@@ -63,11 +64,12 @@ def command(
         Request(ids, tuple(range(i * samples, (i + 1) * samples)))
         for i, ids in enumerate(rollout.prompts_of(subject, prompts, prompt_tokens))
     ]
-    results = record.stamped(measure(subject, wanted, precisions_of(precisions), requests, new_tokens))
+    log = Log(record.stamped({}), out)
+    measure(subject, wanted, precisions_of(precisions), requests, new_tokens, log)
     if as_json or out:
-        record.emit(results, out)
+        record.emit(log.results, out)
     table = Table("engine", "routes", "tokens", "mean |dlogp|", "max |dlogp|", "KL", "routes differ")
-    for row in results["gaps"]:
+    for row in log.results["gaps"]:
         differ = "-" if row["routes_differ"] is None else f"{row['routes_differ']:.2%}"
         table.add_row(
             row["engine"], row["routes"], f"{row['tokens']:,}", f"{row['mean']:.2e}", f"{row['max']:.2e}",
@@ -77,8 +79,13 @@ def command(
 
 
 def measure(
-    subject: Subject, engines: Sequence[str], precisions: Sequence[Precision], requests: Sequence[Request], new: int
-) -> dict[str, Any]:
+    subject: Subject,
+    engines: Sequence[str],
+    precisions: Sequence[Precision],
+    requests: Sequence[Request],
+    new: int,
+    log: Log,
+) -> None:
     """Raises EngineError or PolicyError where an engine or the exact trainer cannot run on this machine."""
     import torch
 
@@ -88,9 +95,17 @@ def measure(
     cuda = torch.cuda.is_available()
     model, tokenizer = rollout.model_of(subject, "cuda" if cuda else "cpu"), train(["a"], 300)
     rows: list[dict[str, Any]] = []
+    log.results |= {
+        "bench": "gap",
+        "shape": subject.name,
+        "device": torch.cuda.get_device_name() if cuda else "cpu",
+        "sequences": sum(len(request.seeds) for request in requests),
+        "gaps": rows,
+    }
+    log.keep()
     for precision in precisions:
         for name in engines:
-            console.say(f"{name}, {precision}")
+            log.say(f"{name}, {precision}")
             policy = _policy(model, tokenizer, precision, exact=name == "exact")
             with _engine(name, policy, precision) as engine:
                 groups = asyncio.run(_sampled(engine, policy, precision, requests, Sampling(max_tokens=new)))
@@ -98,15 +113,9 @@ def measure(
                 found = gap(policy, requests, groups, replay=replay)
                 if found is not None:
                     rows.append({"engine": f"{name}, {precision}", "routes": "replayed" if replay else "own", **found})
+            log.keep()
             del policy
             rollout.free()
-    return {
-        "bench": "gap",
-        "shape": subject.name,
-        "device": torch.cuda.get_device_name() if cuda else "cpu",
-        "sequences": sum(len(request.seeds) for request in requests),
-        "gaps": rows,
-    }
 
 
 async def _sampled(
@@ -175,6 +184,7 @@ def _engine(name: str, policy: Policy, precision: Precision) -> Iterator[Engine]
         policy.tokenizer.save(folder)
         on_gpu = device.type == "cuda"
         arguments = {"gpu_memory_utilization": 0.4, "enforce_eager": True} if on_gpu else {}
+        os.environ.setdefault("VLLM_DEEP_GEMM_WARMUP", "skip")  # which compiles for minutes what is never met here
         engine = VllmEngine(folder, precision, record_routes=on_gpu, arguments=arguments)
         try:
             yield engine

@@ -7,9 +7,12 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from jobs import console
 
 PACKAGES = (
     "zeroth",
@@ -24,6 +27,22 @@ PACKAGES = (
     "triton",
     "vllm",
 )
+
+
+class Log:
+    """What a measurement knows so far, ``results``, which is kept in ``out`` whenever it grows: a run that is ended
+    early loses nothing that it had."""
+
+    def __init__(self, results: dict[str, Any], out: Path | None = None) -> None:
+        self.results, self.out, self.started = results, out, time.monotonic()
+
+    def say(self, text: str) -> None:
+        """With the seconds since the start."""
+        console.say(f"{time.monotonic() - self.started:5.0f} s  {text}")
+
+    def keep(self) -> None:
+        if self.out is not None:
+            write(self.results, self.out)
 
 
 def stamped(results: dict[str, Any]) -> dict[str, Any]:
@@ -45,11 +64,17 @@ def stamped(results: dict[str, Any]) -> dict[str, Any]:
 
 def emit(results: dict[str, Any], out: Path | None) -> None:
     """Prints JSON to standard output, and writes it where asked."""
-    text = json.dumps(results, indent=2)
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(json.dumps(results, indent=2) + "\n")
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text + "\n")
+        write(results, out)
+
+
+def write(results: dict[str, Any], out: Path) -> None:
+    """The JSON in a file, which at every moment holds one whole."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    new = out.with_name(f"{out.name}.{os.getpid()}.new")
+    new.write_text(json.dumps(results, indent=2) + "\n")
+    new.replace(out)
 
 
 def _commit() -> str:

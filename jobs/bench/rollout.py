@@ -5,6 +5,10 @@ Weights are random unless a checkpoint is named; no completion ends before its l
 timed records graphs and compiles kernels (of 8 tokens a sequence for vLLM, which does both as it starts). The time to
 the first token is that of a whole batch, from prompts to every sequence's first token. vLLM is given its weights as it
 makes them up itself, in BF16, its faster setting for this shape, and returns the log-probability of each sampled token.
+It compiles, and records CUDA graphs, as it does by default, but of fewer batch sizes (those of the loads and every 32nd
+below), since each makes its start longer. Neither engine keeps a prompt's cache for the next run of the same prompts.
+
+Every figure is written to ``--out`` as soon as it is known: a run that is ended early keeps those that it had.
 """
 
 # torch leaves some functions untyped.
@@ -26,8 +30,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jobs import console
-from jobs.bench import kernels
-from jobs.config import Precision, RecipeError, precisions_of
+from jobs.bench import kernels, record
+from jobs.bench.record import Log
+from jobs.config import Precision, RecipeError, precision_of
 from jobs.options import AsJson, Out
 
 if TYPE_CHECKING:
@@ -54,6 +59,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 """The shape that H200 figures are quoted for (3.42 billion parameters), and one for CPUs."""
+ENGINES = ("native-fp32", "native-bf16", "native-fp8", "vllm")
 SCORED_AT_ONCE = 32
 
 
@@ -71,27 +77,29 @@ def command(
     shape: Annotated[str, typer.Option(help=f"One of {', '.join(SHAPES)}.")] = "3b",
     checkpoint: Annotated[Path | None, typer.Option(help="Sample this checkpoint instead of random weights.")] = None,
     documents: Annotated[Path | None, typer.Option(help="With a checkpoint: JSONL whose texts begin prompts.")] = None,
-    precisions: Annotated[str, typer.Option(help="Of the native engine, with commas between.")] = "bf16,fp8",
+    engines: Annotated[
+        str, typer.Option(help=f"With commas between, in the order in which they run, of {', '.join(ENGINES)}.")
+    ] = "native-fp8,vllm,native-bf16",
     sequences: Annotated[str, typer.Option(help="Batch sizes, with commas between.")] = "512,64",
     prompt_tokens: Annotated[int, typer.Option(min=2)] = 128,
     new_tokens: Annotated[int, typer.Option(min=1)] = 512,
     long_tail: Annotated[
         bool, typer.Option(help="Also lengths from 16 up with a long tail, twice the largest batch.")
     ] = True,
-    rival: Annotated[bool, typer.Option(help="Run vLLM, where it is installed.")] = True,
     out: Out = None,
     as_json: AsJson = False,
 ) -> None:
     """The native engine beside vLLM, and the trainer's log-probabilities beside the engine's."""
-    from jobs.bench import record
-
+    wanted = [name.strip() for name in engines.split(",")]
+    if unknown := [name for name in wanted if name not in ENGINES]:
+        raise RecipeError(f"--engines: {unknown[0]!r} is none of {', '.join(ENGINES)}")
     subject = subject_of(shape, checkpoint, documents)
-    kinds = precisions_of(precisions)
     loads = _loads(subject, [int(n) for n in sequences.split(",")], prompt_tokens, new_tokens, long_tail)
-    results = record.stamped(measure(subject, kinds, loads, rival=rival))
+    log = Log(record.stamped({}), out)
+    measure(subject, wanted, loads, log)
     if as_json or out:
-        record.emit(results, out)
-    _show(results)
+        record.emit(log.results, out)
+    _show(log.results)
 
 
 @dataclass(frozen=True)
@@ -150,35 +158,54 @@ def prompts_of(subject: Subject, count: int, tokens: int) -> list[tuple[int, ...
     return [found[i % len(found)] for i in range(count)]
 
 
-def measure(subject: Subject, precisions: Sequence[Precision], loads: Sequence[Load], *, rival: bool) -> dict[str, Any]:
+def measure(subject: Subject, wanted: Sequence[str], loads: Sequence[Load], log: Log) -> None:
+    """Each engine of ``wanted`` on each load, one after another, into the log."""
     import torch
 
     cuda = torch.cuda.is_available()
-    model = model_of(subject, "cuda" if cuda else "cpu")
     engines: dict[str, Any] = {}
-    for precision in precisions:
-        for draft in (False, True)[: 1 + bool(model.mtp)]:
-            name = f"native, {precision}" + (", drafts" if draft else "")
-            console.say(name)
-            engines[name] = _ours(model, precision, loads, draft=draft)
-            free()
-    bandwidth = kernels.copy_bandwidth(kernels.make_clock(100)) * 1e9 if cuda else None
-    limits = {load.name: {p: _limit(model, load, p, bandwidth) for p in precisions} for load in loads if bandwidth}
-    del model
-    free()
-    reason = _without_vllm(rival)
-    if reason is None:
-        engines["vLLM, bf16" if cuda else "vLLM, fp32"] = _theirs(subject, loads, cuda)
-    return {
+    log.results |= {
         "bench": "rollout",
         "shape": subject.name,
         "device": torch.cuda.get_device_name() if cuda else "cpu",
         "loads": [load.name for load in loads],
         "engines": engines,
-        "copy_bytes_per_second": bandwidth,
-        "limits_tokens_per_second": limits or None,
-        "without_vllm": reason,
+        "copy_bytes_per_second": None,
+        "limits_tokens_per_second": None,
+        "without_vllm": None if "vllm" in wanted else "not asked for",
     }
+    log.keep()
+    for name in wanted:
+        if name != "vllm":
+            _native(subject, precision_of(name.removeprefix("native-")), loads, log)
+        elif importlib.util.find_spec("vllm") is None:
+            log.results["without_vllm"] = "not installed here"
+        else:
+            row = engines["vLLM, bf16" if cuda else "vLLM, fp32"] = {"loads": {}}
+            _theirs(subject, loads, cuda, row, log)
+    log.keep()
+
+
+def _native(subject: Subject, precision: Precision, loads: Sequence[Load], log: Log) -> None:
+    import torch
+
+    cuda = torch.cuda.is_available()
+    model = model_of(subject, "cuda" if cuda else "cpu")
+    if cuda:
+        bandwidth = log.results["copy_bytes_per_second"] or kernels.copy_bandwidth(kernels.make_clock(100)) * 1e9
+        limits = log.results["limits_tokens_per_second"] or {load.name: {} for load in loads}
+        for load in loads:
+            limits[load.name][precision] = _limit(model, load, precision, bandwidth)
+        log.results |= {"copy_bytes_per_second": bandwidth, "limits_tokens_per_second": limits}
+    for draft in (False, True)[: 1 + bool(model.mtp)]:
+        name = f"native, {precision}" + (", drafts" if draft else "")
+        log.say(name)
+        row: dict[str, Any] = {"loads": {}}
+        log.results["engines"][name] = row
+        _ours(model, precision, loads, row, log, draft=draft)
+        free()
+    del model
+    free()
 
 
 def model_of(subject: Subject, device: str) -> Transformer:
@@ -213,11 +240,18 @@ def _starts(load: Load, cut: int | None) -> list[Start]:
     return [Start(ids, seed, None, min(n, cut or n)) for seed, (ids, n) in enumerate(rows)]
 
 
-def _ours(model: Transformer, precision: Precision, loads: Sequence[Load], *, draft: bool) -> dict[str, Any]:
-    """Each load's figures, and on a GPU the largest gap to the trainer's log-probabilities."""
+def _found(row: dict[str, Any], load: Load, figures: dict[str, Any], log: Log) -> None:
+    row["loads"][load.name] = figures
+    log.say(f"  {load.name}: {figures['tokens_per_second']:,.0f} tokens/s")
+    log.keep()
+
+
+def _ours(
+    model: Transformer, precision: Precision, loads: Sequence[Load], row: dict[str, Any], log: Log, *, draft: bool
+) -> None:
+    """Each load's figures into ``row``, and on a GPU the largest gap to the trainer's log-probabilities."""
     import torch
 
-    found: dict[str, Any] = {}
     if not torch.cuda.is_available():
         from model.drafting import DraftedWaves
         from model.waves import Waves
@@ -227,21 +261,21 @@ def _ours(model: Transformer, precision: Precision, loads: Sequence[Load], *, dr
             waves: Waves | DraftedWaves = Waves(model, load.at_once, False)
             if draft:
                 waves = DraftedWaves(model, load.at_once, False)
-            found[load.name], _ = _timed(load, waves, draft=draft)
-        return {"loads": found}
+            _found(row, load, _timed(load, waves, draft=draft)[0], log)
+        return
     from model.exact import Exact
     from model.graphs import Graphs
 
     exact = Exact(model, precision)
+    row["weights_gib"] = exact.served.bytes() / 2**30
     graphs = Graphs(exact.served, max(load.at_once for load in loads), cache_bytes=60 << 30, draft=draft)
-    gaps: dict[str, Any] = {}
     for load in loads:
         graphs.max_rows = load.at_once
-        found[load.name], sampled = _timed(load, graphs, draft=draft)
-        found[load.name]["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
-        if not gaps:
-            gaps = _gap(exact, load, sampled)
-    return {"loads": found, "weights_gib": exact.served.bytes() / 2**30, "trainer": gaps}
+        figures, sampled = _timed(load, graphs, draft=draft)
+        _found(row, load, {**figures, "peak_gib": torch.cuda.max_memory_allocated() / 2**30}, log)
+        if "trainer" not in row:
+            row["trainer"] = _gap(exact, load, sampled)
+            log.keep()
 
 
 def _timed(load: Load, engine: Any, *, draft: bool) -> tuple[dict[str, Any], list[Sampled]]:
@@ -265,7 +299,6 @@ def _timed(load: Load, engine: Any, *, draft: bool) -> tuple[dict[str, Any], lis
     run(1)
     tokens = sum(len(row.tokens) for row in sampled)
     first = min(run(1)[0], run(1)[0])
-    console.say(f"  {load.name}: {tokens / seconds:,.0f} tokens/s")
     figures = {"tokens": tokens, "seconds": seconds, "tokens_per_second": tokens / seconds, "first_token_s": first}
     return figures | steps, sampled
 
@@ -321,32 +354,40 @@ def _limit(model: Transformer, load: Load, precision: Precision, bandwidth: floa
     return rows / max(moved, 2 * active * rows / FLOPS)
 
 
-def _without_vllm(wanted: bool) -> str | None:
-    if not wanted:
-        return "not asked for"
-    return None if importlib.util.find_spec("vllm") else "not installed here"
-
-
-def _theirs(subject: Subject, loads: Sequence[Load], cuda: bool) -> dict[str, Any]:
+def _theirs(subject: Subject, loads: Sequence[Load], cuda: bool, row: dict[str, Any], log: Log) -> None:
+    """vLLM's figures into ``row``; one engine samples all loads."""
     from model.config import to_hf
+    from model.vllm_engine import environment
 
-    console.say("vLLM")
-    vllm = importlib.import_module("vllm")
+    log.say("vLLM")
     started = time.perf_counter()
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        values = {**to_hf(subject.config), "eos_token_id": 1, "num_nextn_predict_layers": 0, "torch_dtype": "bfloat16"}
-        (folder / "config.json").write_text(json.dumps(values))
-        longest = max(len(p) + n for load in loads for p, n in zip(load.prompts, load.lengths, strict=True))
+    # vLLM finds what it has compiled before by the folder's name, among others.
+    folder = Path(tempfile.gettempdir()) / f"zeroth-bench-rollout-{subject.name.replace('/', '-')}"
+    folder.mkdir(exist_ok=True)
+    values = {**to_hf(subject.config), "eos_token_id": 1, "num_nextn_predict_layers": 0, "torch_dtype": "bfloat16"}
+    (folder / "config.json").write_text(json.dumps(values))
+    longest = max(len(p) + n for load in loads for p, n in zip(load.prompts, load.lengths, strict=True))
+    on_gpu = {"dtype": "bfloat16", "gpu_memory_utilization": 0.8, "compilation_config": _graphs(loads)}
+    with environment(subject.config):
+        vllm = importlib.import_module("vllm")
         engine = vllm.LLM(
             model=str(folder), skip_tokenizer_init=True, load_format="dummy", max_model_len=longest + 1,
-            max_num_seqs=max(load.at_once for load in loads), dtype="bfloat16" if cuda else "float32",
-            **({"gpu_memory_utilization": 0.8} if cuda else {}),
+            max_num_seqs=max(load.at_once for load in loads), enable_prefix_caching=False,
+            **(on_gpu if cuda else {"dtype": "float32", "enforce_eager": True}),
         )  # fmt: skip
-        ready = time.perf_counter() - started
-        console.say(f"  ready after {ready:.0f} s")
-        found = {load.name: _timed_vllm(vllm, engine, load) for load in loads}
-    return {"loads": found, "ready_s": ready}
+    row["ready_s"] = time.perf_counter() - started
+    log.say(f"  ready after {row['ready_s']:.0f} s")
+    log.keep()
+    for load in loads:
+        _found(row, load, _timed_vllm(vllm, engine, load), log)
+    engine.llm_engine.engine_core.shutdown()
+
+
+def _graphs(loads: Sequence[Load]) -> dict[str, list[int]]:
+    """The batch sizes that vLLM records CUDA graphs of; it fills a batch up to the next."""
+    rows = [load.at_once for load in loads]
+    few = [size for size in (1, 2, 4, 8, 16) if size < max(rows)]
+    return {"cudagraph_capture_sizes": sorted({*few, *range(32, max(rows), 32), *rows})}
 
 
 def _timed_vllm(vllm: Any, engine: Any, load: Load) -> dict[str, Any]:
@@ -364,7 +405,6 @@ def _timed_vllm(vllm: Any, engine: Any, load: Load) -> dict[str, Any]:
     run(8)
     seconds, tokens = run(None)
     first = min(run(1)[0], run(1)[0])
-    console.say(f"  {load.name}: {tokens / seconds:,.0f} tokens/s")
     return {"tokens": tokens, "seconds": seconds, "tokens_per_second": tokens / seconds, "first_token_s": first}
 
 

@@ -1,25 +1,70 @@
 from __future__ import annotations
 
+import json
+import tempfile
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from jobs.bench import rollout
+from jobs.bench.record import Log
 from jobs.config import RecipeError
 from model.drafting import DraftedWaves
 from model.engine import Sampling
 from tests.fakes import TINY
+from tests.jobs.conftest import Zeroth
 from tests.model.test_drafting import model
 
 
 def test_every_load_is_sampled_whole_with_drafts_and_without() -> None:
     subject = rollout.Subject("tiny", replace(TINY, num_nextn_predict_layers=1, eos_token_id=-1), None, None)
     loads = rollout._loads(subject, [2], prompt=4, new=8, long_tail=True)
-    results = rollout.measure(subject, ["fp32"], loads, rival=False)
-    assert list(results["engines"]) == ["native, fp32", "native, fp32, drafts"]
-    for engine in results["engines"].values():
+    log = Log({})
+    rollout.measure(subject, ["native-fp32"], loads, log)
+    assert list(log.results["engines"]) == ["native, fp32", "native, fp32, drafts"]
+    for engine in log.results["engines"].values():
         assert [engine["loads"][load.name]["tokens"] for load in loads] == [sum(load.lengths) for load in loads]
-    assert results["without_vllm"] == "not asked for"
+    assert log.results["without_vllm"] == "not asked for"
+
+
+def test_a_run_that_is_ended_early_keeps_what_it_had(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    subject = rollout.Subject("tiny", replace(TINY, eos_token_id=-1), None, None)
+    loads = rollout._loads(subject, [2, 1], prompt=4, new=8, long_tail=False)
+    timed = rollout._timed
+
+    def ended(load: rollout.Load, *args: Any, **kwargs: Any) -> Any:
+        if load.at_once == 1:
+            raise KeyboardInterrupt
+        return timed(load, *args, **kwargs)
+
+    monkeypatch.setattr(rollout, "_timed", ended)
+    with pytest.raises(KeyboardInterrupt):
+        rollout.measure(subject, ["native-fp32"], loads, Log({}, tmp_path / "out.json"))
+    kept = json.loads((tmp_path / "out.json").read_text())
+    assert list(kept["engines"]["native, fp32"]["loads"]) == [loads[0].name]
+
+
+@pytest.mark.vllm
+def test_vllm_samples_every_load_whole_beside_the_native_engine(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, zeroth: Zeroth
+) -> None:
+    pytest.importorskip("vllm", reason="needs vLLM")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    sizes = ["--shape", "tiny", "--sequences", "3,2", "--prompt-tokens", "8", "--new-tokens", "12"]
+    run = zeroth("bench", "rollout", *sizes, "--engines", "vllm,native-fp32", "--json")
+    assert run.returncode == 0, run.stderr
+    engines = json.loads(run.stdout)["engines"]
+    assert list(engines) == ["vLLM, fp32", "native, fp32"]
+    theirs, ours = ([figures["tokens"] for figures in engine["loads"].values()] for engine in engines.values())
+    assert theirs == ours
+    assert theirs[:2] == [36, 24]
+
+
+def test_graphs_are_recorded_of_the_loads_own_sizes() -> None:
+    sizes = [rollout.Load("", [], [], rows) for rows in (80, 24)]
+    assert rollout._graphs(sizes) == {"cudagraph_capture_sizes": [1, 2, 4, 8, 16, 24, 32, 64, 80]}
 
 
 def test_guesses_are_counted_in_the_run_that_is_timed() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -42,6 +43,7 @@ def pair(
         request.param,
     )
     checkpoint.save(policy.model, policy.tokenizer, folder)
+    os.environ.setdefault("VLLM_DEEP_GEMM_WARMUP", "skip")  # which compiles for minutes what is never met here
     arguments = {"enable_sleep_mode": True, "gpu_memory_utilization": 0.3, "enforce_eager": True}
     engine = VllmEngine(folder, request.param, max_rows=64, record_routes=True, arguments=arguments)
     asyncio.run(engine.publish(policy.publish(request.param)))
