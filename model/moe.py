@@ -90,7 +90,7 @@ class MLP(nn.Module):
         return self.down(*of_operand(operand, self.gate_proj, self.up_proj))
 
     def down(self, gate: Tensor, up: Tensor) -> Tensor:
-        out: Tensor = self.down_proj(F.silu(gate) * up)
+        out: Tensor = self.down_proj(swiglu(gate, up))
         return out
 
 
@@ -111,7 +111,7 @@ class Experts(nn.Module):
         gate, up = self.gate_up_proj.multiply(to_experts(operand, order, k), counts).chunk(2, -1)
         # Gating the narrow side of down_proj gives the same sum as gating its output, on fewer numbers.
         weights = routing.gates.to(operand.dtype).view(-1, 1).index_select(0, order)
-        return to_tokens(self.down_proj(F.silu(gate) * up * weights, counts), order, k)
+        return to_tokens(self.down_proj(swiglu(gate, up, weights), counts), order, k)
 
 
 class MoE(nn.Module):
@@ -136,6 +136,35 @@ class MoE(nn.Module):
         return out.view_as(x), routing
 
 
+def swiglu(gate: Tensor, up: Tensor, weights: Tensor | None = None) -> Tensor:
+    """silu(gate) * up [M, I], times ``weights`` [M, 1]."""
+    if not torch.is_grad_enabled():
+        out = F.silu(gate).mul_(up)
+        return out if weights is None else out.mul_(weights)
+    gated: Tensor = _SwiGLU.apply(gate, up, weights)
+    return gated
+
+
+class _SwiGLU(torch.autograd.Function):
+    """In half the passes over memory that its parts take one by one."""
+
+    @staticmethod
+    def forward(ctx, gate: Tensor, up: Tensor, weights: Tensor | None) -> Tensor:  # type: ignore[no-untyped-def]
+        act = F.silu(gate)
+        ctx.save_for_backward(gate, up, act, weights)
+        out = act * up
+        return out if weights is None else out.mul_(weights)
+
+    @staticmethod
+    def backward(ctx, dy: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:  # type: ignore[no-untyped-def]
+        gate, up, act, weights = ctx.saved_tensors
+        d_up, d_act, d_weights = dy * act, dy * up, None
+        if weights is not None:
+            d_weights = torch.linalg.vecdot(d_up, up).unsqueeze(-1)
+            d_up, d_act = d_up.mul_(weights), d_act.mul_(weights)
+        return torch.ops.aten.silu_backward(d_act, gate), d_up, d_weights
+
+
 def to_experts(x: Tensor, order: Tensor, k: int) -> Tensor:
     """x [T, H] -> [T k, H]: each token's row to its k experts, row order[i] // k to place i."""
     if not torch.is_grad_enabled():
@@ -158,8 +187,8 @@ def _to_experts(x: Tensor, order: Tensor, k: int) -> Tensor:
 
 def _to_tokens(x: Tensor, order: Tensor, k: int) -> Tensor:
     inverse = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
-    sums: Tensor = x.index_select(0, inverse).unflatten(0, (-1, k)).sum(1)
-    return sums
+    # Reads and adds in one pass.
+    return F.embedding_bag(inverse.view(-1, k), x, mode="sum")
 
 
 class _ToExperts(torch.autograd.Function):
