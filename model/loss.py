@@ -26,8 +26,7 @@ def token_logprobs(
     the backward pass, so that no more than chunk x vocabulary of them exist at once. ``head`` [V, H]."""
 
     def part(rows: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-        logits = F.linear(rows, head.to(rows.dtype)).float()
-        chosen: tuple[Tensor, Tensor] = _Chosen.apply(logits if temperature == 1 else logits / temperature, wanted)
+        chosen: tuple[Tensor, Tensor] = _Chosen.apply(rows, head, wanted, temperature)
         return chosen
 
     pieces = (
@@ -39,22 +38,34 @@ def token_logprobs(
 
 
 class _Chosen(torch.autograd.Function):
-    """Log-probabilities of ``targets`` [N] under the softmax of ``scores`` [N, V], and entropies, in one exponential of
-    each score; the gradient needs no other."""
+    """`token_logprobs` of one chunk. With p the distribution [N, V], q = p head [N, H] is what the chosen rows of head
+    are set against in the gradient of ``hidden``, and <hidden, q> is the mean score, which the entropy needs: no matrix
+    [N, V] is passed over but by the softmax and by products."""
 
     @staticmethod
-    def forward(ctx, scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]
+    def forward(  # type: ignore[no-untyped-def]
+        ctx, hidden: Tensor, head: Tensor, targets: Tensor, temperature: float
+    ) -> tuple[Tensor, Tensor]:
+        scores = F.linear(hidden, head.to(hidden.dtype)).float()
+        if temperature != 1:
+            scores = scores.div_(temperature)
         probs, total = distribution(scores)
-        ctx.save_for_backward(probs, targets)
-        entropy = total - torch.linalg.vecdot(probs, scores)
+        rows, weight = hidden.float(), head.to(hidden.dtype).float()
+        mean = probs @ weight
+        ctx.save_for_backward(rows, weight, targets, probs, mean)
+        ctx.temperature, ctx.dtypes = temperature, (hidden.dtype, head.dtype)
+        entropy = total - torch.linalg.vecdot(rows, mean) / temperature
         ctx.mark_non_differentiable(entropy)
         return scores.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - total, entropy
 
     @staticmethod
-    def backward(ctx, d_logp: Tensor, _: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
-        probs, targets = ctx.saved_tensors
-        d_logp = d_logp.unsqueeze(-1)
-        return (probs * -d_logp).scatter_add_(-1, targets.unsqueeze(-1), d_logp), None
+    def backward(ctx, d_logp: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[no-untyped-def]
+        rows, weight, targets, probs, mean = ctx.saved_tensors
+        d = d_logp.unsqueeze(-1) / ctx.temperature
+        d_hidden = weight.index_select(0, targets).sub_(mean).mul_(d)
+        rows = rows * d
+        d_head = torch.mm(probs.T, rows).neg_().index_add_(0, targets, rows)
+        return d_hidden.to(ctx.dtypes[0]), d_head.to(ctx.dtypes[1]), None, None
 
 
 class PretrainLoss(NamedTuple):
