@@ -10,7 +10,7 @@ once and read into every row that starts with it. All other layers then work on 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -133,6 +133,8 @@ def fill(items: Sequence[Item], max_tokens: int) -> list[list[Item]]:
 
 SHORT = 128
 """Up to so many tokens a row, attention on a CPU keeps whole score matrices: faster there than tiles of them."""
+AT_ONCE = 2**18
+"""Scores that attention on a CPU makes at once: what stays in a core's cache between one operator and the next."""
 
 
 @on_gpu("attention")
@@ -166,8 +168,10 @@ class _ShortRows(torch.autograd.Function):
         longest = segments.longest
         q_r, k_r, v_r = (x.flatten(0, 1).index_select(0, source).unflatten(0, (-1, longest)) for x in (q, k, v))
         future = q.new_full((longest, longest), float("-inf")).triu_(1)
-        weights = torch.bmm(q_r * scale, k_r.mT).add_(future).softmax(-1)
-        out = torch.bmm(weights, v_r)
+        weights, out = q.new_empty(len(q_r), longest, longest), torch.empty_like(v_r)
+        for q_i, k_i, v_i, weights_i, out_i in _few(q_r, k_r, v_r, weights, out):
+            torch.softmax(torch.baddbmm(future, q_i, k_i.mT, alpha=scale), -1, out=weights_i)
+            torch.bmm(weights_i, v_i, out=out_i)
         ctx.save_for_backward(q_r, k_r, v_r, weights, out)
         ctx.places, ctx.scale = places, scale
         return out.flatten(0, 1).index_select(0, home).view_as(v)
@@ -184,12 +188,22 @@ class _ShortRows(torch.autograd.Function):
 
         d_out = torch.zeros_like(out)
         d_out.flatten(0, 1).index_copy_(0, home, dy.flatten(0, 1))
-        d_v = torch.bmm(weights.mT, d_out)
+        d_q, d_k, d_v = (torch.empty_like(x) for x in (q, k, v))
         along = torch.linalg.vecdot(d_out, out).unsqueeze(-1)
-        d_scores = torch.bmm(d_out, v.mT).sub_(along).mul_(weights)
-        d_q = torch.bmm(d_scores, k).mul_(ctx.scale)
-        d_k = torch.bmm(d_scores.mT, q).mul_(ctx.scale)
+        for q_i, k_i, v_i, weights_i, d_out_i, along_i, d_q_i, d_k_i, d_v_i in _few(
+            q, k, v, weights, d_out, along, d_q, d_k, d_v
+        ):
+            torch.bmm(weights_i.mT, d_out_i, out=d_v_i)
+            d_scores = torch.bmm(d_out_i, v_i.mT).sub_(along_i).mul_(weights_i)
+            d_q_i.baddbmm_(d_scores, k_i, beta=0, alpha=ctx.scale)
+            d_k_i.baddbmm_(d_scores.mT, q_i, beta=0, alpha=ctx.scale)
         return tokens(d_q), tokens(d_k), tokens(d_v), None, None
+
+
+def _few(*rows: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Tensors [S heads, longest, ...] in pieces of `AT_ONCE` scores."""
+    longest = rows[0].shape[1]
+    return zip(*(x.split(max(1, AT_ONCE // max(1, longest * longest))) for x in rows), strict=True)
 
 
 class _ToRows(torch.autograd.Function):
