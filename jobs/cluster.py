@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from jobs.config import GrpoRecipe
 from model.engine import Completion, Request, Sampling
 from model.moe import ExpertLoad
-from model.publish import Part, Published
+from model.publish import CHECKS, Check, Part, Published
 from rewards import Sample, Score
 from rl.rollout import Group
 from rl.step import Metrics
@@ -90,9 +90,9 @@ class TrainerActor:
     def expert_load(self) -> ExpertLoad:
         return self.trainer.policy.take_load()
 
-    def publish(self, proof: bool = True) -> Published:
+    def publish(self, checks: Collection[Check] = CHECKS) -> Published:
         place = StoredParts.put if self.transport is None else self.transport.place
-        return self.trainer.policy.publish(self.trainer.rollout_precision, place, proof=proof)
+        return self.trainer.policy.publish(self.trainer.rollout_precision, place, checks=checks)
 
     def share(self) -> None:
         from model.transport import Shared
@@ -241,11 +241,11 @@ class RemoteTrainer:
         load: ExpertLoad = await call(self.actor.expert_load.remote(), "the trainer")
         return load
 
-    async def publish(self, proof: bool = True) -> Any:
-        """``proof`` as for `model.publish.publish`."""
+    async def publish(self, checks: Collection[Check] = CHECKS) -> Any:
+        """``checks`` as for `model.publish.publish`."""
         if self.handover is not None:
             await self.handover.settle()
-        return await call(self.actor.publish.remote(proof), "the trainer")
+        return await call(self.actor.publish.remote(checks), "the trainer")
 
     async def save(self, folder: Path) -> None:
         await call(self.actor.save.remote(folder.resolve()), "the trainer")

@@ -10,8 +10,8 @@ sender's device chooses; a receiver makes the same kind.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 import xxhash
@@ -20,32 +20,36 @@ from torch.nn import functional as F
 
 from model.dispatch import has_triton
 
+Kind = Literal["hash", "sum"]
 ROW = 1024
 """Words in a row."""
 ROWS_AT_ONCE = 64
-SUM = "sum:"
 
 
-def digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """By name, of the kind for the device that the tensors are on."""
-    return sums(tensors) if any(t.is_cuda for t in tensors.values()) else hashes(tensors)
+def kind_on(device: torch.device) -> Kind:
+    """What suits the memory that tensors lie in."""
+    return "sum" if device.type == "cuda" else "hash"
 
 
-def matching(tensors: Mapping[str, Tensor], sent: Mapping[str, str]) -> dict[str, str]:
-    """By name, of the kind that was sent."""
-    return sums(tensors) if any(digest.startswith(SUM) for digest in sent.values()) else hashes(tensors)
+def digests(tensors: Sequence[Tensor], kind: Kind) -> Tensor:
+    """int64 [len(tensors), 2]; a sum and the number of bytes, or a hash's two halves. Sums are made without waiting for
+    the device, and stay there."""
+    return hashes(tensors) if kind == "hash" else sums(tensors)
 
 
-def hashes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    return {name: xxhash.xxh3_128_hexdigest(host_bytes(t)) for name, t in tensors.items()}
+def hashes(tensors: Sequence[Tensor]) -> Tensor:
+    found = b"".join(xxhash.xxh3_128_digest(host_bytes(t)) for t in tensors)
+    return torch.frombuffer(bytearray(found), dtype=torch.int64).view(-1, 2)
 
 
-def sums(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    found = _sums([t if t.is_contiguous() and t.nbytes % 4 == 0 else _words(t) for t in tensors.values()])
-    return {
-        name: f"{SUM}{total & (2**64 - 1):016x}/{t.nbytes}"
-        for (name, t), total in zip(tensors.items(), found, strict=True)
-    }
+def sums(tensors: Sequence[Tensor]) -> Tensor:
+    words = [t if t.is_contiguous() and t.nbytes % 4 == 0 else _words(t) for t in tensors]
+    sizes = [t.nbytes for t in tensors]
+    if words[0].is_cuda and has_triton():
+        from model.kernels.digest import word_sums
+
+        return word_sums(words, sizes, *factors(rows(max(t.nbytes for t in words) // 4), words[0].device))
+    return torch.stack([torch.stack([word_sum(_words(t)), torch.tensor(n)]) for t, n in zip(words, sizes, strict=True)])
 
 
 def host_bytes(tensor: Tensor) -> Any:
@@ -64,23 +68,12 @@ def _words(tensor: Tensor) -> Tensor:
     return (F.pad(data, (0, -len(data) % 4)) if len(data) % 4 else data).view(torch.int32)
 
 
-def _sums(tensors: Sequence[Tensor]) -> list[int]:
-    """Of whole words, contiguous."""
-    if tensors and tensors[0].is_cuda and has_triton():
-        from model.kernels.digest import word_sums
-
-        totals = word_sums(tensors, *factors(rows(max(t.nbytes for t in tensors) // 4), tensors[0].device))
-    else:
-        totals = torch.stack([word_sum(_words(t)) for t in tensors])
-    return [int(total) for total in totals.tolist()]
-
-
 def rows(words: int) -> int:
     return -(-words // ROW)
 
 
 def word_sum(words: Tensor) -> Tensor:
-    """int32 [n] -> int64: the reference."""
+    """int32 [n] -> int64 []: the reference."""
     a, b = factors(rows(len(words)), words.device)
     columns = torch.zeros(ROW, dtype=torch.int64, device=words.device)
     for part, factor in zip(words.split(ROWS_AT_ONCE * ROW), a.split(ROWS_AT_ONCE), strict=False):

@@ -18,13 +18,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model import fp8, rope
+from model import rope
 from model.config import Precision
 from model.kernels import stream
 from model.kernels.latent import PAGE, Places
-from model.linear import GroupedLinear
 from model.moe import Routing
-from model.publish import SCALE
+from model.publish import made
 from model.segments import Segments
 from model.serving import Routes, Served, new_pool
 from model.transformer import Block, Output, Transformer
@@ -39,10 +38,11 @@ class Exact:
 
     def __init__(self, model: Transformer, precision: Precision) -> None:
         self.model = model
-        self.served = Served(model.c, rounded_weights(model, precision), precision, model.device)
+        self.served = Served(model.c, precision, model.device)
+        self.refresh()
 
     def refresh(self) -> None:
-        self.served.load(rounded_weights(self.model, self.served.precision))
+        self.served.load(made(self.model, self.served.precision))
 
     def forward(self, tokens: Tensor, segments: Segments) -> Output:
         """As `Transformer.forward`, without what a cache keeps."""
@@ -77,17 +77,6 @@ class Exact:
 
             logps += _Exact.apply(rows, value, again)
         return torch.cat(logps), torch.cat(entropies)
-
-
-def rounded_weights(model: Transformer, precision: Precision) -> dict[str, Tensor]:
-    """The weights as `publish` sends them to an engine of ``precision``."""
-    tensors = {name: tensor.detach() for name, tensor in model.state_dict().items()}
-    if precision == "fp8":
-        for module, layer in model.named_modules():
-            if isinstance(layer, GroupedLinear):
-                name = module + ".weight"
-                tensors[name], tensors[name + SCALE] = fp8.quantize_blocks(tensors[name])
-    return tensors
 
 
 def _places(segments: Segments) -> tuple[Places, tuple[Tensor, Tensor] | None]:

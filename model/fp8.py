@@ -56,6 +56,11 @@ def quantize_blocks(w: Tensor) -> Quantized:
     return Quantized(data.flatten(-2).flatten(-3, -2)[..., :n, :k].contiguous(), scale)
 
 
+def scale_shape(w: Tensor) -> torch.Size:
+    """Of the scales of `quantize_blocks`."""
+    return torch.Size((*w.shape[:-2], -(-w.shape[-2] // BLOCK), -(-w.shape[-1] // BLOCK)))
+
+
 def dequantize_blocks(q: Quantized) -> Tensor:
     n, k = q.data.shape[-2:]
     values = decoded(q.data)

@@ -11,7 +11,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from model import publish
 from model.config import ModelConfig, Precision
@@ -93,22 +92,18 @@ class NativeEngine:
         """Loads new weights into the kernels' memory and checks digests and probe. Raises PublishError."""
         from model.serving import Served
 
-        tensors: dict[str, Tensor] = {}
-        for part in publish.ahead(map(publish.checked, weights.parts)):
-            tensors |= part.tensors
+        if self.graphs is not None and self.graphs.served.precision != weights.precision:
+            self.graphs = None
+        served = (
+            self.graphs.served if self.graphs else Served(self.config, weights.precision, torch.device(self.device))
+        )
+        arriving = publish.Arriving(weights)
         try:
-            if self.graphs is not None and self.graphs.served.precision == weights.precision:
-                self.graphs.served.load(tensors)
-            else:
-                self.graphs = None
-                served = Served(self.config, tensors, weights.precision, torch.device(self.device))
-                self.share(served, weights.version)
+            served.load(arriving)
         except KeyError as error:
             raise PublishError(f"published tensors do not fit the engine's model: {error} is missing") from None
-        assert self.graphs is not None
-        if weights.probe:
-            got, seen = self.graphs.served.probed(weights.probe)
-            publish.check_probe(got, seen, weights, publish.ROUNDING if weights.kernels else OTHER_KERNELS)
+        arriving.check(served.probed, publish.ROUNDING if weights.kernels else OTHER_KERNELS)
+        self.share(served, weights.version)
 
     async def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Completion]]:
         return self.sample(requests, sampling)

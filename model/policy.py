@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -17,7 +17,7 @@ from model.config import Precision
 from model.dispatch import has_triton, refresh
 from model.loss import token_logprobs
 from model.optimizer import AdamW
-from model.publish import Part, Published
+from model.publish import CHECKS, Check, Part, Published
 from model.segments import Segments
 from model.tokenizer import Tokenizer
 from model.transformer import Transformer
@@ -194,10 +194,14 @@ class Policy:
         self.reference = copy.deepcopy(self.model).requires_grad_(False)
 
     def publish(
-        self, precision: Precision, place: Callable[[Iterable[Part]], Iterable[Part]] = list, *, proof: bool = True
+        self,
+        precision: Precision,
+        place: Callable[[Iterable[Part]], Iterable[Part]] = list,
+        *,
+        checks: Collection[Check] = CHECKS,
     ) -> Published:
-        """This version of the weights; ``place`` and ``proof`` as for `publish.publish`."""
-        return publish.publish(self.model, self.updates, precision, place, proof=proof)
+        """This version of the weights; ``place`` and ``checks`` as for `publish.publish`."""
+        return publish.publish(self.model, self.updates, precision, place, checks=checks)
 
     def save(self, folder: Path) -> None:
         """Writes the weights, and what resuming needs beside them, into an existing folder."""

@@ -1,79 +1,65 @@
 """What takes new weights inside vLLM's worker processes: parts of a publish, through files in memory, one at a time.
 
-The sender writes ``0.part``, ``1.part``, ... into a folder, and ``end`` behind the last; each worker says ``i.r.taken``
-when it has loaded part i, and the sender then removes it. ``i.shared`` stands for a part that lies in the trainer's
-memory and says where. Files rather than calls, so that one call of vLLM's own `reload_weights` takes all parts as one
-stream.
+The sender writes what the publish says of itself (``weights``), ``0.part``, ``1.part``, ... into a folder, and ``end``
+behind the last; each worker says ``i.r.taken`` when it has loaded part i, and the sender then removes it. For a part
+that lies in the trainer's memory the file says where. Files rather than calls, so that one call of vLLM's own
+`reload_weights` takes all parts as one stream.
 """
 
 from __future__ import annotations
 
-import json
 import pickle
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from model import layout
 from model.config import ModelConfig, load
-from model.publish import SCALE, Part, PublishError, check_bytes, trace
+from model.publish import SCALE, Arriving, Part, Published, PublishError, norms
 from model.transport import SharedPart
 
+WEIGHTS = "weights"
 PART_SECONDS = 600.0
 """How long a worker waits for the next part before it takes the sender for dead, and the sender for a worker."""
 
 
-def write_part(part: Part | SharedPart, folder: Path, number: int) -> None:
-    draft = folder / f"{number}.draft"
-    if isinstance(part, SharedPart):
-        draft.write_bytes(pickle.dumps(part))
-        draft.rename(folder / f"{number}.shared")
-        return
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in part.tensors.items()}
-    save_file(tensors, draft, metadata={"name": part.name, "digests": json.dumps(dict(part.digests))})
-    draft.rename(folder / f"{number}.part")
+def write(what: Part | SharedPart | Published, path: Path) -> None:
+    """A file that is there once it is whole."""
+    draft = path.with_suffix(".draft")
+    with draft.open("wb") as file:
+        pickle.dump(what, file, protocol=pickle.HIGHEST_PROTOCOL)
+    draft.rename(path)
+
+
+def read(path: Path) -> Any:
+    return pickle.loads(path.read_bytes())  # noqa: S301 - in a folder of this user alone
 
 
 def parts_in(folder: Path, rank: int) -> Iterator[Part]:
     """The parts that a sender writes, in their order, as they come."""
     number = 0
     while (path := _next(folder, number)) is not None:
-        yield _read(path)
+        yield read(path).opened()
         (folder / f"{number}.{rank}.taken").touch()
         number += 1
 
 
-def _read(path: Path) -> Part:
-    if path.suffix == ".shared":
-        handle: SharedPart = pickle.loads(path.read_bytes())  # noqa: S301 - in a folder of this user alone
-        return handle.opened()
-    with safe_open(path, framework="pt") as file:
-        said = file.metadata()
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    return Part(said["name"], tensors, json.loads(said["digests"]))
-
-
 def _next(folder: Path, number: int) -> Path | None:
-    waited = time.monotonic()
-    while not (found := _written(folder, number)):
-        if (folder / "end").exists() and not _written(folder, number):
+    waited, path = time.monotonic(), folder / f"{number}.part"
+    while not path.exists():
+        if (folder / "end").exists() and not path.exists():
             return None
         if time.monotonic() - waited > PART_SECONDS:
             raise PublishError(
                 f"no part {number} of a publish within {PART_SECONDS:g} s: its sender has ended or hangs"
             )
         time.sleep(0.001)
-    return found[0]
-
-
-def _written(folder: Path, number: int) -> list[Path]:
-    return [path for kind in ("part", "shared") if (path := folder / f"{number}.{kind}").exists()]
+    return path
 
 
 def published_names(part: Part, c: ModelConfig) -> Iterator[tuple[str, Tensor]]:
@@ -92,25 +78,24 @@ class WeightReceiver:
     rank: int
     model_runner: Any
     reload_weights: Any
-    watched: list[tuple[float, ...]]
+    watched: list[list[float]]
     hooks: list[Any]
 
     def receive_weights(self, folder: str) -> str | None:
-        """Loads the parts that are written into ``folder``. Returns what was wrong with the first part that did not
-        arrive as it was sent, None where all did; what comes after such a part is not loaded."""
+        """Loads the parts that are written into ``folder``. Returns what is wrong with them, None where all is as it
+        was sent."""
         config = load(Path(self.model_runner.vllm_config.model_config.model))
+        weights = replace(read(Path(folder) / WEIGHTS), parts=parts_in(Path(folder), self.rank))
         problem: str | None = None
 
         def stream() -> Iterator[tuple[str, Tensor]]:
             nonlocal problem
-            for part in parts_in(Path(folder), self.rank):
-                if problem is None:
-                    try:
-                        check_bytes(part)
-                    except PublishError as error:
-                        problem = str(error)
-                    else:
+            try:
+                for part in Arriving(weights):
+                    if part.name != "mtp":  # vLLM samples without drafts, and has no place for MTP modules
                         yield from published_names(part, config)
+            except PublishError as error:
+                problem = str(error)
 
         self.reload_weights(weights_iterator=stream())
         if self.repack:
@@ -130,7 +115,7 @@ class WeightReceiver:
         """Off leaves vLLM as it is, so that what its fault does to a publish can be seen."""
         self.repack = on
 
-    def watch_layers(self, on: bool) -> list[tuple[float, ...]]:
+    def watch_layers(self, on: bool) -> list[list[float]]:
         """Starts or ends watching the residual stream behind each layer; at the end returns its traces, where a
         captured graph has not run past the hooks."""
         if on:
@@ -143,4 +128,4 @@ class WeightReceiver:
         return self.watched
 
     def _watch(self, _: Any, __: Any, out: tuple[Tensor, Tensor]) -> None:
-        self.watched.append(trace(torch.add(*out)))
+        self.watched.append(norms(torch.add(*out)).tolist())

@@ -11,9 +11,9 @@ Imported only where there is a GPU, for its kernels are written in Triton.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ from model.fp8 import BLOCK, Quantized
 from model.kernels import latent, stream
 from model.kernels.invariant import Chosen, Weight, experts, experts_swiglu, linear, linear_parts, linear_quantized
 from model.kernels.latent import PAGE, Places
-from model.publish import SCALE, Part, chosen, listed, norms, probe_prompt
+from model.publish import SCALE, Part, Probed, chosen, norms, probe_prompt
 
 T = TypeVar("T")
 
@@ -100,30 +100,48 @@ class Served:
     """One version of the weights, as the kernels multiply them. `load` writes new ones into the same memory, so that
     recorded CUDA graphs, and a trainer and an engine that share a GPU, see them at once."""
 
-    def __init__(
-        self, c: ModelConfig, tensors: Mapping[str, Tensor] | None, precision: Precision, device: torch.device
-    ) -> None:
-        """Without ``tensors`` it has no layers yet, and those that `layer` makes may share memory with what they are
-        made of."""
+    embedding: Tensor
+    norm: Tensor
+    head: Weight
+
+    def __init__(self, c: ModelConfig, precision: Precision, device: torch.device) -> None:
+        """Without weights."""
         self.c, self.precision, self.device = c, precision, device
         self.dtype = torch.float32 if precision == "fp32" else torch.bfloat16
         self.scale = rope.softmax_scale(c)
         self.turns = _turns(c, device)
-        self.copies = tensors is not None
-        self.probe: Replayed[tuple[Tensor, dict[str, Tensor]]] | None = None
+        self.probe: Replayed[Probed] | None = None
         self.layers: list[Layer] = []
-        if tensors is not None:
-            self.embedding, self.norm, self.head = self._ends(tensors)
-            self.drafter = self._drafter(tensors)
-            self.prefixes = [f"layers.{i}." for i in range(c.num_hidden_layers)]
-            self.prefixes += ["mtp.0.block."] * (self.drafter is not None)
-            self.layers = [self.layer(tensors, prefix) for prefix in self.prefixes]
+        self.drafter: Drafter | None = None
 
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
-        _overwrite((self.embedding, self.norm, self.head), self._ends(tensors))
-        _overwrite(self.drafter, self._drafter(tensors))
-        for layer, prefix in zip(self.layers, self.prefixes, strict=True):
-            _overwrite(layer, self.layer(tensors, prefix))
+    @torch.no_grad()
+    def load(self, parts: Iterable[Part]) -> None:
+        """Takes all weights. Raises KeyError naming a tensor that is missing."""
+        missing = dict.fromkeys(["embed_tokens", *(f"layers.{i}" for i in range(self.c.num_hidden_layers)), "head"])
+        for part in parts:
+            self._take(part.name, part.to(self.device).tensors)
+            missing.pop(part.name, None)
+        for name in missing:
+            self._take(name, {})
+
+    def _take(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        if name == "embed_tokens":
+            self._set("embedding", tensors["embed_tokens.weight"].to(self.dtype))
+        elif name == "head":
+            self._set("norm", self._vector(tensors["norm.weight"]))
+            self._set("head", Weight(self._matrix(tensors, "lm_head").data))
+        elif name == "mtp":
+            enorm, hnorm, norm = (self._vector(tensors[f"mtp.0.{end}.weight"]) for end in ("enorm", "hnorm", "norm"))
+            self._set("drafter", Drafter(enorm, hnorm, self._matrix(tensors, "mtp.0.eh_proj"), norm))
+            self._set_layer(self.c.num_hidden_layers, self.layer(tensors, "mtp.0.block."))
+        else:
+            self._set_layer(int(name.removeprefix("layers.")), self.layer(tensors, name + "."))
+
+    def _set(self, name: str, new: object) -> None:
+        setattr(self, name, _written(getattr(self, name, None), new))
+
+    def _set_layer(self, i: int, new: Layer) -> None:
+        self.layers[i : i + 1] = [_written(self.layers[i] if i < len(self.layers) else None, new)]
 
     @property
     def width(self) -> int:
@@ -154,13 +172,11 @@ class Served:
         x, parts, _ = self.block(last, linear(joined, drafter.join), None, places, pool[last], self.counts()[last])
         return stream.add_norm(x, parts, drafter.norm, eps)[1]
 
-    def probed(self, prompt: Sequence[int]) -> tuple[tuple[float, ...], list[tuple[float, ...]]]:
-        """As `model.publish.probed`: the log-probabilities of a prompt's tokens after the first, and its trace behind
-        each layer. The prompt is that of the first call."""
+    def probed(self, prompt: Sequence[int]) -> Probed:
+        """As `model.publish.probed`. The prompt is that of the first call."""
         if self.probe is None:
             self.probe = Replayed(Walk(self, prompt).whole, self.device)
-        logprobs, traces = listed(*self.probe())
-        return logprobs, [*traces.values()]
+        return self.probe()
 
     def embed(self, tokens: Tensor) -> Tensor:
         return self.embedding.index_select(0, tokens)
@@ -227,22 +243,13 @@ class Served:
         )  # fmt: skip
         return chosen, Routes(scores, indices, chosen.gates[:, : c.num_experts_per_tok])
 
-    def _ends(self, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Weight]:
-        embedding = tensors["embed_tokens.weight"].to(self.device, self.dtype, copy=True)
-        return embedding, self._vector(tensors["norm.weight"]), Weight(self._matrix(tensors, "lm_head").data)
-
-    def _drafter(self, tensors: Mapping[str, Tensor]) -> Drafter | None:
-        if "mtp.0.eh_proj.weight" not in tensors:
-            return None
-        enorm, hnorm, norm = (self._vector(tensors[f"mtp.0.{name}.weight"]) for name in ("enorm", "hnorm", "norm"))
-        return Drafter(enorm, hnorm, self._matrix(tensors, "mtp.0.eh_proj"), norm)
-
     def layer(self, tensors: Mapping[str, Tensor], prefix: str) -> Layer:
+        """As far as it can be, in the memory of ``tensors``."""
         c, at = self.c, prefix + "self_attn."
         kv_b = self._matrix(tensors, at + "kv_b_proj", decoded=True).data.unflatten(0, (c.num_attention_heads, -1))
         up_k, up_v = kv_b.split([c.qk_nope_head_dim, c.v_head_dim], 1)
         kv_a = self._matrix(tensors, at + "kv_a_proj_with_mqa")
-        a = kv_a if c.q_lora_rank is None else _joined([self._matrix(tensors, at + "q_a_proj"), kv_a], 0)
+        a = kv_a if c.q_lora_rank is None else _joined([self._matrix(tensors, at + "q_a_proj"), kv_a])
         return Layer(
             self._vector(tensors[prefix + "input_layernorm.weight"]),
             a,
@@ -265,32 +272,26 @@ class Served:
             shared = self._swiglu(tensors, prefix + "shared_experts.", self.c.n_shared_experts)
             gate_up.append(shared[0])
             down.append(shared[1])
-        router = Weight(_terms(tensors[prefix + "gate.weight"].to(self.device, torch.float32), self.dtype))
+        router = Weight(_terms(tensors[prefix + "gate.weight"].float(), self.dtype))
         bias = self._vector(tensors[prefix + "gate.e_score_correction_bias"])
-        return Feed(_joined(gate_up, 0), _joined(down, 0), router, bias)
+        return Feed(_joined(gate_up), _joined(down), router, bias)
 
     def _swiglu(self, tensors: Mapping[str, Tensor], prefix: str, count: int) -> tuple[Weight, Weight]:
         """One SwiGLU of width count x I as ``count`` experts of width I: gate over up, and down."""
-
-        def cut(w: Weight, dim: int) -> Weight:
-            parts = [None if t is None else torch.stack(t.chunk(count, dim)) for t in w]
-            assert parts[0] is not None
-            return Weight(parts[0], parts[1])
-
         gate, up, down = (self._matrix(tensors, f"{prefix}{name}_proj") for name in ("gate", "up", "down"))
-        return _joined([cut(gate, 0), cut(up, 0)], 1), cut(down, 1)
+        halves = [cut for pair in zip(_cut(gate, count, 0), _cut(up, count, 0), strict=True) for cut in pair]
+        return _stacked(_joined(halves), count), _stacked(_joined(_cut(down, count, 1)), count)
 
     def _matrix(self, tensors: Mapping[str, Tensor], name: str, *, decoded: bool = False) -> Weight:
-        """With ``copies`` a copy: `load` is to write into memory that nobody else has."""
-        data, scale = tensors[name + ".weight"].to(self.device), tensors.get(name + ".weight" + SCALE)
+        data, scale = tensors[name + ".weight"], tensors.get(name + ".weight" + SCALE)
         if scale is None:
-            return Weight(data.to(self.dtype, copy=self.copies))
+            return Weight(data.to(self.dtype))
         if decoded:
-            return Weight(fp8.dequantize_blocks(fp8.Quantized(data, scale.to(self.device))).to(self.dtype))
-        return Weight(data.clone() if self.copies else data, scale.to(self.device, copy=self.copies).contiguous())
+            return Weight(fp8.dequantize_blocks(fp8.Quantized(data, scale)).to(self.dtype))
+        return Weight(data, scale)
 
     def _vector(self, x: Tensor) -> Tensor:
-        return x.to(self.device, torch.float32, copy=self.copies)
+        return x.float()
 
 
 @functools.lru_cache(maxsize=2)
@@ -332,13 +333,12 @@ class Walk:
         self.places, self.pool = Places(torch.zeros_like(place), place, table), new_pool(served, pages, layers=1)[0]
 
     @torch.no_grad()
-    def whole(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """The log-probabilities of the tokens after the first, and the norms behind each layer."""
-        x, seen = self.served.embed(self.tokens), {}
+    def whole(self) -> Probed:
+        x, seen = self.served.embed(self.tokens), []
         for i in range(self.served.c.num_hidden_layers):
             x = self.through(i, x)
-            seen[f"layers.{i}"] = norms(x)
-        return self.logprobs(x), seen
+            seen.append(norms(x))
+        return Probed(self.logprobs(x), torch.stack(seen))
 
     @torch.no_grad()
     def through(self, layer: int, x: Tensor) -> Tensor:
@@ -352,55 +352,35 @@ class Walk:
 
 
 class Probe:
-    """`model.publish.Probe` by the kernels of an engine on a GPU, whose numbers it gives to the bit. It may be kept for
-    the next publish, with the memory of a layer of each kind, on which its work is recorded."""
+    """`model.publish.Probe` by the kernels of an engine on a GPU, whose numbers it gives to the bit."""
 
     def __init__(self, c: ModelConfig, precision: Precision, device: torch.device) -> None:
         self.prompt = probe_prompt(c)
-        self.served = Served(c, None, precision, device)
+        self.served = Served(c, precision, device)
         self.walk = Walk(self.served, self.prompt)
-        self.x = torch.empty(len(self.prompt), c.hidden_size, dtype=self.served.dtype, device=device)
-        self.kinds: dict[bool, tuple[Layer, Replayed[tuple[Tensor, Tensor]]]] = {}
-        self.logprobs = torch.empty(0)
-        self.norms: dict[str, Tensor] = {}
+        self.x = self.logprobs = torch.empty(0)
+        self.traces: list[Tensor] = []
 
     @torch.no_grad()
-    def through(self, part: Part) -> Part:
+    def through(self, part: Part) -> None:
         """As `model.publish.Probe.through`."""
-        served = self.served
+        served, tensors = self.served, part.tensors
         if part.name == "embed_tokens":
-            self.x.copy_(part.tensors["embed_tokens.weight"].to(served.device).index_select(0, self.walk.tokens))
+            self.x = tensors["embed_tokens.weight"].index_select(0, self.walk.tokens).to(served.dtype)
+            self.traces = []
         elif part.name == "head":
-            served.norm = part.tensors["norm.weight"].to(served.device, torch.float32)
-            served.head = Weight(part.tensors["lm_head.weight"].to(served.device, served.dtype))
+            served.norm, served.head = tensors["norm.weight"], Weight(tensors["lm_head.weight"].to(served.dtype))
             self.logprobs = self.walk.logprobs(self.x)
             del served.norm, served.head
         elif part.name != "mtp":
-            x, self.norms[part.name] = self._layer(part)
-            self.x.copy_(x)
-        return part
+            served.layers = [served.layer(tensors, part.name + ".")]
+            self.x = self.walk.through(0, self.x)
+            self.traces.append(norms(self.x))
+            served.layers = []
 
-    def _layer(self, part: Part) -> tuple[Tensor, Tensor]:
-        """The stream behind it, and its norms."""
-        served, prefix = self.served, part.name + "."
-        dense = prefix + "mlp.gate.weight" not in part.tensors
-        served.copies = dense not in self.kinds
-        layer = served.layer(part.tensors, prefix)
-        if served.copies:
-            self.kinds[dense] = layer, Replayed(functools.partial(self._through, layer), served.device)
-        else:
-            _overwrite(self.kinds[dense][0], layer)
-        x, seen = self.kinds[dense][1]()
-        return x, seen.clone()
-
-    def _through(self, layer: Layer) -> tuple[Tensor, Tensor]:
-        self.served.layers = [layer]
-        x = self.walk.through(0, self.x)
-        return x, norms(x)
-
-    def found(self) -> tuple[tuple[float, ...], dict[str, tuple[float, ...]]]:
+    def found(self) -> Probed:
         """As `model.publish.Probe.found`."""
-        return listed(self.logprobs, self.norms)
+        return Probed(self.logprobs, torch.stack(self.traces))
 
 
 def _everyone(x: Tensor) -> Chosen:
@@ -422,20 +402,57 @@ def _terms(w: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.cat(terms).view(-1, cut, w.shape[1] // cut).transpose(0, 1).contiguous()
 
 
-def _joined(weights: list[Weight], dim: int) -> Weight:
-    if len(weights) == 1:
-        return weights[0]
+def _cut(w: Weight, count: int, dim: int) -> list[Weight]:
+    cuts = [[None] * count if t is None else t.chunk(count, dim) for t in w]
+    return [Weight(data, scale) for data, scale in zip(*cuts, strict=True)]
+
+
+def _stacked(w: Weight, count: int) -> Weight:
+    """[count x N, K] as [count, N, K]."""
+    return Weight(w.data.unflatten(0, (count, -1)), None if w.scale is None else w.scale.unflatten(0, (count, -1)))
+
+
+def _joined(weights: Sequence[Weight]) -> Weight:
+    """One under another."""
     scales = [w.scale for w in weights if w.scale is not None]
-    if not scales:
-        return Weight(torch.cat([w.data for w in weights], dim))
-    # torch joins FP8 tensors as the bytes they are.
-    data = torch.cat([w.data.view(torch.uint8) for w in weights], dim).view(weights[0].data.dtype)
-    return Weight(data, torch.cat(scales, dim))
+    return Weight(_together([w.data for w in weights]), _together(scales) if scales else None)
 
 
-def _overwrite(old: object, new: object) -> None:
+def _together(tensors: Sequence[Tensor]) -> Tensor:
+    """Joined along the first dimension; without a copy, where they lie one behind another."""
+    first, at = tensors[0], tensors[0].data_ptr()
+    for t in tensors:
+        if t.data_ptr() != at or not t.is_contiguous() or t.untyped_storage().data_ptr() != _start(first):
+            # torch joins FP8 tensors as the bytes they are.
+            return torch.cat([t.contiguous().view(torch.uint8) for t in tensors]).view(first.dtype)
+        at += t.nbytes
+    return first.as_strided((sum(map(len, tensors)), *first.shape[1:]), first.stride())
+
+
+def _start(t: Tensor) -> int:
+    return t.untyped_storage().data_ptr()
+
+
+S = TypeVar("S")
+
+
+def _written(old: S | None, new: S) -> S:
+    """The new values in old memory, or in memory that nobody else has."""
+    if old is None:
+        own: S = _copied(new)
+        return own
     for target, source in zip(_flat(old), _flat(new), strict=True):
         target.copy_(source)
+    return old
+
+
+def _copied(part: Any) -> Any:
+    """Nested dataclasses and tuples with copies of their tensors."""
+    if isinstance(part, Tensor):
+        return part.clone(memory_format=torch.contiguous_format)
+    if isinstance(part, tuple):
+        return type(part)(*map(_copied, part))
+    return part if part is None else type(part)(*(_copied(getattr(part, field.name)) for field in fields(part)))
 
 
 def _flat(part: object) -> Iterator[Tensor]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 import socket
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -25,11 +25,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.multiprocessing.reductions import reduce_tensor
 
-from model.publish import Part, PublishError, ahead
+from model.publish import Outline, Part, PublishError, ahead
 
 Way = Literal["store", "ipc", "broadcast"]
-ALIGNED = 256
-"""Bytes: a tensor begins at a multiple of so many."""
 
 
 def gpu() -> str | None:
@@ -50,38 +48,6 @@ def apart(gpus: Sequence[str | None]) -> bool:
     return None not in gpus and len(set(gpus)) == len(gpus)
 
 
-class Outline(NamedTuple):
-    """A part without its bytes, which are ``size`` in one piece: ``tensors`` says by name the dtype, the shape and the
-    place of the first."""
-
-    name: str
-    tensors: Mapping[str, tuple[torch.dtype, torch.Size, int]]
-    size: int
-    digests: Mapping[str, str]
-
-    def filled(self, piece: Tensor) -> Part:
-        """The part, of its bytes uint8 [size]."""
-        tensors = {
-            name: piece[start : start + shape.numel() * dtype.itemsize].view(dtype).view(shape)
-            for name, (dtype, shape, start) in self.tensors.items()
-        }
-        return Part(self.name, tensors, self.digests)
-
-
-def packed(part: Part) -> tuple[Outline, Tensor]:
-    """A part's outline and its bytes in one piece, since opening or sending each tensor by itself takes longer than
-    copying it."""
-    tensors, size = {}, 0
-    for name, tensor in part.tensors.items():
-        tensors[name] = (tensor.dtype, tensor.shape, size)
-        size += -(-tensor.nbytes // ALIGNED) * ALIGNED
-    piece = torch.empty(size, dtype=torch.uint8, device=next(iter(part.tensors.values())).device)
-    outline = Outline(part.name, tensors, size, part.digests)
-    for name, target in outline.filled(piece).tensors.items():
-        target.copy_(part.tensors[name])
-    return outline, piece
-
-
 @dataclass(frozen=True)
 class SharedPart:
     """``where``: the function and its arguments that open the bytes in another process."""
@@ -95,7 +61,7 @@ class SharedPart:
 
     def opened(self) -> Part:
         rebuild, arguments = self.where
-        return self.outline.filled(rebuild(*arguments))
+        return Part(self.outline, rebuild(*arguments))
 
 
 @dataclass(frozen=True)
@@ -108,23 +74,35 @@ class SharedParts:
 
 
 class Kept:
-    """The bytes of what the trainer has placed and engines have not all taken, by number."""
+    """What the trainer has placed and engines have not all taken, by number."""
 
     def __init__(self) -> None:
         self.numbers = itertools.count()
-        self.kept: dict[int, list[Tensor]] = {}
+        self.kept: dict[int, list[Placed]] = {}
 
-    def keep(self, parts: Iterable[Part]) -> tuple[int, list[Outline]]:
-        number, outlines, pieces = next(self.numbers), [], []
-        for part in parts:
-            outline, piece = packed(part)
-            outlines.append(outline)
-            pieces.append(piece)
-        self.kept[number] = pieces
-        return number, outlines
+    def keep(self, parts: Iterable[Part]) -> int:
+        number = next(self.numbers)
+        self.kept[number] = [Placed(part, written(part)) for part in parts]
+        return number
 
     def release(self, number: int) -> None:
         del self.kept[number]
+
+
+class Placed(NamedTuple):
+    """A part, and the event on its GPU that comes behind its last write."""
+
+    part: Part
+    written: torch.cuda.Event | None
+
+
+def written(part: Part) -> torch.cuda.Event | None:
+    """Of a part whose writes have just been launched."""
+    if not part.piece.is_cuda:
+        return None
+    event = torch.cuda.Event()
+    event.record()
+    return event
 
 
 class Shared(Kept):
@@ -132,9 +110,9 @@ class Shared(Kept):
     a CPU it is shared memory, for processes that one has started."""
 
     def place(self, parts: Iterable[Part]) -> SharedParts:
-        number, outlines = self.keep(parts)
-        where = map(reduce_tensor, self.kept[number])
-        return SharedParts(number, [SharedPart(*each) for each in zip(outlines, where, strict=True)])
+        number = self.keep(parts)
+        placed = [part for part, _ in self.kept[number]]
+        return SharedParts(number, [SharedPart(part.outline, reduce_tensor(part.piece)) for part in placed])
 
     def send(self, number: int) -> None:
         """Engines fetch by themselves."""
@@ -180,13 +158,17 @@ class Broadcast(Kept):
             self.group = kind(self.store, rank, meeting.size, seconds)
 
     def place(self, parts: Iterable[Part]) -> AnnouncedParts:
-        return AnnouncedParts(*self.keep(parts))
+        number = self.keep(parts)
+        return AnnouncedParts(number, [part.outline for part, _ in self.kept[number]])
 
     def send(self, number: int) -> None:
-        """Ends when all is on its way."""
+        """Ends when all is on its way. On a GPU parts are sent while later ones are still being made."""
         self._wait_for_all(number)
-        for piece in self.kept[number]:
-            self._broadcast(piece.to(self.device))
+        with torch.cuda.stream(torch.cuda.Stream() if self.device.type == "cuda" else None):
+            for part, event in self.kept[number]:
+                if event is not None:
+                    event.wait()
+                self._broadcast(part.to(self.device).piece)
 
     def received(self, parts: AnnouncedParts) -> Iterator[Part]:
         """The next one is on its way while one is used."""
@@ -197,9 +179,9 @@ class Broadcast(Kept):
             self.store.add(_ready(parts.number), 1)
         self._wait_for_all(parts.number)
         for outline in parts.outlines:
-            piece = torch.empty(outline.size, dtype=torch.uint8, device=self.device)
-            self._broadcast(piece)
-            yield outline.filled(piece)
+            part = outline.empty(self.device)
+            self._broadcast(part.piece)
+            yield part
 
     def _wait_for_all(self, number: int) -> None:
         """An engine may be sampling until then, for as long as that takes: the time of a broadcast has not begun."""

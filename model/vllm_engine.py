@@ -21,7 +21,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -33,9 +33,9 @@ import torch
 from model import checkpoint, publish, receiver
 from model.config import ModelConfig, Precision
 from model.engine import Completion, EngineError, Request, Routes, Sampling
-from model.publish import Published, PublishError, Tolerance
+from model.publish import Part, Probed, Published, PublishError, Tolerance
 from model.sampling import Sampled, Start, Stops, completed
-from model.transport import SharedParts
+from model.transport import SharedPart, SharedParts
 
 T = TypeVar("T")
 OnPublish = Literal["drained", "paused", "mixed"]
@@ -218,37 +218,45 @@ class VllmEngine:
         await self._wake()
         self.open.clear()
         await self.llm.pause_generation(mode=PAUSE[self.on_publish], clear_cache=self.on_publish != "mixed")
-        await self._send(weights)
+        expected = await self._send(weights)
         await self.llm.reset_prefix_cache()
         before, self.version = self.version, weights.version  # frozen rows go on while the probe is run
         await self.llm.resume_generation()
         try:
-            await self._prove(weights)
+            await self._prove(weights, expected)
         except PublishError:
             self.version = before
             raise
         self.open.set()
 
-    async def _prove(self, weights: Published) -> None:
+    async def _prove(self, weights: Published, expected: Probed | None) -> None:
         """Raises PublishError where the probe is not what it was in the trainer."""
-        if not weights.probe:
+        if expected is None:
             return
         await self.llm.collective_rpc("watch_layers", args=(True,))
-        got = await self._probe(weights.probe)
+        logprobs = await self._probe(weights.probe)
         (seen, *_) = await self.llm.collective_rpc("watch_layers", args=(False,))
-        publish.check_probe(got, seen, weights, TOLERANCES[self.precision])
+        tokens = len(weights.probe)
+        alone = [row for row in seen if len(row) == tokens]  # frozen rows may run beside it
+        got = Probed(torch.tensor(logprobs), torch.tensor(alone).view(-1, tokens))
+        publish.check_probe(got, expected, weights.version, TOLERANCES[self.precision])
 
-    async def _send(self, weights: Published) -> None:
-        """Streams the parts into vLLM's workers. Raises PublishError."""
+    async def _send(self, weights: Published) -> Probed | None:
+        """Streams the parts into vLLM's workers. Returns what the trainer found on the probe. Raises PublishError."""
         memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - files in memory
         folder = Path(tempfile.mkdtemp(prefix=f"zeroth-publish-{os.getpid()}-", dir=memory))
+        receiver.write(replace(weights, parts=()), folder / receiver.WEIGHTS)
         loading = asyncio.ensure_future(self.llm.collective_rpc("receive_weights", args=(str(folder),)))
-        parts = weights.parts.handles if isinstance(weights.parts, SharedParts) else weights.parts
+        parts: Iterable[Part | SharedPart] = weights.parts
+        if isinstance(weights.parts, SharedParts):
+            parts = weights.parts.handles
+        expected: Probed | None = None
         try:
-            # vLLM samples without drafts, and has no place for MTP modules.
-            for number, part in enumerate(part for part in parts if part.name != "mtp"):
-                receiver.write_part(part, folder, number)
+            for number, part in enumerate(parts):
+                receiver.write(part, folder / f"{number}.part")
                 await self._taken(folder, number + 1 - AHEAD, loading)
+                if part.name == publish.PROOF and weights.probe:
+                    expected = Probed.of(part.opened())
             (folder / "end").touch()
             problems = [problem for problem in await loading if problem is not None]
         finally:
@@ -256,6 +264,7 @@ class VllmEngine:
             shutil.rmtree(folder, ignore_errors=True)
         if problems:
             raise PublishError(f"weight version {weights.version}: {problems[0]}")
+        return expected
 
     async def _taken(self, folder: Path, number: int, loading: asyncio.Future[Any]) -> None:
         """Waits until every worker has loaded a part, then removes it."""

@@ -1,8 +1,9 @@
 """`zeroth bench publish`: how long new weights take from trainer to engine, beside a plain copy of as many bytes, and
 which share of it is spent on proving that they arrived; or a soak of many publishes with sampling in between.
 
-Each way is measured with its proof (digests on both sides, the probe on both sides) and, in turn with that, without.
-The model has random weights. "in process": trainer and native engine share this process. "CUDA IPC": the engine is a
+Each way is measured with its proof (digests on both sides, the probe on both sides) and, in turn with that, without
+the digests, without the probe and without both: what each costs on each side is what is saved where it is left out. The
+model has random weights. "in process": trainer and native engine share this process. "CUDA IPC": the engine is a
 process of its own on the same GPU. "NCCL", "Gloo": it is one on another GPU, or on a CPU, and weights are broadcast.
 "object store": two processes under Ray, as `zeroth grpo` places them. "files in memory": the same with vLLM as the
 engine.
@@ -14,6 +15,7 @@ import asyncio
 import os
 import tempfile
 import time
+import warnings
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
@@ -29,12 +31,20 @@ from jobs.config import GrpoRecipe, Precision, RecipeError, precisions_of
 from jobs.options import AsJson, Out
 
 if TYPE_CHECKING:
+    from jobs.bench.record import Log
     from jobs.cluster import Cluster
     from model.config import ModelConfig
-    from model.publish import Part
+    from model.publish import Check, Part
     from model.transformer import Transformer
     from model.transport import Meeting
 
+Checks = tuple["Check", ...]
+LEFT_OUT: dict[str, Checks] = {
+    "nothing": ("digests", "probe"),
+    "digests": ("probe",),
+    "probe": ("digests",),
+    "proof": (),
+}
 SHAPES: dict[str, dict[str, Any]] = {
     **rollout.SHAPES,
     "60m": {
@@ -47,11 +57,13 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 class Times(NamedTuple):
-    """Seconds on the clock in the trainer and in the engine, and of processors in both."""
+    """Seconds on the clock in the trainer and in the engine, and of processors in both. ``waiting``: of the trainer's,
+    those in which it had launched everything and its GPU was not done."""
 
     trainer: float
     engine: float
     cpu: float
+    waiting: float
 
     @property
     def both(self) -> float:
@@ -74,19 +86,19 @@ def command(
     from jobs.bench.publishes import run_soak
 
     if soak:
-        results = record.stamped({"bench": "publishes", **run_soak(soak, engine)})
-        record.emit(results, out)
+        record.emit(record.stamped({"bench": "publishes", **run_soak(soak, engine)}), out)
         return
     name = shape or ("3b" if gpu else "60m")
     if name not in SHAPES:
         raise RecipeError(f"--shape is one of {', '.join(SHAPES)}, not {name!r}")
-    results = record.stamped(measure(name, precisions_of(precisions), repeats, gpu, vllm))
+    log = record.Log(record.stamped({}), out)
+    measure(name, precisions_of(precisions), repeats, gpu, vllm, log)
     if as_json or out:
-        record.emit(results, out)
-    _show(results)
+        record.emit(log.results, out)
+    _show(log.results)
 
 
-def measure(shape: str, precisions: Sequence[Precision], repeats: int, gpu: bool, vllm: bool) -> dict[str, Any]:
+def measure(shape: str, precisions: Sequence[Precision], repeats: int, gpu: bool, vllm: bool, log: Log) -> None:
     import torch
 
     from model.config import ModelConfig
@@ -96,17 +108,7 @@ def measure(shape: str, precisions: Sequence[Precision], repeats: int, gpu: bool
     subject = rollout.Subject(shape, ModelConfig(**SHAPES[shape]), None, None)
     model = rollout.model_of(subject, "cuda" if gpu else "cpu")
     rows: dict[str, Any] = {}
-    with ExitStack() as stack:
-        ways = gpu_ways() if gpu else cpu_ways(stack, vllm)
-        for precision in precisions:
-            for name, way in ways.items():
-                console.say(f"{name}, {precision}")
-                with way(model, precision) as publish:
-                    row = timed(publish, repeats)
-                rollout.free()
-                rows[f"{name}, {precision}"] = {**row, **copied(row["bytes"], repeats, *devices_of(name, gpu))}
-                rollout.free()
-    return {
+    log.results |= {
         "bench": "publish",
         "shape": shape,
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -114,6 +116,17 @@ def measure(shape: str, precisions: Sequence[Precision], repeats: int, gpu: bool
         "devices": torch.cuda.device_count() if gpu else 0,
         "ways": rows,
     }
+    with ExitStack() as stack:
+        ways = gpu_ways() if gpu else cpu_ways(stack, vllm)
+        for precision in precisions:
+            for name, way in ways.items():
+                log.say(f"{name}, {precision}")
+                with way(model, precision) as publish:
+                    row = {**timed(publish, repeats), "waits": waits(partial(publish, LEFT_OUT["nothing"]), gpu)}
+                rollout.free()
+                rows[f"{name}, {precision}"] = {**row, **copied(row["bytes"], repeats, *devices_of(name, gpu))}
+                rollout.free()
+                log.keep()
 
 
 def gpu_ways() -> dict[str, Way]:
@@ -143,23 +156,24 @@ def devices_of(name: str, gpu: bool) -> tuple[str, str]:
     return ("cuda:0", "cuda:1" if name == "NCCL" else "cuda:0") if gpu else ("cpu", "cpu")
 
 
-Publish = Callable[[bool], tuple[Times, int]]
-"""One publish, with its proof or without; the bytes that it moved."""
+Publish = Callable[[Checks], tuple[Times, int]]
+"""One publish with these checks; the bytes that it moved."""
 Way = Callable[["Transformer", Precision], AbstractContextManager[Publish]]
 
 
 def timed(publish: Publish, repeats: int) -> dict[str, Any]:
     """The fastest of each kind, measured in turn."""
-    found: dict[bool, list[Times]] = {True: [], False: []}
+    found: dict[str, list[Times]] = {name: [] for name in LEFT_OUT}
     size = 0
     for round_ in range(repeats + 1):
-        for proof in (True, False):
-            times, size = publish(proof)
+        for name, checks in LEFT_OUT.items():
+            times, size = publish(checks)
             if round_:
-                found[proof].append(times)
-    best = min(found[True], key=lambda times: times.both)
-    bare = min(found[False], key=lambda times: times.both)
-    cpu, cpu_bare = (min(times.cpu for times in found[proof]) for proof in (True, False))
+                found[name].append(times)
+    best = min(found["nothing"], key=lambda times: times.both)
+    bare = min(found["proof"], key=lambda times: times.both)
+    least = {name: Times(*map(min, zip(*times, strict=True))) for name, times in found.items()}
+    cpu, cpu_bare = least["nothing"].cpu, least["proof"].cpu
     return {
         "bytes": size,
         "seconds": best.both,
@@ -171,6 +185,12 @@ def timed(publish: Publish, repeats: int) -> dict[str, Any]:
         "proof_share": 1 - bare.both / best.both,
         "cpu_proof_share": 1 - cpu_bare / cpu,
         "bytes_per_second": size / best.both,
+        "left_out": {name: times._asdict() for name, times in least.items()},
+        "saved": {
+            f"{name}, {side}": getattr(least["nothing"], side) - getattr(least[name], side)
+            for name in ("digests", "probe")
+            for side in ("trainer", "engine")
+        },
     }
 
 
@@ -178,12 +198,12 @@ def copied(size: int, repeats: int, source: str, target: str) -> dict[str, float
     """The limit: as many bytes copied once, from one device to the other; and one digest of them."""
     import torch
 
-    from model.digest import digests
+    from model.digest import digests, kind_on
 
     sent, taken = (torch.ones(size, dtype=torch.uint8, device=device) for device in (source, target))
     return {
         "seconds_copy": fastest(lambda: taken.copy_(sent), repeats, sent.is_cuda),
-        "seconds_digest": fastest(lambda: digests({"": sent}), repeats, sent.is_cuda),
+        "seconds_digest": fastest(lambda: digests([sent], kind_on(sent.device)), repeats, sent.is_cuda),
     }
 
 
@@ -205,6 +225,22 @@ def _wait(gpu: bool) -> None:
         torch.cuda.synchronize()
 
 
+def waits(work: Callable[[], Any], gpu: bool) -> int:
+    """How often this process waits for its GPU, as torch says it."""
+    import torch
+
+    if not gpu:
+        return 0
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            work()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return sum("synchronizing" in str(warning.message) for warning in said)
+
+
 @contextmanager
 def in_process(model: Transformer, precision: Precision) -> Iterator[Publish]:
     import torch
@@ -217,15 +253,17 @@ def in_process(model: Transformer, precision: Precision) -> Iterator[Publish]:
     torch.set_num_threads(1)
     engine = NativeEngine(model.c, train(["a"], 300), device=model.device.type)
 
-    def once(proof: bool) -> tuple[Times, int]:
+    def once(checks: Checks) -> tuple[Times, int]:
         before, began = time.process_time(), time.perf_counter()
-        weights = publish.publish(model, 1, precision, proof=proof)
+        weights = publish.publish(model, 1, precision, checks=checks)
+        launched = time.perf_counter()
         _wait(gpu)
         made = time.perf_counter()
         asyncio.run(engine.publish(weights))
         _wait(gpu)
         ended = time.perf_counter()
-        return Times(made - began, ended - made, time.process_time() - before), size_of(weights.parts)
+        cpu = time.process_time() - before
+        return Times(made - began, ended - made, cpu, made - launched), size_of(weights.parts)
 
     yield once
 
@@ -250,19 +288,22 @@ def two_processes(model: Transformer, precision: Precision, *, broadcast: bool) 
     theirs.close()
     sender = transport.Shared() if meeting is None else transport.Broadcast(meeting, 0, listener)
 
-    def once(proof: bool) -> tuple[Times, int]:
+    def once(checks: Checks) -> tuple[Times, int]:
         ours.send(None)
         before, began = ours.recv() + time.process_time(), time.perf_counter()
-        weights: Any = publish.publish(model, 1, precision, sender.place, proof=proof)
-        _wait(gpu)
-        made = time.perf_counter()
+        weights: Any = publish.publish(model, 1, precision, sender.place, checks=checks)
+        launched = made = time.perf_counter()
+        if not broadcast:  # whose parts are on their way before the last is made
+            _wait(gpu)
+            made = time.perf_counter()
         ours.send(weights)
         sender.send(weights.parts.number)
         theirs = ours.recv()
         ended = time.perf_counter()
-        size = sum(piece.nbytes for piece in sender.kept[weights.parts.number])
+        size = size_of(part for part, _ in sender.kept[weights.parts.number])
         sender.release(weights.parts.number)
-        return Times(made - began, ended - made, theirs + time.process_time() - before), size
+        cpu = theirs + time.process_time() - before
+        return Times(made - began, ended - made, cpu, made - launched), size
 
     try:
         yield once
@@ -325,13 +366,13 @@ def under_ray(ray: Cluster, engine: str, model: Transformer, precision: Precisio
                 total += run(cluster.inside(actor, lambda _: time.process_time()))
             return total
 
-        def once(proof: bool) -> tuple[Times, int]:
+        def once(checks: Checks) -> tuple[Times, int]:
             before, began = spent(), time.perf_counter()
-            weights = run(trainer.publish(proof))
+            weights = run(trainer.publish(checks))
             made = time.perf_counter()
             run(workers.publish(weights))
             ended = time.perf_counter()
-            return Times(made - began, ended - made, spent() - before), size_of(weights.parts)
+            return Times(made - began, ended - made, spent() - before, 0.0), size_of(weights.parts)
 
         yield once
         run(workers.close())
@@ -360,16 +401,20 @@ def recipe_of(folder: Path, model: Transformer, engine: str, precision: Precisio
 
 
 def size_of(parts: Iterable[Part]) -> int:
-    return sum(tensor.nbytes for part in parts for tensor in part.tensors.values())
+    return sum(part.piece.nbytes for part in parts)
 
 
 def _show(results: dict[str, Any]) -> None:
     from rich.table import Table
 
     table = Table("publish", "MB", "seconds", "trainer", "engine", "MB/s", "times a copy", "proof", "proof, CPU")
+    parts = Table("milliseconds", "trainer, bare", "engine, bare", *next(iter(results["ways"].values()))["saved"])
     for name, row in results["ways"].items():
         table.add_row(name, *cells(row))
+        bare = row["left_out"]["proof"]
+        parts.add_row(name, *(f"{1e3 * t:.1f}" for t in (bare["trainer"], bare["engine"], *row["saved"].values())))
     console.console.print(table)
+    console.console.print(parts)
 
 
 def cells(row: dict[str, float]) -> list[str]:

@@ -23,7 +23,10 @@ from jobs.bench.publish import recipe_of
 from jobs.config import GrpoRecipe, RecipeError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from model.engine import Completion, Request
+    from model.transformer import Transformer
     from rl.rollout import Group
 
 CHANGE_EVERY = 10
@@ -128,11 +131,16 @@ async def used(trainer: cluster.RemoteTrainer, engine: cluster.RemoteEngine) -> 
 
 async def compared(trainer: cluster.RemoteTrainer, engine: cluster.RemoteEngine) -> int:
     """How many tensors of the native engine's model are not the trainer's."""
-    from model.digest import digests
+    ours = await cluster.inside(trainer.actor, lambda actor: hashes_of(actor.trainer.policy.model))
+    theirs = await cluster.inside(engine.actors[0], lambda actor: hashes_of(actor.engine.model))
+    return int((ours != theirs).any(1).sum())
 
-    ours = await cluster.inside(trainer.actor, lambda actor: digests(actor.trainer.policy.model.state_dict()))
-    theirs = await cluster.inside(engine.actors[0], lambda actor: digests(actor.engine.model.state_dict()))
-    return len(set(ours.items()) ^ set(theirs.items()))
+
+def hashes_of(model: Transformer) -> Tensor:
+    """Of each tensor, in the order of its state."""
+    from model.digest import hashes
+
+    return hashes([*model.state_dict().values()])
 
 
 def tree(root: int) -> list[int]:

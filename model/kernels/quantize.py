@@ -85,16 +85,15 @@ def swiglu_backward(gate_up: Tensor, dh: Tensor, gates: Tensor | None, places: P
 
 
 def quantize_blocks(
-    w: Tensor, *, transpose: bool = False, powers_of_two: bool = False
+    w: Tensor, *, transpose: bool = False, powers_of_two: bool = False, out: Quantized | None = None
 ) -> tuple[Quantized, Quantized | None]:
     """128x128 blocks of ``w`` [E, N, K], BF16 or FP32: data [E, N, K], scale [E, ceil(N/128), ceil(K/128)], stored with
-    the blocks of K filled up to a multiple of 4 as cuBLASLt wants it. With ``transpose``, for N in 4s, also the same
-    bytes as [E, K, N], which Dgrad contracts over N."""
+    the blocks of K filled up to a multiple of 4 as cuBLASLt wants it, or as in ``out``. With ``transpose``, for N in
+    4s, also the same bytes as [E, K, N], which Dgrad contracts over N."""
     experts, n, k = w.shape
     nb, kb = cdiv(n, BLOCK), cdiv(k, BLOCK)
     w = w.contiguous()
-    data = torch.empty_like(w, dtype=torch.float8_e4m3fn)
-    scale = _empty_scale(w, nb, kb)
+    data, scale = out or (torch.empty_like(w, dtype=torch.float8_e4m3fn), _empty_scale(w, nb, kb))
     turned = data.new_empty(experts, k, n) if transpose else data
     turned_scale = _empty_scale(w, kb, nb) if transpose else scale
     _block_kernel[(kb, nb, experts)](

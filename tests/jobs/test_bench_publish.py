@@ -3,10 +3,10 @@ from __future__ import annotations
 from functools import partial
 
 import pytest
+import torch
 
 from jobs.bench import publish, publishes
 from jobs.config import RecipeError, precisions_of
-from model.digest import digests
 from model.transformer import build
 from tests.fakes import TINY
 
@@ -19,15 +19,15 @@ WAYS: dict[str, publish.Way] = {
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_publish_is_timed_with_its_proof_and_without(way: str) -> None:
-    given: list[bool] = []
+    given: list[publish.Checks] = []
     with WAYS[way](build(TINY, 0), "fp8") as once:
 
-        def watched(proof: bool) -> tuple[publish.Times, int]:
-            given.append(proof)
-            return once(proof)
+        def watched(checks: publish.Checks) -> tuple[publish.Times, int]:
+            given.append(checks)
+            return once(checks)
 
         row = publish.timed(watched, repeats=2)
-    assert given == [True, False] * 3
+    assert given == [*publish.LEFT_OUT.values()] * 3
     assert row["seconds"] == row["seconds_trainer"] + row["seconds_engine"]
     assert row["cpu_seconds"] > 0
     assert row["proof_share"] == pytest.approx(1 - row["seconds_without_proof"] / row["seconds"])
@@ -35,6 +35,20 @@ def test_a_publish_is_timed_with_its_proof_and_without(way: str) -> None:
     weights = sum(p.numel() for p in build(TINY, 0).parameters())
     assert weights < row["bytes"] < 4 * weights
     assert all(seconds > 0 for seconds in publish.copied(row["bytes"], 1, "cpu", "cpu").values())
+
+
+def test_what_a_check_costs_is_what_is_saved_without_it() -> None:
+    costs = {"digests": (1.0, 2.0), "probe": (4.0, 8.0)}
+
+    def publishing(checks: publish.Checks) -> tuple[publish.Times, int]:
+        trainer, engine = (16.0 + sum(costs[check][side] for check in checks) for side in (0, 1))
+        return publish.Times(trainer, engine, trainer + engine, 0.0), 1
+
+    row = publish.timed(publishing, repeats=1)
+    assert row["saved"] == {
+        "digests, trainer": 1.0, "digests, engine": 2.0, "probe, trainer": 4.0, "probe, engine": 8.0,
+    }  # fmt: skip
+    assert row["proof_share"] == pytest.approx(15 / 47)
 
 
 def test_what_cannot_be_measured_is_refused() -> None:
@@ -63,7 +77,7 @@ def test_fifty_publishes_leak_nothing_and_drift_nowhere() -> None:
 def test_the_models_differ_where_a_tensor_does() -> None:
     """What the comparison at the end of a soak rests on."""
     model, other = build(TINY, 0), build(TINY, 0)
-    assert digests(model.state_dict()) == digests(other.state_dict())
+    assert torch.equal(publishes.hashes_of(model), publishes.hashes_of(other))
     other.lm_head.weight.data.view(-1)[3] += 1e-3
-    ours, theirs = digests(model.state_dict()), digests(other.state_dict())
-    assert {name for name in ours if ours[name] != theirs[name]} == {"lm_head.weight"}
+    differ = (publishes.hashes_of(model) != publishes.hashes_of(other)).any(1).tolist()
+    assert [name for name, other in zip(model.state_dict(), differ, strict=True) if other] == ["lm_head.weight"]

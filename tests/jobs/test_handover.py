@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from jobs import cluster, config
+from jobs.bench.publishes import hashes_of
 from jobs.cluster import ClusterError, Handover
 from jobs.config import GrpoRecipe, RecipeError
-from model.digest import hashes
 from tests.jobs.conftest import Workspace
 
 
@@ -100,9 +100,9 @@ async def check_arrival(trainer: cluster.RemoteTrainer, engine: cluster.RemoteEn
     for weights in (await trainer.publish(), await trainer.publish()):
         assert not isinstance(weights.parts, cluster.StoredParts)
         await engine.publish(weights)
-    ours = await cluster.inside(trainer.actor, lambda actor: hashes(actor.trainer.policy.model.state_dict()))
+    ours = await cluster.inside(trainer.actor, lambda actor: hashes_of(actor.trainer.policy.model))
     for worker in engine.actors:
-        assert await cluster.inside(worker, lambda actor: hashes(actor.engine.model.state_dict())) == ours
+        assert torch.equal(await cluster.inside(worker, lambda actor: hashes_of(actor.engine.model)), ours)
     assert await cluster.inside(trainer.actor, lambda actor: len(actor.transport.kept)) == 0
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import pickle
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
@@ -16,9 +16,9 @@ from torch import Tensor
 
 from model import digest, publish
 from model.native import NativeEngine
-from model.publish import Published, PublishError
+from model.publish import Part, Published, PublishError
 from model.segments import Segments
-from model.transformer import build
+from model.transformer import Transformer, build
 from tests.fakes import TINY, tiny_tokenizer
 
 EXPERTS = "layers.1.mlp.experts.down_proj.weight"
@@ -26,15 +26,26 @@ EXPERTS = "layers.1.mlp.experts.down_proj.weight"
 
 def damaged(weights: Published, name: str, change: Callable[[Tensor], Tensor], *, forge: bool = False) -> Published:
     """With one tensor changed; ``forge`` makes its digest fit."""
-    parts = []
-    for part in weights.parts:
-        tensors = {n: change(t.clone()) if n == name else t for n, t in part.tensors.items()}
-        parts.append(replace(part, tensors=tensors, digests=digest.digests(tensors) if forge else part.digests))
-    return replace(weights, parts=parts)
+    changed = [
+        Part.of(part.name, {n: change(t.clone()) if n == name else t for n, t in part.tensors.items()})
+        for part in weights.parts
+    ]
+    return forged(weights, changed) if forge else replace(weights, parts=changed)
+
+
+def forged(weights: Published, parts: Sequence[Part]) -> Published:
+    """Other parts, with digests that fit."""
+    *parts, proof = parts
+    tensors = {name: tensor for part in parts for name, tensor in part.tensors.items()}
+    assert weights.kind is not None
+    digests = digest.digests([*tensors.values()], weights.kind)
+    proof = Part.of(proof.name, {**proof.tensors, "digests": digests})
+    return replace(weights, parts=[*parts, proof], names=tuple(tensors))
 
 
 def tensors_of(weights: Published) -> dict[str, Tensor]:
-    return {name: tensor for part in weights.parts for name, tensor in part.tensors.items()}
+    *parts, _ = weights.parts
+    return {name: tensor for part in parts for name, tensor in part.tensors.items()}
 
 
 def one_bit(tensor: Tensor) -> Tensor:
@@ -42,15 +53,13 @@ def one_bit(tensor: Tensor) -> Tensor:
     return tensor
 
 
-@pytest.mark.parametrize("digests", [digest.hashes, digest.sums])
+@pytest.mark.parametrize("kind", ["hash", "sum"])
 @pytest.mark.parametrize(
     "name", [EXPERTS, EXPERTS + publish.SCALE, "norm.weight", "layers.1.mlp.gate.e_score_correction_bias"]
 )
-def test_one_flipped_bit_is_caught_and_named(
-    name: str, digests: Callable[[Any], dict[str, str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_flipped_bit_is_caught_and_named(name: str, kind: digest.Kind, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether the trainer is on a CPU or on a GPU."""
-    monkeypatch.setattr(publish, "digests", digests)
+    monkeypatch.setattr(publish, "kind_on", lambda device: kind)
     weights = publish.publish(build(TINY, seed=0), 1, "fp8")
     engine = NativeEngine(TINY, tiny_tokenizer())
     with pytest.raises(PublishError, match=name.replace(".", r"\.")):
@@ -76,10 +85,18 @@ def test_a_tensor_that_is_not_a_number_is_caught() -> None:
 @pytest.mark.parametrize("name", ["norm.weight", EXPERTS])
 def test_a_missing_tensor_is_named(name: str) -> None:
     weights = publish.publish(build(TINY, seed=0), 1, "fp32")
-    parts = [replace(part, tensors={n: t for n, t in part.tensors.items() if n != name}) for part in weights.parts]
-    undigested = [replace(part, digests=digest.digests(part.tensors)) for part in parts]
+    parts = [Part.of(part.name, {n: t for n, t in part.tensors.items() if n != name}) for part in weights.parts]
     with pytest.raises(PublishError, match=f"{re.escape(name)} is missing"):
-        publish.accept(build(TINY, seed=1), replace(weights, parts=undigested))
+        publish.accept(build(TINY, seed=1), forged(weights, parts))
+    with pytest.raises(PublishError, match=f"{re.escape(name)} differs"):
+        publish.accept(build(TINY, seed=1), replace(weights, parts=parts))
+
+
+def test_weights_without_their_proof_are_refused() -> None:
+    weights = publish.publish(build(TINY, seed=0), 1, "fp32")
+    *parts, _ = weights.parts
+    with pytest.raises(PublishError, match="without its proof"):
+        asyncio.run(NativeEngine(TINY, tiny_tokenizer()).publish(replace(weights, parts=parts)))
 
 
 def test_a_tensor_that_the_engine_does_not_know_is_named() -> None:
@@ -91,7 +108,7 @@ def test_a_tensor_that_the_engine_does_not_know_is_named() -> None:
 
 def test_weights_are_split_layer_by_layer_in_the_order_of_the_model() -> None:
     weights = publish.publish(build(replace(TINY, num_nextn_predict_layers=1), seed=0), 1, "fp8")
-    assert [part.name for part in weights.parts] == ["embed_tokens", "layers.0", "layers.1", "head", "mtp"]
+    assert [part.name for part in weights.parts] == ["embed_tokens", "layers.0", "layers.1", "head", "mtp", "proof"]
     assert all(name.startswith("mtp.") == (part.name == "mtp") for part in weights.parts for name in part.tensors)
 
 
@@ -118,13 +135,9 @@ def test_what_crosses_a_process_boundary_is_unchanged() -> None:
     weights = publish.publish(build(TINY, seed=0), 5, "fp8")
     arrived = pickle.loads(pickle.dumps(weights))
     for sent, got in zip(weights.parts, arrived.parts, strict=True):
-        assert digest.digests(got.tensors) == sent.digests == got.digests
-        assert {n: (t.dtype, t.shape) for n, t in got.tensors.items()} == {
-            n: (t.dtype, t.shape) for n, t in sent.tensors.items()
-        }
-        assert got.name == sent.name
+        assert torch.equal(got.piece, sent.piece)
+        assert got.outline == sent.outline
     assert replace(arrived, parts=[]) == replace(weights, parts=[])
-    assert list(weights.traces) == ["layers.0", "layers.1"]
 
 
 def test_publishing_leaves_the_trained_model_alone() -> None:
@@ -161,8 +174,30 @@ def test_the_probe_reaches_the_experts_of_any_shape() -> None:
     assert len(publish.probe_prompt(TINY)) == 8
 
 
-def test_without_a_proof_nothing_is_checked() -> None:
+@pytest.mark.parametrize(
+    ("checks", "found"),
+    [((), None), (("digests",), "down_proj.weight differs"), (("probe",), "in layers.1, the first")],
+)
+def test_only_what_was_asked_for_is_checked(checks: Sequence[publish.Check], found: str | None) -> None:
     model, engine = build(TINY, seed=0), NativeEngine(TINY, tiny_tokenizer())
-    weights = publish.publish(model, 2, "fp8", proof=False)
-    asyncio.run(engine.publish(damaged(weights, EXPERTS, one_bit)))
-    assert engine.version == 2
+    weights = damaged(publish.publish(model, 2, "fp32", checks=checks), EXPERTS, lambda t: t.roll(1, 0))
+    if found is None:
+        asyncio.run(engine.publish(weights))
+    else:
+        with pytest.raises(PublishError, match=re.escape(found)):
+            asyncio.run(engine.publish(weights))
+
+
+def test_matrices_that_are_multiplied_as_one_lie_one_behind_another() -> None:
+    shape = replace(TINY, q_lora_rank=64, hidden_size=128, moe_intermediate_size=128)
+    with torch.device("meta"):
+        parts = list(publish.made(Transformer(shape), "fp8"))
+    starts = {name: start for name, (_, _, start) in parts[2].outline.tensors.items()}
+    for names in (
+        ("mlp.experts.gate_up_proj", "mlp.shared_experts.gate_proj", "mlp.shared_experts.up_proj"),
+        ("mlp.experts.down_proj", "mlp.shared_experts.down_proj"),
+        ("self_attn.q_a_proj", "self_attn.kv_a_proj_with_mqa"),
+    ):
+        full = [f"layers.1.{name}.weight" for name in names]
+        for before, after in itertools.pairwise(full):
+            assert starts[after] == starts[before] + parts[2].tensors[before].nbytes

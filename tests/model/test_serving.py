@@ -9,7 +9,7 @@ from tests.model.kernels import interpreter
 SETUP = """
 import torch
 from dataclasses import replace
-from model import serving
+from model import publish, serving
 from model.config import ModelConfig
 from model.drafting import DraftedWaves
 from model.engine import Request, Sampling
@@ -32,7 +32,8 @@ C = ModelConfig(
 """
 GRAPHS = """
 model = build(C, 1).use("fp32").requires_grad_(False)
-served = serving.Served(C, model.state_dict(), "fp32", torch.device("cpu"))
+served = serving.Served(C, "fp32", torch.device("cpu"))
+served.load(publish.made(model, "fp32"))
 page = 64 * served.width * 4 * 3
 requests = [Request((5,) * 67, (1, 2)), Request((7,) * 3, (3,), ()), Request((9,), (4,))]
 sampling = Sampling(temperature=0.8, max_tokens=3)
@@ -55,7 +56,8 @@ for name, weight in model.named_parameters():
         weight.zero_()
     if name.endswith("eh_proj.weight"):
         weight.copy_(torch.eye(*weight.shape))
-served = serving.Served(C, model.state_dict(), "fp32", torch.device("cpu"))
+served = serving.Served(C, "fp32", torch.device("cpu"))
+served.load(publish.made(model, "fp32"))
 starts = [Start(ids, seed, None, 8) for seed, ids in enumerate([(5, 7), (7,) * 3, (9,)])]
 graphs, waves = Graphs(served, max_rows=3, cache_bytes=1 << 20, draft=True), DraftedWaves(model, 3, False)
 ours, theirs = graphs.sample(starts, Sampling()), waves.sample(starts, Sampling())
@@ -64,7 +66,6 @@ assert graphs.tally.row_steps == waves.tally.row_steps < 0.7 * graphs.tally.toke
 """
 FRONT = """
 import asyncio
-from model import publish
 from model.native import NativeEngine
 
 class OnKernels(NativeEngine):
@@ -73,9 +74,9 @@ class OnKernels(NativeEngine):
 
 published = publish.publish(build(C, 1), 4, "fp32")
 probe = serving.Probe(C, "fp32", torch.device("cpu"))
-for part in published.parts:
+for part in published.parts[:-1]:
     probe.through(part)
-logprobs, traces = probe.found()
+found = probe.found()
 done = []
 for kind in (NativeEngine, OnKernels):
     engine = kind(C, tokenizer)
@@ -83,18 +84,21 @@ for kind in (NativeEngine, OnKernels):
     done.append(engine.sample([Request((5, 6), (1,))], Sampling(max_tokens=2)))
 assert engine.graphs is not None and done[0][0][0].token_ids == done[1][0][0].token_ids
 assert done[1][0][0].versions == (4, 4)
-assert engine.graphs.served.probed(probe.prompt) == (logprobs, list(traces.values()))
+assert all(map(torch.equal, engine.graphs.served.probed(probe.prompt), found))
 other = publish.publish(build(C, 2), 5, "fp32")
 asyncio.run(engine.publish(other))
-assert torch.equal(engine.graphs.served.head.data, other.parts[-2].tensors["lm_head.weight"])
-broken = replace(published, parts=published.parts[:-2])
+assert torch.equal(engine.graphs.served.head.data, other.parts[-3].tensors["lm_head.weight"])
+unchecked = publish.publish(build(C, 1), 4, "fp32", checks=())
+broken = replace(unchecked, parts=unchecked.parts[:-2])
 try:
     asyncio.run(OnKernels(C, tokenizer).publish(broken))
 except publish.PublishError as error:
     assert "norm.weight' is missing" in str(error), error
 else:
     raise AssertionError("weights without a head were taken")
-crossed = replace(published, probe_logprobs=tuple(x - 1.5 for x in published.probe_logprobs))
+*parts, proof = published.parts
+wrong = publish.Part.of("proof", {**proof.tensors, "logprobs": proof.tensors["logprobs"] - 1.5})
+crossed = replace(published, parts=[*parts, wrong])
 try:
     asyncio.run(OnKernels(C, tokenizer).publish(crossed))
 except publish.PublishError as error:

@@ -15,11 +15,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from model import checkpoint, publish
+from model import checkpoint, publish, receiver
 from model import vllm_engine as vllm_engine_module
 from model.engine import Completion, EngineError, Request, Sampling
-from model.publish import Published, PublishError
-from model.receiver import parts_in, write_part
+from model.publish import Arriving, Published, PublishError
 from model.segments import Segments
 from model.transformer import Transformer, build
 from model.transport import Shared
@@ -170,8 +169,7 @@ def test_damage_is_caught_and_named(
 def test_weights_that_lie_in_the_trainer_s_memory_are_opened_by_the_workers(vllm_engine: VllmEngine) -> None:
     model, shared = build(CONFIG, seed=8), Shared()
     weights = publish.publish(model, 5, "fp32", shared.place)
-    handle, piece = weights.parts.handles[2], shared.kept[0][2]
-    one_bit(handle.outline.filled(piece).tensors[EXPERTS])
+    one_bit(shared.kept[0][2].part.tensors[EXPERTS])
     with pytest.raises(PublishError, match=re.escape(EXPERTS) + " differs"):
         asyncio.run(vllm_engine.publish(weights))
     asyncio.run(vllm_engine.publish(publish.publish(model, 6, "fp32", shared.place)))
@@ -197,11 +195,10 @@ def test_vllm_s_unpacked_experts_are_found_and_packed(vllm_engine: VllmEngine) -
 def test_one_changed_scale_is_caught_by_the_receiver(tmp_path: Path) -> None:
     weights: Published = publish.publish(build(CONFIG, seed=0), 1, "fp8")
     for number, part in enumerate(damaged(weights, EXPERTS + publish.SCALE, one_bit).parts):
-        write_part(part, tmp_path, number)
+        receiver.write(part, tmp_path / f"{number}.part")
     (tmp_path / "end").touch()
     with pytest.raises(PublishError, match=re.escape(EXPERTS + publish.SCALE)):
-        for part in parts_in(tmp_path, 0):
-            publish.check_bytes(part)
+        list(Arriving(replace(weights, parts=receiver.parts_in(tmp_path, 0))))
 
 
 def test_weights_of_another_precision_are_refused(vllm_engine: VllmEngine) -> None:

@@ -39,6 +39,9 @@ w = exact(2, 200, 320)
 q, turned = quantize_blocks(w, transpose=True)
 assert torch.equal(q.data.float(), w) and torch.equal(turned.data.float(), w.mT)
 assert torch.equal(q.scale, fp8.quantize_blocks(w).scale) and torch.equal(turned.scale, q.scale.mT)
+out = fp8.Quantized(torch.empty_like(w, dtype=torch.float8_e4m3fn), torch.empty(fp8.scale_shape(w)))
+quantize_blocks(w, out=out)
+assert torch.equal(out.data.float(), w) and torch.equal(out.scale, q.scale)
 rows, _ = swiglu_quantize(torch.randn(5, 256), powers_of_two=True)
 assert bool((rows.scale.log2() % 1 == 0).all())
 
@@ -141,8 +144,8 @@ torch.testing.assert_close(gates, chosen / chosen.sum(-1, keepdim=True) * 2.5)
 assert torch.equal(counts, torch.bincount(top.flatten(), minlength=24))
 
 words = [torch.randint(-(2**31), 2**31 - 1, (n,), dtype=torch.int32) for n in (1, 1024, 1025, 5 * 1024 + 7)]
-sums = word_sums(words, *digest.factors(6, words[0].device), programs=2)
-assert sums.tolist() == [int(digest.word_sum(w)) for w in words]
+sums = word_sums(words, [1, 2, 3, 4], *digest.factors(6, words[0].device), programs=2)
+assert sums.tolist() == [[int(digest.word_sum(w)), i + 1] for i, w in enumerate(words)]
 
 leaf = logits.clone().requires_grad_()
 scores = leaf.sigmoid()
