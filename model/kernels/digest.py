@@ -12,6 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from model.kernels.launch import launched
+
 PROGRAMS = 1024
 """That share the rows of one tensor."""
 
@@ -28,6 +30,7 @@ def word_sums(
     return torch.stack([sums, table[:, 2]], 1)
 
 
+@launched
 @triton.jit
 def _sum_kernel(table, a, b, sums, ROW: tl.constexpr):
     which = tl.program_id(1)
