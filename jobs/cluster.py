@@ -20,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from jobs import memory
 from jobs.config import GrpoRecipe
 from model.engine import Completion, Request, Sampling
 from model.moe import ExpertLoad
@@ -68,6 +69,7 @@ class TrainerActor:
     def __init__(self, recipe: GrpoRecipe) -> None:
         from jobs.parts import make_trainer
 
+        memory.keep_freed()
         self.threads = recipe.cluster.trainer_threads
         self.trainer = make_trainer(recipe)
         for block in self.trainer.policy.model.blocks():
@@ -137,6 +139,7 @@ class RolloutActor:
     def __init__(self, recipe: GrpoRecipe) -> None:
         from jobs.parts import rollout_engine
 
+        memory.keep_freed()
         self.engine = rollout_engine(recipe)
 
     def join(self, meeting: Meeting, rank: int) -> None:

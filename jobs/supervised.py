@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs import config, console
+from jobs import config, console, memory
 from jobs.config import RunTable, Table
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def begin(recipe: Table, run: RunTable, threads: int | None) -> None:
     """The run directory with its resolved recipe, and as many threads as the recipe says."""
     import torch
 
+    memory.keep_freed()
     torch.set_num_threads(threads or torch.get_num_threads())
     run.dir.mkdir(parents=True, exist_ok=True)
     config.write(recipe, run.dir / "recipe.toml")
