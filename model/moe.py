@@ -3,6 +3,7 @@ the losses and the bias update that balance them (DeepSeek-V3 report, section 2.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -239,14 +240,16 @@ def balance_loss(routing: Routing, segments: Tensor, experts_per_token: int) -> 
     return (f * p).sum(-1).mean()
 
 
-def bias_step(bias: Tensor, counts: Tensor, gamma: float) -> None:
-    """Moves the routing bias [E] in place by gamma towards the experts that had fewer tokens than the mean
-    (arXiv:2408.15664), from the counts [E] of the whole batch."""
+def bias_step(biases: Sequence[Tensor], counts: Tensor, gamma: float) -> None:
+    """Moves each layer's routing bias [E] in place by gamma towards the experts that had fewer tokens than the mean
+    (arXiv:2408.15664), from the counts [layers, E] of the whole batch."""
     load = counts.float()
-    bias.add_(gamma * torch.sign(load.mean() - load))
+    moves = gamma * torch.sign(load.mean(-1, keepdim=True) - load)
+    for bias, move in zip(biases, moves, strict=True):
+        bias.add_(move)
 
 
-def max_violation(counts: Tensor) -> float:
-    """MaxVio (arXiv:2408.15664): the busiest expert's load over the mean load, minus 1."""
+def max_violation(counts: Tensor) -> Tensor:
+    """MaxVio (arXiv:2408.15664) of counts [..., E]: the busiest expert's load over the mean load, minus 1."""
     load = counts.float()
-    return float(load.max() / load.mean().clamp_min(1e-9) - 1)
+    return load.amax(-1) / load.mean(-1).clamp_min(1e-9) - 1

@@ -11,13 +11,15 @@ from torch import Tensor, nn
 
 
 class AdamW(torch.optim.Optimizer):
-    """Takes the parameter groups of `torch.optim.AdamW`. Parameters without a gradient stay as they are."""
+    """Takes the parameter groups of `torch.optim.AdamW`, in which ``grad_scale`` is what gradients are multiplied by as
+    they are read. Parameters without a gradient stay as they are."""
 
     def __init__(
         self, params: Iterable[nn.Parameter] | Iterable[dict[str, Any]], lr: float, betas: tuple[float, float],
         weight_decay: float = 0.0, eps: float = 1e-8,
     ) -> None:  # fmt: skip
-        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay, "eps": eps})
+        settings = {"lr": lr, "betas": betas, "weight_decay": weight_decay, "eps": eps, "grad_scale": 1.0}
+        super().__init__(params, settings)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -41,14 +43,16 @@ class AdamW(torch.optim.Optimizer):
 
 
 def _update(p: Tensor, g: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
-    lr, (beta1, beta2), eps, decay = (group[name] for name in ("lr", "betas", "eps", "weight_decay"))
+    names = ("lr", "betas", "eps", "weight_decay", "grad_scale")
+    lr, (beta1, beta2), eps, decay, scale = (group[name] for name in names)
     m, v, step = state["exp_avg"], state["exp_avg_sq"], state["step"]
     if p.is_cuda:
         from model.kernels.elementwise import adamw
 
-        adamw(p, g, m, v, lr=lr, beta1=beta1, beta2=beta2, eps=eps, decay=decay, step=step)
+        adamw(p, g, m, v, lr=lr, beta1=beta1, beta2=beta2, eps=eps, decay=decay, step=step, scale=scale)
         torch.autograd.graph.increment_version(p)  # a kernel's write is not seen by torch, and copies of p hang on it
         return
+    g = g * scale
     first = m.float().mul_(beta1).add_(g, alpha=1 - beta1)
     second = v.float().mul_(beta2).addcmul_(g, g, value=1 - beta2)
     bottom = second.sqrt().mul_((1 - beta2**step) ** -0.5).add_(eps)

@@ -112,8 +112,9 @@ class Policy:
         self.model: Transformer = self.accelerator.unwrap_model(self.wrapped)
         self.reference: Transformer | None = None
         self.updates = 0
-        self.counts = [torch.zeros_like(r.e_score_correction_bias) for r in self.model.routers()]
-        self.load = [torch.zeros_like(counts, dtype=torch.int64) for counts in self.counts]
+        shape = len(self.model.routers()), self.model.c.n_routed_experts
+        self.counts = torch.zeros(shape, device=self.model.device)
+        self.load = torch.zeros(shape, dtype=torch.int64, device=self.model.device)
         self.exact = None if exact is None else _exact(self.model, exact)
 
     def forward(
@@ -154,8 +155,8 @@ class Policy:
     def backward(self, loss: Tensor, routing: list[moe.Routing]) -> None:
         """Adds a micro-batch's gradient, and its load to what moves the routing bias."""
         self.accelerator.backward(loss)
-        for total, routed in zip(self.counts, routing, strict=False):
-            total.add_(routed.counts)
+        if routing:
+            self.counts[: len(routing)] += torch.stack([routed.counts for routed in routing])
 
     def apply(self) -> dict[str, float]:
         """One optimizer step from the gathered gradients, then the routing bias. A gradient that is not finite is
@@ -163,30 +164,38 @@ class Policy:
         lr = self.settings.lr_at(self.updates)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        norm = float(self.accelerator.clip_grad_norm_(self.wrapped.parameters(), self.settings.clip_norm))
+        norm = self._clip()
         finite = math.isfinite(norm)
         if finite:
             self.optimizer.step()
             refresh()
-            for router, counts in zip(self.model.routers(), self.counts, strict=True):
-                speed = self.settings.bias_speed if router.c.scoring_func == "sigmoid" else 0.0
-                moe.bias_step(router.e_score_correction_bias, counts, speed)
+            speed = self.settings.bias_speed if self.model.c.scoring_func == "sigmoid" else 0.0
+            moe.bias_step([router.e_score_correction_bias for router in self.model.routers()], self.counts, speed)
         self.optimizer.zero_grad()
         if self.exact is not None:
             self.exact.refresh()
-        layers = self.model.c.moe_layers()
-        load = {f"max_violation/layer_{i}": moe.max_violation(c) for i, c in zip(layers, self.counts, strict=True)}
-        for total, counts in zip(self.load, self.counts, strict=True):
-            total.add_(counts.to(torch.int64))
-            counts.zero_()
+        violations = moe.max_violation(self.counts).tolist()
+        load = {f"max_violation/layer_{i}": v for i, v in zip(self.model.c.moe_layers(), violations, strict=True)}
+        self.load += self.counts.to(torch.int64)
+        self.counts.zero_()
         self.updates += 1
         return {"lr": lr, "grad_norm": norm, "skipped_updates": float(not finite), **load}
 
+    def _clip(self) -> float:
+        """The norm of the gradients, which are scaled down to ``clip_norm``: by the optimizer as it reads them where
+        that is ours, else in a pass of its own."""
+        limit = self.settings.clip_norm
+        if not isinstance(self.optimizer.optimizer, AdamW):
+            return float(self.accelerator.clip_grad_norm_(self.wrapped.parameters(), limit))
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None]).cpu()
+        for group in self.optimizer.param_groups:
+            group["grad_scale"] = float((limit / (norm + 1e-6)).clamp(max=1.0))
+        return float(norm)
+
     def take_load(self) -> moe.ExpertLoad:
         """What the updates since the last call trained on, by expert; layers that trained on nothing are left out."""
-        taken = {i: load.tolist() for i, load in zip(self.model.c.moe_layers(), self.load, strict=True) if load.any()}
-        for load in self.load:
-            load.zero_()
+        taken = {i: load for i, load in zip(self.model.c.moe_layers(), self.load.tolist(), strict=True) if any(load)}
+        self.load.zero_()
         return taken
 
     def replace_reference(self) -> None:

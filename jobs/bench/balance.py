@@ -208,4 +208,4 @@ def validate(
     tokens = torch.tensor([token for ids in rows for token in ids])
     with torch.no_grad():
         loss = pretrain_loss(policy.wrapped, policy.model, tokens, Segments.of([len(ids) for ids in rows]))
-    return float(loss.next_token), statistics.fmean(max_violation(routing.counts) for routing in loss.routing)
+    return float(loss.next_token), statistics.fmean(float(max_violation(routing.counts)) for routing in loss.routing)

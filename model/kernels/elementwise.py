@@ -112,13 +112,14 @@ def logprobs_backward(logits: Tensor, targets: Tensor, lse: Tensor, d_logp: Tens
 
 def adamw(
     p: Tensor, g: Tensor, m: Tensor, v: Tensor, *,
-    lr: float, beta1: float, beta2: float, eps: float, decay: float, step: int,
+    lr: float, beta1: float, beta2: float, eps: float, decay: float, step: int, scale: float = 1.0,
 ) -> None:  # fmt: skip
-    """One AdamW update in place: ``p`` and ``g`` FP32, moments ``m`` and ``v`` of any dtype, rounded after use."""
+    """One AdamW update in place by ``scale`` times ``g``: ``p`` and ``g`` FP32, moments ``m`` and ``v`` of any dtype,
+    rounded after use."""
     count, block = p.numel(), 4096
     _adamw_kernel[(cdiv(count, block),)](
         p, g.contiguous(), m, v, count, lr / (1 - beta1**step), beta1, beta2, (1 - beta2**step) ** -0.5, eps,
-        1 - lr * decay, BLOCK=block, num_warps=8,
+        1 - lr * decay, scale, BLOCK=block, num_warps=8,
     )  # fmt: skip
 
 
@@ -280,10 +281,10 @@ def _logprobs_backward_kernel(logits, targets, lse, d_logp, vocabulary, factor, 
 
 @launched
 @triton.jit
-def _adamw_kernel(p, g, m, v, count, rate, beta1, beta2, correction, eps, kept, BLOCK: tl.constexpr):
+def _adamw_kernel(p, g, m, v, count, rate, beta1, beta2, correction, eps, kept, scale, BLOCK: tl.constexpr):
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = at < count
-    grad = tl.load(g + at, mask=mask, other=0.0)
+    grad = tl.load(g + at, mask=mask, other=0.0) * scale
     first = tl.load(m + at, mask=mask, other=0.0).to(tl.float32) * beta1 + grad * (1.0 - beta1)
     second = tl.load(v + at, mask=mask, other=0.0).to(tl.float32) * beta2 + grad * grad * (1.0 - beta2)
     weight = tl.load(p + at, mask=mask, other=0.0) * kept

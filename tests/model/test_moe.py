@@ -112,11 +112,11 @@ def test_balanced_routing_has_the_smallest_balance_loss() -> None:
 
 
 def test_the_bias_moves_towards_starved_experts() -> None:
-    bias = torch.zeros(4)
-    bias_step(bias, torch.tensor([10, 2, 4, 0]), gamma=0.01)
-    assert torch.allclose(bias, torch.tensor([-0.01, 0.01, 0.0, 0.01]))
+    biases = [torch.zeros(4), torch.ones(4)]
+    bias_step(biases, torch.tensor([[10, 2, 4, 0], [0, 4, 0, 4]]), gamma=0.01)
+    assert torch.allclose(biases[0], torch.tensor([-0.01, 0.01, 0.0, 0.01]))
+    assert torch.allclose(biases[1], torch.tensor([1.01, 0.99, 1.01, 0.99]))
 
 
 def test_max_violation_is_the_busiest_over_the_mean() -> None:
-    assert max_violation(torch.tensor([10, 2, 4, 0])) == 1.5
-    assert max_violation(torch.tensor([3, 3])) == 0.0
+    assert max_violation(torch.tensor([[10, 2, 4, 0], [3, 3, 3, 3]])).tolist() == [1.5, 0.0]

@@ -25,6 +25,17 @@ def test_it_is_adamw_but_for_the_rounding_of_its_moments() -> None:
     assert not torch.equal(got, expected)
 
 
+def test_a_gradient_is_scaled_as_it_is_read() -> None:
+    scaled, read = (nn.Parameter(torch.linspace(-1, 1, 1000)) for _ in range(2))
+    optimizer = AdamW([read], lr=1e-2, betas=(0.9, 0.95))
+    optimizer.param_groups[0]["grad_scale"] = 0.3
+    scaled.grad, read.grad = torch.linspace(2, -2, 1000) * 0.3, torch.linspace(2, -2, 1000)
+    AdamW([scaled], lr=1e-2, betas=(0.9, 0.95)).step()
+    optimizer.step()
+    assert torch.equal(scaled, read)
+    assert torch.equal(read.grad, torch.linspace(2, -2, 1000))
+
+
 def test_moments_are_bf16_also_after_a_restart() -> None:
     p = nn.Parameter(torch.ones(3))
     optimizer = AdamW([p], lr=1e-2, betas=(0.9, 0.95))

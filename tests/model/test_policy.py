@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -95,13 +96,15 @@ def test_the_learning_rate_warms_up_and_decays() -> None:
     assert OptimizerSettings(lr=1.0).lr_at(10**6) == 1.0
 
 
-def test_the_settings_reach_the_optimizer() -> None:
-    policy = tiny_policy(settings=OptimizerSettings(lr=1e-3, weight_decay=0.3, beta2=0.7, clip_norm=1e-3))
+@pytest.mark.parametrize("moments", ["fp32", "bf16"])
+def test_the_settings_reach_the_optimizer(moments: Literal["fp32", "bf16"]) -> None:
+    settings = OptimizerSettings(lr=1e-3, weight_decay=0.3, beta2=0.7, clip_norm=1e-3, moments=moments)
+    policy = tiny_policy(settings=settings)
     matrices, vectors = policy.optimizer.param_groups
     assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.3, 0.0)
     assert matrices["betas"] == (0.9, 0.7)
     assert all(p.dim() > 1 for p in matrices["params"])
     one_update(policy)
-    first_moments = [state["exp_avg"].square().sum() for state in policy.optimizer.state.values()]
+    first_moments = [state["exp_avg"].float().square().sum() for state in policy.optimizer.state.values()]
     # After one step the first moment is a tenth of the gradient, which was clipped to the norm asked for.
     assert float(torch.stack(first_moments).sum().sqrt()) == pytest.approx(0.1 * 1e-3, rel=0.01)
