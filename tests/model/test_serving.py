@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
+from dataclasses import replace
 
+import pytest
+import torch
+
+from model import publish
+from model.config import Precision
+from model.transformer import build
+from tests.fakes import TINY
 from tests.model.kernels import interpreter
 
 SETUP = """
@@ -134,6 +141,34 @@ with torch.no_grad():
 exact.refresh()
 assert torch.equal(exact.served.head.data, model.lm_head.weight)
 """
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp8"])
+@pytest.mark.parametrize("shared", [1, 2])
+def test_a_layer_lies_in_the_memory_of_its_part(precision: Precision, shared: int) -> None:
+    """What is multiplied as one is not copied, but for experts that are not published one by one."""
+    serving = pytest.importorskip("model.serving", reason="needs triton")
+    shape = replace(
+        TINY,
+        hidden_size=128,
+        moe_intermediate_size=128,
+        intermediate_size=256,
+        q_lora_rank=128,
+        n_shared_experts=shared,
+    )
+    part = list(publish.made(build(shape, seed=0), precision))[2]
+    layer = serving.Served(shape, precision, torch.device("cpu")).layer(part.tensors, "layers.1.")
+    mlp = {name.removeprefix("layers.1.mlp."): tensor for name, tensor in part.tensors.items()}
+    joined = {"experts.gate_up_proj.weight": layer.feed.gate_up.data, "experts.down_proj.weight": layer.feed.down.data}
+    for name, data in joined.items():
+        assert (data.data_ptr() == mlp[name].data_ptr()) == (shared == 1)
+        assert torch.equal(data[: len(mlp[name])].float(), mlp[name].float())
+    gate, up, down = (mlp[f"shared_experts.{name}_proj.weight"].float() for name in ("gate", "up", "down"))
+    for i in range(shared):
+        at = slice(128 * i, 128 * (i + 1))
+        assert torch.equal(layer.feed.gate_up.data[shape.n_routed_experts + i].float(), torch.cat([gate[at], up[at]]))
+        assert torch.equal(layer.feed.down.data[shape.n_routed_experts + i].float(), down[:, at])
+    assert layer.a.data.data_ptr() == part.tensors["layers.1.self_attn.q_a_proj.weight"].data_ptr()
 
 
 @pytest.mark.slow
