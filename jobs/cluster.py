@@ -373,6 +373,7 @@ def connect(address: str | None, cpus: int) -> Iterator[Cluster]:
     # Ray's own choice is 15: beside any other process workers then stand nearly still, and of two threads that wait for
     # each other it takes one to do so.
     os.environ.setdefault("RAY_worker_niceness", "0")
+    os.environ.setdefault("GLIBC_TUNABLES", memory.TUNABLES)
     import ray
 
     address = address or os.environ.get("RAY_ADDRESS")

@@ -6,6 +6,9 @@ import ctypes
 
 TRIM_THRESHOLD, MMAP_THRESHOLD, ARENA_MAX = -1, -3, -8
 """Of glibc's malloc.h."""
+TUNABLES = "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1"
+"""GLIBC_TUNABLES for processes to be started, which cannot have these from `keep_freed` any more: pages of 2 MiB, fewer
+for a CPU to look up, and one arena even for the threads that run before it is called."""
 KEPT = 2**30
 """Bytes; an allocation of more comes from the kernel and goes back to it."""
 
