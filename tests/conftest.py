@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,38 +15,30 @@ os.environ.setdefault("RAY_AUTH_MODE", "token")
 os.environ.setdefault("GOMP_SPINCOUNT", "50000")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+ROOT = Path(__file__).resolve().parents[1]
+
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
 
-TOGETHER = {
-    "ray": (
-        "tests/jobs/test_cluster.py",
-        "tests/jobs/test_bench_publish.py",
-        "tests/jobs/test_handover.py",
-        "tests/jobs/test_reward_model.py",
-        "tests/rewards/test_ray.py",
-        "tests/sandbox/test_environments.py",
-    ),
-    "vllm": (
-        "tests/model/test_vllm.py",
-        "tests/jobs/evaluation/test_evaluate.py",
-        "tests/rl/test_learning.py",
-        "tests/jobs/serving/test_vllm_server.py",
-        "tests/jobs/test_bench_rollout.py",
-    ),
-}
-"""Files whose tests go to one process when there are several (`-n 2`): with an engine of vLLM for all, and one Ray at a
-time. They take longest and come first."""
+TOGETHER = ("cluster", "vllm")
+"""Files with tests of one of these markers go to one process when there are several (`-n 2`): with one Ray at a time,
+and an engine of vLLM for all. They take longest and come first."""
 
 
-def group_of(nodeid: str) -> str:
-    path = nodeid.partition("::")[0]
-    return next((name for name, paths in TOGETHER.items() if path in paths), path)
+@functools.cache
+def group_of(path: str) -> str:
+    """Read from the file's text: the process that deals out tests knows their names alone."""
+    text = (ROOT / path).read_text(encoding="utf-8")
+    return next((marker for marker in TOGETHER if f"pytest.mark.{marker}" in text), path)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: [*TOGETHER, group_of(item.nodeid)].index(group_of(item.nodeid)))
+    def place(item: pytest.Item) -> int:
+        group = group_of(item.nodeid.partition("::")[0])
+        return [*TOGETHER, group].index(group)
+
+    items.sort(key=place)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -54,7 +47,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class ByGroup(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
-            return group_of(nodeid)
+            return group_of(nodeid.partition("::")[0])
 
     config.option.loadscopereorder = False
     return ByGroup(config, log)
