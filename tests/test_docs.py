@@ -156,6 +156,46 @@ def test_the_benchmarks_page_has_the_publishes() -> None:
         assert soak["logprob_drift_under_equal_weights"] < (1e-6 if soak["engine"] == "vllm" else 1e-12)
 
 
+def rollout_rows() -> list[str]:
+    """The recorded loads, the bytes and the proof of equality; then what drafts gave."""
+    (run,), (drafts,) = recorded("rollout-*.json"), recorded("drafts-*.json")
+    rows = []
+    for name, engine in run["engines"].items():
+        for load, found in engine["loads"].items():
+            speed = found["tokens_per_second"]
+            share = speed / run["limits_tokens_per_second"][load][name.removeprefix("native, ")]
+            rows.append(f"| {name} | {load} | {speed:,.0f} | {found['first_token_s'] * 1e3:.0f} | {share:.0%} |")
+    plain, guessed = (engine["loads"]["16 x (32 + 128)"] for engine in drafts["engines"].values())
+    rows.append(f"{guessed['accepted']:.0%} of the guesses were right,\n{guessed['tokens_per_step']:.2f} tokens a step")
+    rows.append(f"{guessed['tokens_per_second']:.0f} tokens/s with drafts and {plain['tokens_per_second']:.0f} without")
+    return rows
+
+
+def test_the_benchmarks_page_has_the_rollouts() -> None:
+    text = (ROOT / "docs" / "benchmarks.md").read_text()
+    for row in rollout_rows():
+        assert row in text
+    (run,) = recorded("rollout-*.json")
+    assert {(e["trainer"]["tokens"], e["trainer"]["max_gap"]) for e in run["engines"].values()} == {(262144, 0.0)}
+
+
+def test_the_readme_has_the_speeds_on_a_gpu() -> None:
+    text = (ROOT / "README.md").read_text()
+    (steps,), (rollouts,) = recorded("training-*.json"), recorded("rollout-*.json")
+    load = rollouts["loads"][0]
+    for speed in (
+        *(row["tokens_per_s"] for row in steps["steps"].values()),
+        *(engine["loads"][load]["tokens_per_second"] for engine in rollouts["engines"].values()),
+    ):
+        assert f"{speed:,.0f}" in text
+
+
+def test_every_result_is_quoted_on_a_page() -> None:
+    text = "".join(page.read_text() for page in (ROOT / "docs").glob("*.md"))
+    for path in RESULTS.glob("*.json"):
+        assert f"results/{path.name}" in text or path.name.startswith("quickstart-"), path.name
+
+
 def test_the_kernels_page_has_the_training_steps_and_losses() -> None:
     text = (ROOT / "docs" / "kernels.md").read_text()
     (run,), (losses,) = recorded("training-*.json"), recorded("precision-*.json")
