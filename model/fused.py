@@ -41,8 +41,9 @@ def together(x: Tensor, *layers: Linear) -> Any:
 
 
 def add_norm(x: Tensor, more: Tensor | None, norm: RMSNorm) -> Any:
-    hidden = x.shape[-1]
-    flat = x.reshape(-1, hidden), None if more is None else more.reshape(-1, hidden)
+    if x.dim() == 2:
+        return _AddNorm.apply(x, more, norm.weight, norm.eps)
+    flat = fused_fp8.as_rows(x), None if more is None else fused_fp8.as_rows(more)
     total, normed = _AddNorm.apply(*flat, norm.weight, norm.eps)
     return total.view_as(x), normed.view_as(x)
 
@@ -69,11 +70,11 @@ def mlp(layer: MLP, x: Tensor) -> Any:
 
 def mixture(layer: MoE, x: Tensor, given: Tensor | None = None) -> tuple[Tensor, Routing]:
     """Each step hands x on, so that the gradients of all that read it are added in their products."""
-    flat = x.reshape(-1, x.shape[-1])
-    routing, flat = route(layer.gate, flat, given)
+    routing, flat = route(layer.gate, fused_fp8.as_rows(x), given)
     places = rows.places(routing.indices, routing.counts)
     shared = layer.shared_experts if layer.shared else None
-    return experts(layer.experts, shared, flat, routing.gates, places).view_as(x), routing
+    out = experts(layer.experts, shared, flat, routing.gates, places)
+    return out if x.dim() == 2 else out.view_as(x), routing
 
 
 def experts(layer: Experts, shared: MLP | None, x: Tensor, gates: Tensor, places: Places) -> Tensor:

@@ -49,9 +49,14 @@ def serves(*layers: GroupedLinear) -> bool:
     return all(layer.fp8 for layer in layers) and _hopper(layers[0].weight.device) and _whole(layers)
 
 
+def as_rows(x: Tensor) -> Tensor:
+    """x [..., K] as [N, K]; one that is so already stays out of autograd's graph."""
+    return x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
+
+
 def product(x: Tensor, *layers: Linear) -> Tensor:
     """The layers' outputs for one input x [..., K], side by side."""
-    flat = x.reshape(-1, x.shape[-1])
+    flat = as_rows(x)
     weights = [layer.weight for layer in layers]
     out: Tensor = _Linear.apply(flat, *weights) if torch.is_grad_enabled() else _multiply(flat, _quantized(*weights))
     return out if x.dim() == 2 else out.view(*x.shape[:-1], -1)
@@ -59,9 +64,8 @@ def product(x: Tensor, *layers: Linear) -> Tensor:
 
 def gated_mlp(x: Tensor, *layers: Linear) -> Tensor:
     """SwiGLU of x [..., H] by its gate, up and down projections."""
-    flat = x.reshape(-1, x.shape[-1])
-    out: Tensor = _GatedMLP.apply(flat, *(layer.weight for layer in layers))
-    return out.view_as(x)
+    out: Tensor = _GatedMLP.apply(as_rows(x), *(layer.weight for layer in layers))
+    return out if x.dim() == 2 else out.view_as(x)
 
 
 def experts(layer: Experts, shared: MLP | None, x: Tensor, gates: Tensor, places: Places) -> Tensor:
