@@ -46,7 +46,7 @@ def forward(
     [N, heads v]."""
     both = q, elementwise.join_keys(expanded, key, nope), expanded[..., nope:]
     count, longest, heads = len(segments.lengths), segments.longest, q.shape[1]
-    even = count * longest == len(q)
+    even = count * longest == q.shape[0]
     read = both if even else (x.index_select(0, segments.source) for x in both)
     rows = [x.view(count, longest, heads, -1).transpose(1, 2) for x in read]
     out, lse, _, _, _, _, seed, offset, _ = aten._scaled_dot_product_cudnn_attention(
@@ -60,7 +60,7 @@ def forward(
 def backward(dy: Tensor, kept: Kept, segments: Segments, scale: float) -> tuple[Tensor, Tensor, Tensor]:
     """dy [N, heads v] -> the gradients of the turned queries and of keys and values, each [N, heads, D]."""
     count, heads, longest, _ = kept.out.shape
-    even = count * longest == len(dy)
+    even = count * longest == dy.shape[0]
     if not even:
         dy = _FromRows.spread(dy, segments.home, count * longest)
     gradients = aten._scaled_dot_product_cudnn_attention_backward(

@@ -105,12 +105,12 @@ class _Attention(torch.autograd.Function):
     ) -> Tensor:  # fmt: skip
         q_a, kv_a, *others = projections
         ctx.weights = down, q_up, up, last = [_quantized(q_a, kv_a), *map(_quantized, others)]
-        ctx.segments, ctx.c, ctx.scale, ctx.sizes = segments, c, scale, [len(q_a), len(kv_a)]
+        ctx.segments, ctx.c, ctx.scale, ctx.sizes = segments, c, scale, _heights(q_a, kv_a)
         x_rows, x_columns = quantize_both(x)
         joint = products.matmul(x_rows, down.rows)
         q, latent, key = norms.latents(joint, turns, q_norm, norm, c.rms_norm_eps)
         (q_rows, q_columns), (rows, columns) = quantize_both(q), quantize_both(latent)
-        shape = len(q), c.num_attention_heads, -1
+        shape = q.shape[0], c.num_attention_heads, -1
         queries = products.matmul(q_rows, q_up.rows).view(shape)
         expanded = products.matmul(rows, up.rows).view(shape)
         rotate_tail_(queries, turns, c.qk_nope_head_dim)
@@ -148,7 +148,7 @@ class _Attention(torch.autograd.Function):
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, *parameters: Tensor) -> Tensor:
-        ctx.w, ctx.sizes = _quantized(*parameters), [len(p) for p in parameters]
+        ctx.w, ctx.sizes = _quantized(*parameters), _heights(*parameters)
         x_rows, x_columns = quantize_both(x)
         ctx.save_for_backward(*x_columns)
         return products.matmul(x_rows, ctx.w.rows)
@@ -163,7 +163,7 @@ class _Linear(torch.autograd.Function):
 class _GatedMLP(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
-        ctx.weights, ctx.sizes = (_quantized(gate, up), _quantized(down)), [len(gate), len(up)]
+        ctx.weights, ctx.sizes = (_quantized(gate, up), _quantized(down)), _heights(gate, up)
         out, kept = _gated(x, *ctx.weights)
         ctx.save_for_backward(*kept)
         return out
@@ -181,7 +181,7 @@ class _Experts(torch.autograd.Function):
         base: Tensor | None = None
         shared_kept: tuple[Tensor, ...] = ()
         if shared:
-            ctx.shared, ctx.sizes = (_quantized(*shared[:2]), _quantized(shared[2])), [len(w) for w in shared[:2]]
+            ctx.shared, ctx.sizes = (_quantized(*shared[:2]), _quantized(shared[2])), _heights(*shared[:2])
             base, shared_kept = _gated(x, *ctx.shared)
         out, kept = _gated(x, ctx.up, ctx.down, gates, places)
         ctx.save_for_backward(gates, *kept, *shared_kept)
@@ -229,6 +229,11 @@ def _matmul(x: Quantized, w: Quantized, places: Places | None) -> Tensor:
 
 def _wgrad(dy: Quantized, x: Quantized, places: Places | None) -> Tensor:
     return products.wgrad(dy, x) if places is None else products.grouped_wgrad(dy, x, places.ends)
+
+
+def _heights(*weights: Tensor) -> list[int]:
+    """Not len: torch answers that in Python, at the cost of an operator."""
+    return [weight.shape[0] for weight in weights]
 
 
 def _multiply(x: Tensor, w: Weights) -> Tensor:

@@ -53,7 +53,7 @@ def latents(
     """Of ``joint`` BF16 [N, Q + L + R], what the queries' and the keys' down projections give: the first Q and the next
     L numbers normed, each with its weight, and the last R turned by ``turns`` complex64 [N, R / 2]."""
     rows, width = joint.shape
-    q, latent = len(query_weight), len(weight)
+    q, latent = query_weight.shape[0], weight.shape[0]
     outs = [joint.new_empty(rows, n) for n in (q, latent, width - q - latent)]
     if rows:
         _latents_kernel[(rows,)](
@@ -70,7 +70,7 @@ def latents_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """The gradients of `latents`: of ``joint``, and FP32 of both weights."""
     rows, width = joint.shape
-    q, latent = len(query_weight), len(weight)
+    q, latent = query_weight.shape[0], weight.shape[0]
     d_joint, programs = torch.empty_like(joint), min(rows, 2 * PROGRAMS)  # of half as wide rows
     parts = joint.new_empty(programs, q + latent, dtype=torch.float32)
     if rows:

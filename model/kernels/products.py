@@ -50,7 +50,7 @@ def grouped_matmul(x: Quantized, w: Quantized, ends: Tensor, *, ours: bool = Fal
 def grouped_wgrad(dy: Quantized, x: Quantized, ends: Tensor, *, dtype: torch.dtype = torch.float32) -> Tensor:
     """``dy_e^T @ x_e`` for each expert: dy [N, P] and x [K, P] in transposed 128x1 tiles of `quantize_both`, ``ends``
     int32 [E] of the same places -> [E, N, K] in ``dtype``; zeros for an expert without rows."""
-    experts, n, k = len(ends), dy.data.shape[0], x.data.shape[0]
+    experts, n, k = ends.shape[0], dy.data.shape[0], x.data.shape[0]
     out = torch.empty(experts, n, k, dtype=dtype, device=dy.data.device)
     _launch(dy, x, ends, out.view(experts * n, k), k, wgrad=True)
     return out
@@ -58,7 +58,7 @@ def grouped_wgrad(dy: Quantized, x: Quantized, ends: Tensor, *, dtype: torch.dty
 
 def matmul(x: Quantized, w: Quantized, *, ours: bool = False) -> Tensor:
     """``x @ w^T``: x [M, K] in 1x128 tiles, w [1, N, K] in 128x128 blocks -> BF16 [M, N]."""
-    m, (_, n, k) = len(x.data), w.data.shape
+    (m, _), (_, n, k) = x.data.shape, w.data.shape
     if not ours and has_scaled_mm() and m and m % 4 == 0 and n % 16 == 0 and k % BLOCK == 0:
         blocks, padded = -(-n // BLOCK), w.scale.stride(-2)
         return F.scaled_mm(
@@ -71,15 +71,16 @@ def matmul(x: Quantized, w: Quantized, *, ours: bool = False) -> Tensor:
 
 def wgrad(dy: Quantized, x: Quantized, *, dtype: torch.dtype = torch.float32, ours: bool = False) -> Tensor:
     """``dy^T @ x`` of transposed 128x1 tiles [N, P] and [K, P] -> [N, K] in ``dtype``."""
-    if not ours and has_scaled_mm() and len(dy.data) % 16 == 0 and len(x.data) % 16 == 0 and dy.data.shape[1]:
+    (n, tokens), k = dy.data.shape, x.data.shape[0]
+    if not ours and has_scaled_mm() and n % 16 == 0 and k % 16 == 0 and tokens:
         tiles = F.ScalingType.BlockWise1x128
         return F.scaled_mm(dy.data, x.data.T, _alone(dy.scale), tiles, _alone(x.scale), tiles, output_dtype=dtype)
-    return grouped_wgrad(dy, x, _all(dy.data.shape[1], dy.data.device), dtype=dtype)[0]
+    return grouped_wgrad(dy, x, _all(tokens, dy.data.device), dtype=dtype)[0]
 
 
 def _alone(scale: Tensor) -> Tensor:
     """A scale [N, blocks] with strides (1, N), which cuBLASLt wants; `swiglu_backward` gives parts of larger ones."""
-    if scale.stride() == (1, len(scale)):
+    if scale.stride() == (1, scale.shape[0]):
         return scale
     return scale.new_empty(scale.shape[1], len(scale)).T.copy_(scale)
 
@@ -120,7 +121,7 @@ def _check(x: Quantized, w: Quantized, ends: Tensor) -> None:
         raise ValueError(
             f"cannot multiply {tuple(x.data.shape)} by {tuple(w.data.shape)}: K in 16s and N in 8s, equal K"
         )
-    if ends.dtype != torch.int32 or len(ends) != len(w.data):
+    if ends.dtype != torch.int32 or ends.shape[0] != w.data.shape[0]:
         raise ValueError(f"ends must be int32 [{len(w.data)}], not {ends.dtype} {tuple(ends.shape)}")
     if x.scale.stride(0) != 1 or x.scale.stride(1) % 4:
         raise ValueError("scales of tiles must have their rows contiguous and a stride in 4s, as quantize_tiles gives")
@@ -135,7 +136,7 @@ def _launch(a: Quantized, b: Quantized, ends: Tensor, out: Tensor, cols: int, *,
     sb = _tiles(b.scale.T, (1, 128)) if wgrad else sa
     grouped._grouped_kernel[(processors,)](
         _tiles(a.data, (64, BLOCK)), _tiles(b.data, (BLOCK, BLOCK)), sa, sb,
-        b.scale, b.scale.stride(-2), ends, _tiles(out, (64, BLOCK)), out, len(ends), rows, cols, k_blocks,
+        b.scale, b.scale.stride(-2), ends, _tiles(out, (64, BLOCK)), out, ends.shape[0], rows, cols, k_blocks,
         STAGES=WGRAD_STAGES if wgrad else (STAGES, HALVES_STAGES)[halves - 1], WGRAD=wgrad, GROUP=GROUP, HALVES=halves,
         num_warps=4,
     )  # fmt: skip

@@ -113,7 +113,7 @@ def _tiles(
 ) -> tuple[Quantized, Quantized | None]:
     x = x.contiguous()
     width = x.shape[1] // 2 if swiglu else x.shape[1]
-    tokens = len(x) if places is None else len(places.choice)
+    tokens = (x if places is None else places.choice).shape[0]
     blocks = cdiv(tokens, BLOCK)
     rows = empty_tiles(x, tokens, width)
     columns = empty_tiles(x, width, blocks * BLOCK) if transpose else rows

@@ -22,7 +22,7 @@ def route(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """``logits`` FP32 [T, E], or [T, P, E] to be summed over P, and ``bias`` FP32 [E] to (scores FP32 [T, E] = sigmoid
     of the logits, indices int64 [T, k] by falling score + bias, gates FP32 [T, k], counts int64 [E])."""
-    tokens, experts = len(logits), logits.shape[-1]
+    tokens, experts = logits.shape[0], logits.shape[-1]
     if experts % groups or k > experts // groups * kept:
         raise ValueError(f"{k} of {experts} experts cannot be chosen from {kept} of {groups} groups")
     scores = logits.new_empty(tokens, experts)

@@ -35,7 +35,7 @@ class Places(NamedTuple):
 def places(indices: Tensor, counts: Tensor) -> Places:
     """From ``indices`` [T, K] and the ``counts`` [E] of each expert in it, without waiting for the device. Choices of
     one expert stay in order."""
-    choices, experts, device = indices.numel(), len(counts), indices.device
+    choices, experts, device = indices.numel(), counts.shape[0], indices.device
     width = power_of_two(experts)
     size = max(16, 8192 // width)
     blocks = cdiv(choices, size)
