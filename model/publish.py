@@ -15,10 +15,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -47,7 +46,8 @@ NEIGHBOURS = (
 """Matrices that an engine multiplies as one lie one behind another (`model.serving`)."""
 DTYPES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}
 """Of the matrices; what is not multiplied by an engine's kernels stays as it is."""
-T = TypeVar("T")
+E4M3_SINCE = (8, 9)
+"""The first GPUs that convert to it."""
 Check = Literal["digests", "probe"]
 CHECKS: tuple[Check, ...] = ("digests", "probe")
 
@@ -240,7 +240,7 @@ def made(model: Transformer, precision: Precision) -> Iterator[Part]:
 
 def quantize(w: Tensor, out: fp8.Quantized) -> None:
     """An FP32 weight [..., N, K] in 128x128 blocks."""
-    if w.is_cuda and has_triton():
+    if w.is_cuda and has_triton() and torch.cuda.get_device_capability(w.device) >= E4M3_SINCE:
         from model.kernels.quantize import quantize_blocks
 
         experts = w if w.dim() == 3 else w.unsqueeze(0)
@@ -251,22 +251,11 @@ def quantize(w: Tensor, out: fp8.Quantized) -> None:
     out.scale.copy_(scale)
 
 
-def ahead(items: Iterable[T]) -> Iterator[T]:
-    """The items, each made by a thread while the one before it is used."""
-    source, end = iter(items), object()
-    with ThreadPoolExecutor(1) as thread:
-        made: Future[Any] = thread.submit(next, source, end)
-        while (item := made.result()) is not end:
-            made = thread.submit(next, source, end)
-            yield item
-
-
 def digested(parts: Iterable[Part], kind: Kind | None) -> Iterator[tuple[Part, Tensor]]:
-    """Each part with its tensors' digests of this kind, int64 [tensors, 2], or [0, 2] where there is none. What a
-    processor has to hash it hashes ahead; what a GPU adds up is launched, and a second thread would be in the way."""
+    """Each part with its tensors' digests of this kind, int64 [tensors, 2], or [0, 2] where there is none."""
     nothing = torch.empty(0, 2, dtype=torch.int64)
-    found = ((part, nothing if kind is None else digests([*part.tensors.values()], kind)) for part in parts)
-    return ahead(found) if kind == "hash" else found
+    for part in parts:
+        yield part, nothing if kind is None else digests([*part.tensors.values()], kind)
 
 
 def split(state: Mapping[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor]]]:

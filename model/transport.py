@@ -15,18 +15,20 @@ import itertools
 import socket
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.multiprocessing.reductions import reduce_tensor
 
-from model.publish import Outline, Part, PublishError, ahead
+from model.publish import Outline, Part, PublishError
 
+T = TypeVar("T")
 Way = Literal["store", "ipc", "broadcast"]
 
 
@@ -192,6 +194,16 @@ class Broadcast(Kept):
     def _broadcast(self, piece: Tensor) -> None:
         with failing_clearly("a broadcast of weights failed"):
             self.group.broadcast(piece, 0).wait()
+
+
+def ahead(items: Iterable[T]) -> Iterator[T]:
+    """The items, each fetched by a thread while the one before it is used."""
+    source, end = iter(items), object()
+    with ThreadPoolExecutor(1) as thread:
+        coming: Future[Any] = thread.submit(next, source, end)
+        while (item := coming.result()) is not end:
+            coming = thread.submit(next, source, end)
+            yield item
 
 
 def _ready(number: int) -> str:

@@ -6,8 +6,7 @@ import asyncio
 import itertools
 import pickle
 import re
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -146,26 +145,6 @@ def test_publishing_leaves_the_trained_model_alone() -> None:
     publish.publish(model, 1, "fp8")
     assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
     assert not any(layer.rounded for layer in model.modules() if hasattr(layer, "rounded"))
-
-
-def test_parts_are_made_one_ahead_and_in_order() -> None:
-    made: list[int] = []
-
-    def source() -> Iterator[int]:
-        for i in range(4):
-            made.append(i)
-            yield i
-            if i == 2:
-                raise PublishError("the third")
-
-    used: list[int] = []
-    with pytest.raises(PublishError, match="the third"):
-        for i in publish.ahead(source()):
-            while len(made) < min(i + 2, 3):
-                time.sleep(0.001)
-            assert len(made) <= i + 2
-            used.append(i)
-    assert used == [0, 1, 2]
 
 
 def test_the_probe_reaches_the_experts_of_any_shape() -> None:

@@ -64,6 +64,26 @@ def test_every_worker_gets_what_is_broadcast(pool: ThreadPoolExecutor) -> None:
         assert not trainer.kept
 
 
+def test_parts_are_fetched_one_ahead_and_in_order() -> None:
+    made: list[int] = []
+
+    def source() -> Iterator[int]:
+        for i in range(4):
+            made.append(i)
+            yield i
+            if i == 2:
+                raise PublishError("the third")
+
+    used: list[int] = []
+    with pytest.raises(PublishError, match="the third"):
+        for i in transport.ahead(source()):
+            while len(made) < min(i + 2, 3):
+                time.sleep(0.001)
+            assert len(made) <= i + 2
+            used.append(i)
+    assert used == [0, 1, 2]
+
+
 def test_a_broadcast_waits_for_workers_that_are_busy(pool: ThreadPoolExecutor) -> None:
     """Longer than a broadcast may take."""
     trainer, early, late = meet(3, seconds=1.0)
