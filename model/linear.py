@@ -91,39 +91,50 @@ class RMSNorm(nn.Module):
             return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
         if not torch.is_grad_enabled():
             return (x * _inverse_rms(x, self.eps)).mul_(self.weight)
-        normed: Tensor = _Norm.apply(x, self.weight, self.eps)
-        return normed
+        return self.handing_on(x)[1]
+
+    def handing_on(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x itself and its norm. The gradients of both are added in one backward pass, where one of x and one of the
+        norm would be added in a third."""
+        if x.device.type != "cpu" or x.dtype != torch.float32 or not torch.is_grad_enabled():
+            return x, self(x)
+        both: tuple[Tensor, Tensor] = _Norm.apply(x, self.weight, self.eps)
+        return both
 
 
 def _inverse_rms(x: Tensor, eps: float) -> Tensor:
-    inverse: Tensor = torch.linalg.vecdot(x, x).unsqueeze(-1).mul_(1 / x.shape[-1]).add_(eps).rsqrt_()
-    return inverse
+    size: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return size.square_().mul_(1 / x.shape[-1]).add_(eps).rsqrt_()
 
 
 @on_gpu("add_norm")
 def add_norm(x: Tensor, more: Tensor | None, norm: RMSNorm) -> tuple[Tensor, Tensor]:
     """The sum of ``x`` [..., H] and ``more``, which may be missing, and its norm."""
-    total = x if more is None else x + more
-    return total, norm(total)
+    return norm.handing_on(x if more is None else x + more)
 
 
 class _Norm(torch.autograd.Function):
-    """RMSNorm in FP32 with half the passes over memory of the operator that torch composes on a CPU."""
+    """RMSNorm in FP32 with half the passes over memory of the operator that torch composes on a CPU; hands x on."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, eps: float) -> Tensor:  # type: ignore[no-untyped-def]
+    def forward(ctx, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]
         inverse = _inverse_rms(x, eps)
         ctx.save_for_backward(x, weight, inverse)
-        out: Tensor = (x * inverse).mul_(weight)
-        return out
+        ctx.set_materialize_grads(False)
+        return x, (x * inverse).mul_(weight)
 
     @staticmethod
-    def backward(ctx, dy: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[no-untyped-def]
+    def backward(  # type: ignore[no-untyped-def]
+        ctx, dx: Tensor | None, dy: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None, None]:
+        if dy is None:
+            return dx, None, None
         x, weight, inverse = ctx.saved_tensors
         both = (dy * x).flatten(0, -2)
         dw = torch.mv(both.T, inverse.flatten())
         along = torch.mv(both, weight).view_as(inverse).mul_(inverse.square()).div_(-x.shape[-1])
-        return (dy * weight).addcmul_(x, along).mul_(inverse), dw, None
+        d = (dy * weight).addcmul_(x, along).mul_(inverse)
+        return d if dx is None else d.add_(dx), dw, None
 
 
 def set_precision(module: nn.Module, precision: Precision) -> None:
