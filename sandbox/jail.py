@@ -218,11 +218,8 @@ class Isolation:
         kernel.perform(self._new_namespace)
         return self._prepared(limits), _PROGRAM
 
-    def after_fork(self, pid: int) -> None:
-        """In the zygote: nothing to do."""
-
-    def ended(self, pid: int) -> None:
-        """In the zygote: the kernel has ended and freed everything that the run ``pid`` had."""
+    def ended(self, path: str, living: list[int]) -> None:
+        """In the zygote: the kernel has ended and freed everything that the run had."""
 
     def _prepare(self, fields: tuple[int, ...]) -> tuple[kernel.Call, ...]:
         limits = RunLimits(*fields)

@@ -20,7 +20,6 @@ class NoIsolation:
         kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
         self._base = base
         self._count = 0
-        self._folders: dict[int, str] = {}
 
     def before_fork(self, limits: tuple[int, ...]) -> tuple[tuple[kernel.Call, ...], str]:
         """Makes the run's folder; returns the calls that the run makes first, and the path of a Python program."""
@@ -34,19 +33,16 @@ class NoIsolation:
         )
         return calls, f"{self._folder()}/{program.SOURCE}"
 
-    def after_fork(self, pid: int) -> None:
-        self._folders[pid] = self._folder()
-
-    def ended(self, pid: int) -> None:
-        """Kills what the run left behind, which the zygote has adopted, and removes its folder."""
-        folder = self._folders.pop(pid)
-        while strangers := [child for child in watch.children(os.getpid()) if child not in self._folders]:
+    def ended(self, path: str, living: list[int]) -> None:
+        """Kills what the run left behind, which the zygote has adopted, and removes its folder. ``path``: that of its
+        program; ``living``: the process ids of other runs."""
+        while strangers := [child for child in watch.children(os.getpid()) if child not in living]:
             for child in strangers:
                 os.kill(child, signal.SIGKILL)
                 os.waitpid(child, 0)
         import shutil
 
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(os.path.dirname(path), ignore_errors=True)
 
     def _folder(self) -> str:
         return f"{self._base}/{self._count}"

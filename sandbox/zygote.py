@@ -48,7 +48,7 @@ class Zygote:
     def __init__(self, control: _socket.socket, isolation: jail.Isolation | unsafe.NoIsolation) -> None:
         self._control = control
         self._isolation = isolation
-        self._runs: dict[int, tuple[int, int, list[int]]] = {}
+        self._runs: dict[int, tuple[int, int, list[int], str]] = {}
         self._poll = select.poll()
         self._poll.register(control, select.POLLIN)
 
@@ -67,7 +67,7 @@ class Zygote:
             return False
         run, limits = marshal.loads(data)  # noqa: S302 - from the supervisor
         if limits is None:
-            for handle, (living, _, _) in self._runs.items():
+            for handle, (living, *_) in self._runs.items():
                 if run == living:
                     signal.pidfd_send_signal(handle, signal.SIGKILL)
         else:
@@ -80,9 +80,8 @@ class Zygote:
         if pid == 0:
             self._become_run(run, descriptors, calls, path)
         handle = os.pidfd_open(pid)
-        self._runs[handle] = (run, pid, descriptors)
+        self._runs[handle] = (run, pid, descriptors, path)
         self._poll.register(handle, select.POLLIN)
-        self._isolation.after_fork(pid)
 
     def _become_run(self, run: int, descriptors: list[int], calls: Sequence[kernel.Call], path: str) -> NoReturn:
         """In the child. Only before the candidate's code is read can a failure be ours, and only then is the socket
@@ -99,12 +98,12 @@ class Zygote:
             os._exit(status)
 
     def _reap(self, handle: int) -> None:
-        run, pid, descriptors = self._runs.pop(handle)
+        run, pid, descriptors, path = self._runs.pop(handle)
         self._poll.unregister(handle)
         for descriptor in (handle, *descriptors):
             os.close(descriptor)
         status, cpu_seconds, peak_kb = kernel.wait(pid)
-        self._isolation.ended(pid)
+        self._isolation.ended(path, [pid for _, pid, *_ in self._runs.values()])
         self._control.send(ENDED.pack(b"e", run, status, cpu_seconds, peak_kb))
 
 
