@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import sys
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
@@ -37,14 +36,6 @@ def on_gpu(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
         return chosen
 
     return mark
-
-
-def refresh() -> None:
-    """What the GPU's operators keep of weights is made again after an update: at once, while the device still works on
-    it, and not between the products of the next pass."""
-    fused_fp8 = sys.modules.get("model.fused_fp8")
-    if fused_fp8 is not None:
-        fused_fp8.refresh()
 
 
 def _served(args: tuple[Any, ...]) -> bool:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.varlen import varlen_attn
 
-from model import fused_attention, fused_fp8
+from model import derived, fused_attention, fused_fp8
 from model.config import ModelConfig
 from model.kernels import elementwise, norms, rows
 from model.kernels import router as kernel
@@ -305,7 +305,7 @@ class _Route(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, given: Tensor | None, c: Any) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
-        parts = fused_fp8.kept(_parts, weight)
+        parts = derived.of(_parts, weight)
         logits = torch.mm(x, parts.T, out_dtype=torch.float32).unflatten(-1, (3, -1))
         scores, own, gates, counts = kernel.route(
             logits, bias, k=c.num_experts_per_tok, groups=c.n_group, kept=c.topk_group, normalize=c.norm_topk_prob,

@@ -12,14 +12,13 @@ they have changed, both ways up, and kept: once an optimizer step, however many 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
-from model import fused_attention
+from model import derived, fused_attention
 from model.config import ModelConfig
 from model.fp8 import BLOCK, Quantized
 from model.kernels import norms, products
@@ -33,8 +32,6 @@ from model.segments import Segments
 if TYPE_CHECKING:
     from model.attention import Attention
     from model.moe import MLP, Experts
-
-R = TypeVar("R")
 
 
 class Weights(NamedTuple):
@@ -240,39 +237,9 @@ def _multiply(x: Tensor, w: Weights) -> Tensor:
     return products.matmul(quantize_tiles(x), w.rows)
 
 
-class _Kept(NamedTuple):
-    state: list[tuple[int, int]]
-    value: Any
-    make: Callable[..., Any]
-    others: list[Tensor]
-
-
-_kept: Any = WeakTensorKeyDictionary()
-
-
-def kept(make: Callable[..., R], *parameters: Tensor) -> R:
-    """``make`` of these parameters, which are the first's alone, as long as none is written or replaced."""
-    first, *others = parameters
-    state = [(p.data_ptr(), p._version) for p in parameters]
-    found = _kept.get(first)
-    if found is None or found.state != state:
-        found = None
-        _kept.pop(first, None)  # which gives its memory to the new value
-        found = _kept[first] = _Kept(state, make(*(p.detach() for p in parameters)), make, others)
-    value: R = found.value
-    return value
-
-
-def refresh() -> None:
-    """Makes again what `kept` holds of parameters that were written since."""
-    for first in list(_kept.keys()):
-        make, others = _kept[first].make, _kept[first].others
-        kept(make, first, *others)
-
-
 def _quantized(*parameters: Tensor) -> Weights:
     """The weights, one under another, in FP8."""
-    return kept(_quantize, *parameters)
+    return derived.of(_quantize, *parameters)
 
 
 def _quantize(*weights: Tensor) -> Weights:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from model import checkpoint, moe, publish
+from model import checkpoint, derived, moe, publish
 from model.config import Precision
-from model.dispatch import has_triton, refresh
+from model.dispatch import has_triton
 from model.loss import token_logprobs
 from model.optimizer import AdamW
 from model.publish import CHECKS, Check, Part, Published
@@ -168,7 +168,7 @@ class Policy:
         finite = math.isfinite(norm)
         if finite:
             self.optimizer.step()
-            refresh()
+            derived.refresh()
             speed = self.settings.bias_speed if self.model.c.scoring_func == "sigmoid" else 0.0
             moe.bias_step([router.e_score_correction_bias for router in self.model.routers()], self.counts, speed)
         self.optimizer.zero_grad()

@@ -1,0 +1,28 @@
+"""What is derived from weights stays for as long as they do."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from model import derived
+
+
+def test_what_is_derived_from_weights_is_made_again_when_one_was_written() -> None:
+    first, second, made = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(3)), []
+
+    def make(a: Tensor, b: Tensor) -> Tensor:
+        made.append(1)
+        return torch.cat([a, b])
+
+    both = derived.of(make, first, second)
+    assert derived.of(make, first, second) is both
+    with torch.no_grad():
+        second.add_(1)
+    assert torch.equal(derived.of(make, first, second), torch.tensor([1.0, 1, 2, 2, 2]))
+    with torch.no_grad():
+        first.mul_(3)
+    derived.refresh()
+    assert len(made) == 3
+    assert torch.equal(derived.of(make, first, second), torch.tensor([3.0, 3, 2, 2, 2]))
+    assert len(made) == 3
