@@ -8,7 +8,7 @@ been paused.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -53,10 +53,20 @@ class Sampled:
 
 @dataclass(frozen=True)
 class Stops:
-    """Finds where a stop string is complete."""
+    """Finds where a stop string is complete. ``known`` says of tokens whether one can be completed by them."""
 
     tokenizer: Tokenizer
     strings: tuple[str, ...]
+    known: dict[int, bool] = field(default_factory=dict, repr=False, compare=False)
+
+    def may_end(self, token: int) -> bool:
+        """Whether a token holds the last character of a stop string, or what could be the last of its bytes."""
+        if token not in self.known:
+            # Twice, since some tokenizers drop the space that a text begins with.
+            text = self.tokenizer.decode([token, token])
+            ends = [s[-1:] for s in self.strings]
+            self.known[token] = any(end in text or ("\ufffd" in text and not end.isascii()) for end in ends)
+        return self.known[token]
 
     def first(self, start: Start, tokens: list[int], seen: int) -> int | None:
         """The least number above ``seen`` of a row's ``tokens`` whose text contains a stop string; only the tail that
@@ -64,6 +74,8 @@ class Stops:
         tail = max(len(s.encode()) for s in self.strings) + 1
         before = start.begun.token_ids[-tail:] if start.begun else ()
         for n in range(seen + 1, len(tokens) + 1):
+            if not self.may_end(tokens[n - 1]):
+                continue
             text = self.tokenizer.decode([*before, *tokens[max(0, n - tail) : n]][-tail:])
             if any(s in text for s in self.strings):
                 return n

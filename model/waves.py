@@ -98,9 +98,10 @@ class Waves:
             sampled.sizes[rows.which] += rows.alive
             ended = rows.tokens == model.c.eos_token_id
             if stops is not None:
-                text = sampled.tokens[rows.which, : step + 1].tolist()
-                found = [stops.first(wave[i], ids, step) for i, ids in zip(rows.which.tolist(), text, strict=True)]
-                ended |= torch.tensor([n is not None for n in found], device=ended.device)
+                for row, (i, token) in enumerate(zip(rows.which.tolist(), rows.tokens.tolist(), strict=True)):
+                    # Few tokens can end a completion, so that few rows are read.
+                    if stops.may_end(token):
+                        ended[row] |= stops.first(wave[i], sampled.tokens[i, : step + 1].tolist(), step) is not None
             sampled.stopped[rows.which] |= rows.alive & ended
             rows.alive &= ~ended & (rows.room > step + 1)
             if not rows.alive.any():

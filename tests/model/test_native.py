@@ -10,13 +10,14 @@ from model import publish
 from model.config import Precision
 from model.engine import Completion, EngineError, Request, Sampling
 from model.native import NativeEngine
-from model.sampling import draw, uniforms
+from model.sampling import Start, Stops, draw, uniforms
 from model.segments import Segments
 from model.transformer import build
 from tests.fakes import TINY, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
 CONFIG = replace(TINY, bos_token_id=TOKENIZER.bos, eos_token_id=TOKENIZER.eos)
+START = Start((5,), 0, None, 9)
 PROMPTS = [(5, 6, 7), (40, 41, 42, 43, 44, 45, 46), (9,)]
 
 
@@ -127,6 +128,19 @@ def test_a_stop_string_ends_a_completion_with_the_token_that_completes_it() -> N
             assert stop not in TOKENIZER.decode(after.token_ids[:-1])
             assert after.finish_reason == "stop"
     assert any(stop in c.text for c in stopped)
+
+
+def test_a_stop_character_of_several_tokens_ends_with_its_last_byte() -> None:
+    stops = Stops(TOKENIZER, ("é", "> "))
+    first, last = TOKENIZER.encode("é")
+    assert stops.first(START, [first, last], 0) == 2
+    assert stops.first(START, [last, first], 0) is None
+
+
+def test_only_tokens_with_a_stop_string_s_last_character_may_end_a_completion() -> None:
+    stops = Stops(TOKENIZER, ("ab", "> "))
+    ending = {token for token in range(len(TOKENIZER)) if stops.may_end(token)}
+    assert ending == {t for t in range(len(TOKENIZER)) if "b" in TOKENIZER.decode([t]) or " " in TOKENIZER.decode([t])}
 
 
 def test_every_token_carries_its_weight_version() -> None:
