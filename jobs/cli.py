@@ -85,9 +85,10 @@ def main(arguments: list[str] | None = None) -> None:
         sys.path.append(os.getcwd())
     try:
         app(args=arguments, prog_name="zeroth")
-    except KeyboardInterrupt:
-        console.error("interrupted")
-        sys.exit(130)
+    except SystemExit as ended:
+        if ended.code == 130:  # what typer makes of Ctrl-C, without a word
+            console.error("interrupted")
+        raise
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

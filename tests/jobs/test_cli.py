@@ -70,6 +70,17 @@ def test_a_run_directory_that_cannot_be_made(workspace: Workspace, zeroth: Zerot
     assert done.stderr.split() == f"error: {workspace.problems}/run: Not a directory".split()
 
 
+def test_ctrl_c_outside_a_loop_that_answers_it_is_told(
+    workspace: Workspace, zeroth: Zeroth, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pressed(name: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("jobs.config.find", pressed)
+    done = zeroth("grpo", workspace.recipe)
+    assert (done.returncode, done.stderr) == (130, "error: interrupted\n")
+
+
 def test_a_template_without_a_prompt(workspace: Workspace, zeroth: Zeroth) -> None:
     assert_refused(zeroth("grpo", workspace.recipe, "data.template=nothing"), "{prompt}")
 
