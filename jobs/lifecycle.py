@@ -138,7 +138,12 @@ async def serve_until_signal(server: Any, desk: Draining, what: str, hint: str =
     server.capture_signals = contextlib.nullcontext  # a drained service ends with status 0, not by the signal
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
-    running = asyncio.create_task(server.serve())
+
+    async def serving() -> None:
+        with contextlib.suppress(SystemExit):  # uvicorn's where it cannot listen, which it has said why
+            await server.serve()
+
+    running = asyncio.create_task(serving())
     while not server.started and not running.done():
         await asyncio.sleep(0.02)
     for listener in (listening for each in server.servers for listening in each.sockets) if server.started else ():
@@ -146,4 +151,4 @@ async def serve_until_signal(server: Any, desk: Draining, what: str, hint: str =
         console.say(f"{what} at http://{host}:{port}{hint}")
     await running
     if not server.started:
-        raise ServiceError("the service did not start; the reason is above")
+        raise ServiceError("the service did not start; the reason is above. --port names another port")

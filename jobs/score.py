@@ -134,7 +134,10 @@ def parse_line(line: bytes | None) -> dict[str, Any]:
     """The problem with its response. Raises ValueError."""
     if line is None:
         raise ValueError(f"longer than {MAX_LINE_MB} MB")
-    problem = json.loads(line.decode("utf-8"))
+    try:
+        problem = json.loads(line.decode("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"not JSON ({error})") from None
     if not isinstance(problem, dict):
         raise ValueError(f"a JSON object is wanted, not {type(problem).__name__}")  # noqa: TRY004
     if not isinstance(problem.get("response"), str):

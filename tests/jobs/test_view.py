@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from rewards import Score
 from rl.journal import Journal
 from rl.rollout import Group
 from tests.fakes import tiny_tokenizer
+from tests.jobs.conftest import Zeroth
 from tests.rl.makers import group
 
 HOSTILE = "<script>document.title = 'owned'</script><img src=x onerror=\"document.title = 'owned'\">"
@@ -242,3 +244,12 @@ def test_a_folder_that_is_no_run_is_a_clear_error(tmp_path: Path, capsys: pytest
         main(["view", str(tmp_path)])
     assert stopped.value.code == 2
     assert "metrics.jsonl" in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken_is_told_without_a_traceback(tmp_path: Path, zeroth: Zeroth) -> None:
+    (tmp_path / "metrics.jsonl").write_text("")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = zeroth("view", tmp_path, "--port", taken.getsockname()[1])
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "--port names another port" in done.stderr

@@ -59,7 +59,7 @@ def test_no_line_ends_the_run():
     assert len(found) == 2 * len(BAD_LINES)
     assert all(one["value"] == 1.0 for one in found[1::2])
     assert all(one["status"] == "error" and one["value"] is None for one in found[:14:2])
-    assert "line 1" in found[0]["detail"]
+    assert "line 1: not JSON" in found[0]["detail"]
 
 
 def test_an_unknown_reward_is_a_bad_call():
