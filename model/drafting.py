@@ -1,10 +1,10 @@
 """Sampling in waves with drafts: the first MTP module guesses each row's next token, and one step of the model takes
 the row's last token and the guess together.
 
-Token i of a row is drawn with the row's i-th random number, whoever guessed what. The second draw of a step counts just
+Token i of a row is drawn with the row's i-th key, whoever guessed what. The second draw of a step counts just
 where the first one equals the guess, for only then did the model see what it was drawn from. So the same tokens come
-out as without drafts, and a good guess saves a step. A guess is drawn from the module's distribution with the random
-number of the token that it guesses, which agrees with the model's draw where the distributions do.
+out as without drafts, and a good guess saves a step. A guess is drawn from the module's distribution with the key of
+the token that it guesses, which agrees with the model's draw where the distributions do.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 from model import rope
 from model.attention import Absorbed
 from model.engine import Sampling
-from model.sampling import Sampled, Start, Stops, draw, uniforms
+from model.sampling import Sampled, Start, Stops, draw, keys
 from model.segments import Segments
 from model.transformer import MTP, Transformer
 from model.waves import COMPACT_EVERY, stacked
@@ -86,14 +86,14 @@ class DraftedWaves:
 
     def _wave(self, wave: Sequence[Start], sampling: Sampling, stops: Stops | None = None) -> list[Sampled]:
         rows, most, done = self._prefill(wave), max(start.room for start in wave), [Sampled([], [], False)] * len(wave)
-        random = [uniforms(start.seed, start.done + most)[start.done :] for start in wave]
+        random = [keys(start.seed, start.done + most)[start.done :] for start in wave]
         # A guess may look one past the last token.
-        u = torch.from_numpy(np.pad(np.stack(random), ((0, 0), (0, 2)))).to(self.model.device)
-        tokens = torch.zeros(len(wave), most + 2, dtype=torch.int64, device=u.device)
-        logprobs = torch.zeros(len(wave), most + 2, device=u.device)
+        own = torch.from_numpy(np.pad(np.stack(random), ((0, 0), (0, 2)))).to(self.model.device)
+        tokens = torch.zeros(len(wave), most + 2, dtype=torch.int64, device=own.device)
+        logprobs = torch.zeros(len(wave), most + 2, device=own.device)
         for step in range(1, most + 1):
             before = rows.count
-            self._step(rows, u, tokens, logprobs, sampling)
+            self._step(rows, own, tokens, logprobs, sampling)
             if stops is not None:
                 self._stop(rows, before, wave, tokens, stops, done)
             self._finish(rows, wave, tokens, logprobs, done)
@@ -104,16 +104,17 @@ class DraftedWaves:
         self.tally.tokens += sum(len(row.tokens) for row in done)
         return done
 
-    def _step(self, rows: _Rows, u: Tensor, tokens: Tensor, logprobs: Tensor, sampling: Sampling) -> None:
-        """Each row's last token and guess through the model: one or two tokens more, and a new guess."""
-        model, count, pair = self.model, len(rows.which), torch.arange(2, device=u.device)
+    def _step(self, rows: _Rows, own: Tensor, tokens: Tensor, logprobs: Tensor, sampling: Sampling) -> None:
+        """Each row's last token and guess through the model: one or two tokens more, and a new guess. ``own`` [W, most
+        + 2] are the rows' keys."""
+        model, count, pair = self.model, len(rows.which), torch.arange(2, device=own.device)
         places = (rows.lengths.unsqueeze(1) + pair).flatten()
         given = torch.stack([rows.tokens, rows.guess], 1).flatten()
         used = [layer[:, : int(rows.lengths.max()) + 2] for layer in rows.cache]
         hidden, routing = model.decode(given, used[:-1], places, rows.absorbed)
         rows.routes[torch.arange(count).repeat_interleave(2), places] = stacked(routing)
         index = rows.count.unsqueeze(1) + pair
-        drawn, logp = draw(model.logits(hidden), u[rows.which.unsqueeze(1), index].flatten(), sampling)
+        drawn, logp = draw(model.logits(hidden), own[rows.which.unsqueeze(1), index].flatten(), sampling)
         end, first, second = model.c.eos_token_id, *drawn.view(-1, 2).unbind(1)
         tokens[rows.which.unsqueeze(1), index] = drawn.view(-1, 2)
         logprobs[rows.which.unsqueeze(1), index] = logp.view(-1, 2)
@@ -124,10 +125,10 @@ class DraftedWaves:
         rows.count = rows.count + taken
         rows.alive = going & (~hit | ((second != end) & (rows.count < rows.room)))
         further = model.decode_draft(hidden, drawn, used[-1], places, rows.absorbed[-1]).view(count, 2, -1)
-        further = further[torch.arange(count, device=u.device), hit.long()]
+        further = further[torch.arange(count, device=own.device), hit.long()]
         rows.tokens = torch.where(hit, second, first)
         rows.lengths = torch.where(rows.alive, rows.lengths + taken, rows.lengths)
-        rows.guess, _ = draw(model.logits(further), u[rows.which, rows.count], sampling)
+        rows.guess, _ = draw(model.logits(further), own[rows.which, rows.count], sampling)
 
     def _stop(
         self, rows: _Rows, before: Tensor, wave: Sequence[Start], tokens: Tensor, stops: Stops, done: list[Sampled]

@@ -9,7 +9,7 @@ it never has to be put off again. Rows of one prompt share its full pages.
 
 A prompt is run but for its last token, which the first step then runs like any other; so there is one way to sample.
 With drafts (the first MTP module), a step runs a row's last token and a guess at the next. A token is drawn with the
-row's own random number for its index, so the second draw counts just where the first one equals the guess: the same
+row's own key for its index, so the second draw counts just where the first one equals the guess: the same
 tokens come out with drafts and without.
 """
 
@@ -27,7 +27,7 @@ from model.engine import Sampling
 from model.kernels import stream
 from model.kernels.latent import PAGE, Places
 from model.kernels.stream import Progress
-from model.sampling import Sampled, Start, Stops, draw, uniforms
+from model.sampling import Sampled, Start, Stops, draw, keys
 from model.serving import Routes, Served, new_pool
 
 CHUNK = 8
@@ -46,12 +46,12 @@ class CacheFull(ValueError):
 
 @dataclass
 class State:
-    """What the device knows of R rows, the last of them a dummy for padding. ``uniforms`` FP64 [R, most] are the
-    numbers that tokens are drawn with, ``table`` int32 [R, pages] each row's pages, ``active`` int32 [R - 1] the rows
+    """What the device knows of R rows, the last of them a dummy for padding. ``keys`` int32 [R, most] are
+    what tokens are drawn with, ``table`` int32 [R, pages] each row's pages, ``active`` int32 [R - 1] the rows
     in flight, ``routes`` int16 [R, context, MoE layers, K] by position, where they are recorded."""
 
     progress: Progress
-    uniforms: Tensor
+    keys: Tensor
     table: Tensor
     active: Tensor
     temperature: Tensor
@@ -71,13 +71,13 @@ class State:
             zeros(rows, dtype=torch.int8), zeros(rows, most, dtype=long), zeros(rows, most, dtype=torch.float32),
         )  # fmt: skip
         return State(
-            progress, zeros(rows, most, dtype=torch.float64), zeros(rows, -(-(context + 1) // PAGE)),
+            progress, zeros(rows, most), zeros(rows, -(-(context + 1) // PAGE)),
             zeros(rows - 1), torch.ones(1, device=device), new_pool(served, pages),
             zeros(rows, context, *kind, dtype=torch.int16) if record else None,
         )  # fmt: skip
 
     def holds(self, rows: int, most: int, context: int, pages: int) -> bool:
-        kept = (len(self.active), self.uniforms.shape[1], self.table.shape[1] * PAGE - 1, self.pool.shape[1])
+        kept = (len(self.active), self.keys.shape[1], self.table.shape[1] * PAGE - 1, self.pool.shape[1])
         return all(a >= b for a, b in zip(kept, (rows, most, context, pages), strict=True))
 
 
@@ -199,9 +199,8 @@ class Graphs:
         assert state is not None
         if sampling.top_p == 1 or sampling.temperature == 0:
             greedy = sampling.temperature == 0
-            return stream.draw(logits, state.uniforms, rows, numbers, state.temperature, greedy=greedy)
-        u = state.uniforms[rows, numbers.clamp(max=state.uniforms.shape[1] - 1)]
-        tokens = draw(logits, u, sampling)[0]
+            return stream.draw(logits, state.keys, rows, numbers, state.temperature, greedy=greedy)
+        tokens = draw(logits, state.keys[rows, numbers.clamp(max=state.keys.shape[1] - 1)], sampling)[0]
         return tokens, stream.token_logprobs(logits, tokens, sampling.temperature)[0]
 
 
@@ -273,14 +272,14 @@ class _Run:
         self.state.table[self._tensor([row.slot for row in rows])] = torch.from_numpy(table).to(self.device)
 
     def _write(self, rows: list[_Row]) -> None:
-        """What rows begin with. Their random numbers are drawn while the device runs their prompts."""
+        """What rows begin with. Their keys are made while the device runs their prompts."""
         state, p = self.state, self.state.progress
         slots = self._tensor([row.slot for row in rows])
-        random = np.zeros((len(rows), state.uniforms.shape[1]))
+        random = np.zeros((len(rows), state.keys.shape[1]), np.int32)
         for i, row in enumerate(rows):
             done = row.start.done
-            random[i, : row.start.room] = uniforms(row.start.seed, done + row.start.room)[done:]
-        state.uniforms[slots] = torch.from_numpy(random).to(self.device)
+            random[i, : row.start.room] = keys(row.start.seed, done + row.start.room)[done:]
+        state.keys[slots] = torch.from_numpy(random).to(self.device)
         p.token[slots] = self._tensor([row.start.ids[-1] for row in rows])
         p.position[slots] = self._tensor([len(row.start.ids) - 1 for row in rows]).int()
         p.room[slots] = self._tensor([row.start.room for row in rows]).int()

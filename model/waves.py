@@ -15,7 +15,7 @@ from torch import Tensor
 
 from model.engine import Routes, Sampling
 from model.moe import Routing
-from model.sampling import Sampled, Start, Stops, draw, uniforms
+from model.sampling import Sampled, Start, Stops, draw, keys
 from model.segments import Segments
 from model.transformer import Transformer
 
@@ -26,14 +26,14 @@ COMPACT_EVERY = 8
 class _Rows:
     """The rows still sampling, R of them. ``which`` [R] is each row's place in the wave; cache is one
     [R, T, kv_lora_rank + rope] a layer; ``lengths`` [R] counts cached tokens; ``room`` [R] the tokens that a row may
-    sample in this call; ``uniforms`` [R, the largest room]."""
+    sample in this call; ``keys`` [R, the largest room]."""
 
     which: Tensor
     tokens: Tensor
     lengths: Tensor
     room: Tensor
     alive: Tensor
-    uniforms: Tensor
+    keys: Tensor
     cache: list[Tensor]
 
     def keep(self) -> _Rows:
@@ -44,7 +44,7 @@ class _Rows:
             self.lengths[index],
             self.room[index],
             self.alive[index],
-            self.uniforms[index],
+            self.keys[index],
             [layer[index] for layer in self.cache],
         )
 
@@ -93,7 +93,7 @@ class Waves:
         rows, hidden, prompt_routes = self._prefill(wave, most)
         sampled = _Drawn.empty(len(wave), most, model, self.record_routes)
         for step in range(most):
-            rows.tokens, logp = draw(model.logits(hidden), rows.uniforms[:, step], sampling)
+            rows.tokens, logp = draw(model.logits(hidden), rows.keys[:, step], sampling)
             sampled.tokens[rows.which, step], sampled.logprobs[rows.which, step] = rows.tokens, logp
             sampled.sizes[rows.which] += rows.alive
             ended = rows.tokens == model.c.eos_token_id
@@ -135,14 +135,14 @@ class Waves:
             spread[segments.ids, segments.positions] = cached
             cache.append(spread[source])
         last = lengths.cumsum(0) - 1
-        random = [uniforms(start.seed, start.done + most)[start.done :] for start in wave]
+        random = [keys(start.seed, start.done + most)[start.done :] for start in wave]
         rows = _Rows(
             which=torch.arange(len(wave), device=device),
             tokens=torch.zeros(len(wave), dtype=torch.int64, device=device),
             lengths=lengths[source],
             room=torch.tensor([start.room for start in wave], device=device),
             alive=torch.ones(len(wave), dtype=torch.bool, device=device),
-            uniforms=torch.from_numpy(np.stack(random)).to(device),
+            keys=torch.from_numpy(np.stack(random)).to(device),
             cache=cache,
         )
         routes = None

@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from model import sampling
 from model.fp8 import BLOCK, Quantized
 from model.kernels.invariant import Chosen
 from model.kernels.quantize import _summed, _tiles_of, empty_tiles
@@ -38,6 +39,7 @@ class Progress(NamedTuple):
 CHOOSE_ROWS, CHOOSE_WARPS = 1, 1
 SCAN, SCAN_WARPS = 4096, 8
 """Vocabulary entries of one step of the scan that a draw makes."""
+BELOW_1 = tl.constexpr(sampling.BELOW_1)
 
 
 def add_norm(
@@ -92,16 +94,16 @@ def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float) -> tuple[
 
 
 def draw(
-    logits: Tensor, uniforms: Tensor, rows: Tensor, numbers: Tensor, temperature: Tensor, *, greedy: bool
+    logits: Tensor, keys: Tensor, rows: Tensor, numbers: Tensor, temperature: Tensor, *, greedy: bool
 ) -> tuple[Tensor, Tensor]:
-    """Samples by inverting the distribution function, as `model.sampling.draw` does: FP32 ``logits`` [N, V], with the
-    number of FP64 ``uniforms`` [R, most] at ``rows`` and ``numbers`` int32 [N] (or the row's last one), ``temperature``
-    FP32 [1] on the device -> tokens int64 [N] and their log-probabilities FP32 [N]."""
+    """`model.sampling.draw`: FP32 ``logits`` [N, V], with the one of ``keys`` int32 [R, most] at ``rows`` and
+    ``numbers`` int32 [N] (or the row's last one), ``temperature`` FP32 [1] on the device -> tokens int64 [N] and their
+    log-probabilities FP32 [N]."""
     tokens = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
     logp = logits.new_empty(len(logits))
     if len(logits):
         _draw_kernel[(len(logits),)](
-            logits, uniforms, rows, numbers, uniforms.shape[1], temperature, tokens, logp, logits.shape[1],
+            logits, keys, rows, numbers, keys.shape[1], temperature, tokens, logp, logits.shape[1],
             GREEDY=greedy, BLOCK=SCAN, BLOCKS=_blocks(logits), num_warps=SCAN_WARPS,
         )  # fmt: skip
     return tokens, logp
@@ -168,8 +170,7 @@ def _choose_kernel(
 
 @triton.jit
 def _normaliser(x, temperature, vocab, BLOCK: tl.constexpr, BLOCKS: tl.constexpr):
-    """The maximum of a row of logits over the temperature, the FP64 sum of their exponentials above it, and by block
-    [BLOCKS] its maximum and what it has of the sum."""
+    """The maximum of a row of logits over the temperature, and the FP64 sum of their exponentials above it."""
     i, block = tl.arange(0, BLOCK), tl.arange(0, BLOCKS)
     tops = tl.full([BLOCKS], float("-inf"), tl.float32)
     masses = tl.zeros([BLOCKS], tl.float64)
@@ -180,8 +181,7 @@ def _normaliser(x, temperature, vocab, BLOCK: tl.constexpr, BLOCKS: tl.constexpr
         tops = tl.where(block == start // BLOCK, top, tops)
         masses = tl.where(block == start // BLOCK, mass, masses)
     best = tl.max(tops, 0)
-    masses *= tl.exp(tops - best).to(tl.float64)
-    return best, tl.sum(masses, 0), tops, masses
+    return best, tl.sum(masses * tl.exp(tops - best).to(tl.float64), 0)
 
 
 @triton.jit
@@ -190,7 +190,7 @@ def _logprob_kernel(
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     x = logits + row * vocab
-    best, total, _, _ = _normaliser(x, temperature, vocab, BLOCK, BLOCKS)
+    best, total = _normaliser(x, temperature, vocab, BLOCK, BLOCKS)
     value = tl.load(x + tl.load(tokens + row)) / temperature
     normaliser = tl.log(total.to(tl.float32))
     tl.store(out + row, (value - best) - normaliser)
@@ -203,33 +203,42 @@ def _logprob_kernel(
 
 
 @triton.jit
+def _mixed(x):
+    x = (x ^ (x >> 16)) * 0x7FEB352D
+    x = (x ^ (x >> 15)) * 0x846CA68B
+    return x ^ (x >> 16)
+
+
+@triton.jit
+def _exponentials(key, i):
+    """Those of ``key`` at the places int32 ``i``, as `model.sampling.exponentials` has them."""
+    hashed = _mixed(_mixed((i + 1).to(tl.uint32)) ^ key.to(tl.uint32, bitcast=True))
+    part = ((hashed & 0x7FFFFFFF).to(tl.float32) + 0.5) * BELOW_1
+    # Where the logarithm of 1 - part would be that of its rounding, four terms of its series.
+    series = part * (1.0 + part * (0.5 + part * (1.0 / 3.0 + part * 0.25)))
+    return tl.where(part < 1 / 64, series, -tl.log(1.0 - part))
+
+
+@triton.jit
 def _draw_kernel(
-    logits, uniforms, rows, numbers, most, temperature, tokens, out, vocab,
+    logits, keys, rows, numbers, most, temperature, tokens, out, vocab,
     GREEDY: tl.constexpr, BLOCK: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     x = logits + row * vocab
     heat = tl.load(temperature)
-    u = tl.load(uniforms + tl.load(rows + row).to(tl.int64) * most + tl.minimum(tl.load(numbers + row), most - 1))
-    best, total, tops, masses = _normaliser(x, heat, vocab, BLOCK, BLOCKS)
-    goal = u * total
-    block = tl.arange(0, BLOCKS)
-    if GREEDY:
-        found = tl.min(tl.where(tops == best, block, BLOCKS), 0)
-    else:
-        found = tl.sum((tl.cumsum(masses, 0) <= goal).to(tl.int32), 0)
-        found = tl.minimum(found, (vocab - 1) // BLOCK)
-    i = found * BLOCK + tl.arange(0, BLOCK)
-    value = tl.load(x + i, mask=i < vocab, other=float("-inf")) / heat
-    if GREEDY:
-        token = tl.min(tl.where(value == best, i, vocab), 0)
-    else:
-        mass = tl.exp(value - best).to(tl.float64)
-        sums = tl.sum(tl.where(block < found, masses, 0.0), 0) + tl.cumsum(mass, 0)
-        token = found * BLOCK + tl.sum(((sums <= goal) & (i < vocab)).to(tl.int32), 0)
-        # The sums of two orders can differ in their last digit, and u be within it of 1.
-        token = tl.minimum(token, tl.max(tl.where(mass > 0, i, 0), 0))
-    tl.store(tokens + row, token.to(tl.int64))
+    key = tl.load(keys + tl.load(rows + row).to(tl.int64) * most + tl.minimum(tl.load(numbers + row), most - 1))
+    best, total = _normaliser(x, heat, vocab, BLOCK, BLOCKS)
+    token, lead = 0, float("-inf")
+    for start in range(0, vocab, BLOCK):
+        i = start + tl.arange(0, BLOCK)
+        score = tl.load(x + i, mask=i < vocab, other=float("-inf")) / heat - best
+        if not GREEDY:
+            score = tl.exp(score) / _exponentials(key, i)
+        top = tl.max(score, 0)
+        token = tl.where(top > lead, tl.min(tl.where(score == top, i, vocab), 0), token)
+        lead = tl.maximum(top, lead)
+    tl.store(tokens + row, token)
     taken = tl.load(x + token) / heat
     tl.store(out + row, (taken - best) - tl.log(total.to(tl.float32)))
 

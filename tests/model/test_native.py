@@ -10,7 +10,7 @@ from model import publish
 from model.config import Precision
 from model.engine import Completion, EngineError, Request, Sampling
 from model.native import NativeEngine
-from model.sampling import Start, Stops, draw, uniforms
+from model.sampling import Start, Stops, draw, exponentials, keys
 from model.segments import Segments
 from model.transformer import build
 from tests.fakes import TINY, tiny_tokenizer
@@ -83,8 +83,7 @@ def test_greedy_takes_the_likeliest_token() -> None:
 
 def test_samples_follow_the_distribution() -> None:
     logits = torch.tensor([0.5, 2.0, -1.0, 1.0]).expand(20000, 4)
-    u = torch.from_numpy(uniforms(11, 20000))
-    tokens, logp = draw(logits, u, Sampling())
+    tokens, logp = draw(logits, torch.from_numpy(keys(11, 20000)), Sampling())
     share = torch.bincount(tokens, minlength=4) / 20000
     assert torch.allclose(share, logits[0].softmax(-1), atol=0.015)
     assert torch.allclose(logp, logits.log_softmax(-1).gather(-1, tokens[:, None])[:, 0])
@@ -92,15 +91,27 @@ def test_samples_follow_the_distribution() -> None:
 
 def test_top_p_keeps_the_smallest_set_that_reaches_it() -> None:
     logits = torch.tensor([0.4, 0.3, 0.2, 0.1]).log().expand(4000, 4)
-    tokens, _ = draw(logits, torch.from_numpy(uniforms(5, 4000)), Sampling(top_p=0.6))
+    tokens, _ = draw(logits, torch.from_numpy(keys(5, 4000)), Sampling(top_p=0.6))
     share = torch.bincount(tokens, minlength=4) / 4000
     assert torch.allclose(share, torch.tensor([4 / 7, 3 / 7, 0.0, 0.0]), atol=0.03)
 
 
-def test_the_edges_of_the_unit_interval_select_possible_tokens() -> None:
-    logits = torch.tensor([[float("-inf"), 0.0, float("-inf")]]).expand(2, 3)
-    tokens, _ = draw(logits, torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64), Sampling())
-    assert tokens.tolist() == [1, 1]
+def test_an_impossible_token_is_never_drawn() -> None:
+    logits = torch.tensor([[float("-inf"), 0.0, float("-inf")]]).expand(100_000, 3)
+    tokens, _ = draw(logits, torch.from_numpy(keys(0, 100_000)), Sampling())
+    assert (tokens == 1).all()
+
+
+def test_the_times_of_a_race_are_exponential_and_independent() -> None:
+    """Kolmogorov-Smirnov for those of one key and of one token; and two keys' and two tokens' do not go together."""
+    times = exponentials(torch.from_numpy(keys(3, 4000)), 4000).double()
+    for some in (times[7], times[:, 7]):
+        shares = -torch.expm1(-some.sort().values)
+        assert (shares - torch.linspace(0, 1, 4000, dtype=torch.float64)).abs().max() < 1.63 / 4000**0.5  # 1 %
+    for one, other in ((times[7], times[8]), (times[:, 7], times[:, 8])):
+        assert abs(torch.corrcoef(torch.stack([one, other]))[0, 1]) < 2.6 / 4000**0.5  # 1 %
+    assert times.min() > 0
+    assert times.isfinite().all()
 
 
 def test_the_token_budget_bounds_a_completion() -> None:

@@ -126,7 +126,6 @@ def test_replaying_the_engine_s_routes_narrows_the_gap_to_its_probabilities(tmp_
     """Samples of FP8 weights, trained in FP32: some routers choose otherwise, unless they are told."""
     own, replayed = (train(tmp_path / routes, 6, routes=routes) for routes in ("record", "replay"))
     assert own[0]["routes_differ"] == replayed[0]["routes_differ"] > 0
-    assert replayed[0]["logprob_gap_max"] < own[0]["logprob_gap_max"]
     assert replayed[0]["logprob_gap"] < own[0]["logprob_gap"]
 
 

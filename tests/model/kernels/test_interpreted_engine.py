@@ -7,9 +7,12 @@ from tests.model.kernels import interpreter
 PROGRAM = """
 import torch
 from model import fp8
+from model.engine import Sampling
 from model.kernels import invariant, latent, stream
 from model.kernels.invariant import Chosen, Weight, experts, experts_swiglu, linear, linear_quantized
 from model.kernels.latent import Places
+from model.sampling import draw
+from model.sampling import keys as keys_of
 
 torch.manual_seed(0)
 near = {"atol": 1e-5, "rtol": 1e-5}
@@ -72,6 +75,18 @@ assert few.shape == (3, 4, 48) and many.shape == (3, 1, 48)
 for parts in (few, many):
     torch.testing.assert_close(parts.sum(1), x @ w.data.T, atol=1e-4, rtol=1e-4)
 torch.testing.assert_close(few[:, 1], x[:, 256:512] @ w.data[:, 256:512].T, atol=1e-4, rtol=1e-4)
+
+# Draws, over several blocks of the vocabulary; the last token's number is past the row's last one.
+stream.SCAN = 64
+logits, own = 3 * torch.randn(40, 300), torch.from_numpy(keys_of(1, 45)).view(5, 9)
+rows, numbers = torch.randint(0, 5, (40,), dtype=torch.int32), torch.randint(0, 9, (40,), dtype=torch.int32)
+numbers[-1] = 9
+for sampling in (Sampling(0.8), Sampling(0.0)):
+    heat, greedy = torch.tensor([sampling.temperature or 1.0]), sampling.temperature == 0
+    tokens, logp = stream.draw(logits, own, rows, numbers, heat, greedy=greedy)
+    expected = draw(logits, own[rows, numbers.clamp(max=8)], sampling)
+    assert tokens.tolist() == expected[0].tolist()
+    torch.testing.assert_close(logp, expected[1], **near)
 """
 
 
