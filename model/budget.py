@@ -70,9 +70,9 @@ def cache_bytes(c: ModelConfig, rows: int, context: int, width: int) -> int:
 def activation_bytes(c: ModelConfig, tokens: int, width: int, scores: int = 0) -> dict[str, int]:
     """What the backward pass keeps of a forward pass over ``tokens`` tokens. ``scores`` is the length of a sequence on
     a CPU, where attention keeps its probabilities (torch's kernels there want keys as wide as values) and an expert
-    five numbers a hidden one; 0 on a GPU, where fused kernels keep three. Logits are made 8192 rows at a time
+    four numbers a hidden one; 0 on a GPU, where fused kernels keep three. Logits are made 8192 rows at a time
     (`model/loss.py`)."""
-    kept = 5 if scores else 3
+    kept = 4 if scores else 3
     dense, sparse = c.first_k_dense_replace, c.num_hidden_layers - c.first_k_dense_replace
     latents = 2 * (c.q_lora_rank or 0) + 2 * c.kv_lora_rank + c.qk_rope_head_dim
     heads = c.num_attention_heads * (2 * c.qk_head_dim + 2 * c.v_head_dim + scores)
@@ -80,8 +80,8 @@ def activation_bytes(c: ModelConfig, tokens: int, width: int, scores: int = 0) -
     numbers = {
         "residual stream and norms": (4 * c.num_hidden_layers + 1) * c.hidden_size,
         "attention": c.num_hidden_layers * (latents + heads),
-        "dense layers": dense * min(kept, 4) * c.intermediate_size,
-        "experts": sparse * (routed + min(kept, 4) * c.n_shared_experts * c.moe_intermediate_size),
+        "dense layers": dense * kept * c.intermediate_size,
+        "experts": sparse * (routed + kept * c.n_shared_experts * c.moe_intermediate_size),
     }
     sizes = {name: each * tokens * width for name, each in numbers.items()}
     return {**sizes, "logits": 2 * min(tokens, 8192) * c.vocab_size * 4}

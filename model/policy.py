@@ -112,7 +112,8 @@ class Policy:
         self.model: Transformer = self.accelerator.unwrap_model(self.wrapped)
         self.reference: Transformer | None = None
         self.updates = 0
-        shape = len(self.model.routers()), self.model.c.n_routed_experts
+        routers = self.model.routers()
+        shape = len(routers), len(routers[0].weight) if routers else 1
         self.counts = torch.zeros(shape, device=self.model.device)
         self.load = torch.zeros(shape, dtype=torch.int64, device=self.model.device)
         self.exact = None if exact is None else _exact(self.model, exact)
@@ -169,8 +170,10 @@ class Policy:
         if finite:
             self.optimizer.step()
             derived.refresh()
-            speed = self.settings.bias_speed if self.model.c.scoring_func == "sigmoid" else 0.0
-            moe.bias_step([router.e_score_correction_bias for router in self.model.routers()], self.counts, speed)
+            routers = [router for router in self.model.routers() if router.c.scoring_func == "sigmoid"]
+            if routers:
+                biases = [router.e_score_correction_bias for router in routers]
+                moe.bias_step(biases, self.counts, self.settings.bias_speed)
         self.optimizer.zero_grad()
         if self.exact is not None:
             self.exact.refresh()
