@@ -41,6 +41,14 @@ def precision_of(value: str, option: str = "--precision") -> Precision:
     return cast(Precision, value)
 
 
+def names_of(values: str, known: Sequence[str], option: str) -> list[str]:
+    """What a command's option says, with commas between. Raises RecipeError."""
+    names = [name.strip() for name in values.split(",")]
+    if unknown := [name for name in names if name not in known]:
+        raise RecipeError(f"{option}: {unknown[0]!r} is none of {', '.join(known)}")
+    return names
+
+
 def precisions_of(values: str) -> list[Precision]:
     """What --precisions says, with commas between. Raises RecipeError."""
     return [precision_of(value, "--precisions") for value in values.split(",")]

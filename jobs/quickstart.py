@@ -7,7 +7,6 @@ a recipe that is shipped. The same call continues a quickstart that was interrup
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Annotated
@@ -113,7 +112,7 @@ def show(out: Path, seed: int, seconds: dict[str, float]) -> None:
     found = curves(list(read(out / "metrics.jsonl")), ("held_out/",))
     accuracy = {name.removeprefix("held_out/"): [values[0], values[-1]] for name, (_, values) in found.items()}
     results = record.stamped({"seed": seed, "seconds": seconds, "accuracy": accuracy})
-    (out / "quickstart.json").write_text(json.dumps(results, indent=2) + "\n")
+    record.write(results, out / "quickstart.json")
     table = Table("held-out problems", "before", "after", title=f"{seconds['all']:.0f} seconds")
     for name, (before, after) in accuracy.items():
         table.add_row(name, f"{before:.1%}", f"{after:.1%}")

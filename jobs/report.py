@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import io
 import json
-import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ import typer
 
 from jobs import console
 from jobs.config import RecipeError
+from jobs.files import write_whole
 
 Metrics = Sequence[Mapping[str, float]]
 Load = Sequence[tuple[int, Mapping[int, Sequence[int]]]]
@@ -59,9 +59,7 @@ def write(run_dir: Path) -> Path:
     metrics = list(read(run_dir / "metrics.jsonl"))
     samples = list(read(run_dir / "samples.jsonl")) if (run_dir / "samples.jsonl").exists() else []
     path = run_dir / "report.html"
-    draft = path.with_name(f".report.{os.getpid()}.tmp")
-    draft.write_text(render(run_dir, metrics, samples, read_load(run_dir)), encoding="utf-8")
-    draft.replace(path)
+    write_whole(path, render(run_dir, metrics, samples, read_load(run_dir)))
     return path
 
 

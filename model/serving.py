@@ -422,7 +422,7 @@ def _together(tensors: Sequence[Tensor]) -> Tensor:
     """Joined along the first dimension; without a copy, where they lie one behind another."""
     first, at = tensors[0], tensors[0].data_ptr()
     for t in tensors:
-        if t.data_ptr() != at or not t.is_contiguous() or t.untyped_storage().data_ptr() != _start(first):
+        if t.data_ptr() != at or not t.is_contiguous() or _start(t) != _start(first):
             # torch joins FP8 tensors as the bytes they are.
             return torch.cat([t.contiguous().view(torch.uint8) for t in tensors]).view(first.dtype)
         at += t.nbytes
@@ -433,13 +433,10 @@ def _start(t: Tensor) -> int:
     return t.untyped_storage().data_ptr()
 
 
-S = TypeVar("S")
-
-
-def _written(old: S | None, new: S) -> S:
+def _written(old: T | None, new: T) -> T:
     """The new values in old memory, or in memory that nobody else has."""
     if old is None:
-        own: S = _copied(new)
+        own: T = _copied(new)
         return own
     for target, source in zip(_flat(old), _flat(new), strict=True):
         target.copy_(source)

@@ -22,6 +22,7 @@ import torch
 from model.checkpoint import written_whole
 from model.engine import Completion
 from model.moe import ExpertLoad
+from rl import jsonl
 from rl.rollout import Begun, Group
 from rl.step import Metrics
 
@@ -114,10 +115,7 @@ class Journal:
     def forget_after(self, step: int) -> None:
         for path in self.paths:
             if path.exists():
-                draft = path.with_suffix(".tmp")
-                with draft.open("w") as file:
-                    file.writelines(json.dumps(line) + "\n" for line in read(path) if line["step"] <= step)
-                draft.replace(path)
+                jsonl.write(path, (line for line in read(path) if line["step"] <= step))
 
 
 def write_checkpoint(journal: Journal, progress: Progress, save: Callable[[Path], None]) -> Path:

@@ -211,7 +211,7 @@ class Supervisor:
             processes = 2 * (limits.processes + cgroup.OWN_PROCESSES)
         else:
             # the zygote and the tests' process have the same id
-            processes = limits.processes + (0 if self._plan.layout.private_ids else 2)
+            processes = limits.processes + (0 if self._plan.layout.private_ids else cgroup.OWN_PROCESSES)
         return (
             int(limits.cpu_seconds) + 1,
             limits.stack_mb * _MB,

@@ -23,7 +23,7 @@ import typer
 from jobs import console
 from jobs.bench import record, rollout
 from jobs.bench.record import Log
-from jobs.config import Precision, RecipeError, precisions_of
+from jobs.config import Precision, names_of, precisions_of
 from jobs.options import AsJson, Out
 
 if TYPE_CHECKING:
@@ -56,9 +56,7 @@ def command(
 
     from model.engine import Request
 
-    wanted = [name.strip() for name in engines.split(",")]
-    if unknown := [name for name in wanted if name not in ENGINES]:
-        raise RecipeError(f"--engines: {unknown[0]!r} is none of {', '.join(ENGINES)}")
+    wanted = names_of(engines, ENGINES, "--engines")
     subject = rollout.subject_of(shape, checkpoint, documents, endless=False)
     requests = [
         Request(ids, tuple(range(i * samples, (i + 1) * samples)))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs import console
+from jobs.files import write_whole
 
 PACKAGES = (
     "zeroth",
@@ -72,9 +73,7 @@ def emit(results: dict[str, Any], out: Path | None) -> None:
 def write(results: dict[str, Any], out: Path) -> None:
     """The JSON in a file, which at every moment holds one whole."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    new = out.with_name(f"{out.name}.{os.getpid()}.new")
-    new.write_text(json.dumps(results, indent=2) + "\n")
-    new.replace(out)
+    write_whole(out, json.dumps(results, indent=2) + "\n")
 
 
 def _commit() -> str:

@@ -32,7 +32,7 @@ import typer
 from jobs import console
 from jobs.bench import kernels, record
 from jobs.bench.record import Log
-from jobs.config import Precision, RecipeError, precision_of
+from jobs.config import Precision, RecipeError, names_of, precision_of
 from jobs.options import AsJson, Out
 
 if TYPE_CHECKING:
@@ -90,9 +90,7 @@ def command(
     as_json: AsJson = False,
 ) -> None:
     """The native engine beside vLLM, and the trainer's log-probabilities beside the engine's."""
-    wanted = [name.strip() for name in engines.split(",")]
-    if unknown := [name for name in wanted if name not in ENGINES]:
-        raise RecipeError(f"--engines: {unknown[0]!r} is none of {', '.join(ENGINES)}")
+    wanted = names_of(engines, ENGINES, "--engines")
     subject = subject_of(shape, checkpoint, documents)
     loads = _loads(subject, [int(n) for n in sequences.split(",")], prompt_tokens, new_tokens, long_tail)
     log = Log(record.stamped({}), out)

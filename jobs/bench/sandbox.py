@@ -27,6 +27,7 @@ import typer
 
 from jobs import console
 from jobs.bench import record
+from jobs.options import Out
 
 PROGRAM = "print(int(input()) + 1)\n"
 TESTS = [{"stdin": "41\n", "stdout": "42\n"}]
@@ -186,7 +187,7 @@ def command(
     rounds: Annotated[int, typer.Option(help="How often each system has its turn.")] = 3,
     seconds: Annotated[float, typer.Option(help="Length of a turn.")] = 3.0,
     soak: Annotated[int, typer.Option(help="Instead: so many runs of mixed programs, 8 at a time.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Also write the JSON there.")] = None,
+    out: Out = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON is what is printed in any case.")] = False,
 ) -> None:
     """Runs per second and latency beside a subprocess, bubblewrap and nsjail; or a soak."""

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 from jobs.evaluation.sources import Answer, Batch, Wanted
+from jobs.files import write_whole
 from rewards import Score
 from rewards.answers.boxes import find_answer
 from rl.problems import ProblemError
@@ -130,9 +131,7 @@ def _whole_lines(path: Path) -> int:
 
 def _same_settings(path: Path, settings: Mapping[str, Any]) -> None:
     if not path.exists():
-        draft = path.with_suffix(".tmp")
-        draft.write_text(json.dumps(settings, indent=2) + "\n")
-        draft.replace(path)
+        write_whole(path, json.dumps(settings, indent=2) + "\n")
         return
     before, settings = json.loads(path.read_text()), json.loads(json.dumps(settings))
     other = sorted(key for key in {*before, *settings} if before.get(key) != settings.get(key))
