@@ -309,7 +309,8 @@ class Probe:
         """A layer with the weights of a part; there is one of each kind, for to build one takes longer than to run
         it."""
         layer = int(part.name.removeprefix("layers."))
-        values = {name.removeprefix(part.name + "."): value for name, value in decoded(part.tensors)}
+        # Tensors of their own, since the block's are pointed at the next part, and a buffer would be this part's.
+        values = {name.removeprefix(part.name + "."): value.detach() for name, value in decoded(part.tensors)}
         dense = layer < self.c.first_k_dense_replace
         if dense not in self.blocks:
             with torch.device("meta"):
