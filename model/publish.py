@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -275,6 +276,18 @@ def probe_prompt(c: ModelConfig) -> tuple[int, ...]:
     return tuple(i * 7919 % c.vocab_size for i in range(tokens))
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Trainer and engine may have different numbers of threads on a CPU, whose sums differ in their last digit; where
+    that lies on the edge between two FP8 numbers, it becomes a difference in the second."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 class Probe:
     """Runs the fixed prompt through a publish as it is made, with the very tensors that are sent."""
 
@@ -288,6 +301,7 @@ class Probe:
         self.hidden = self.logprobs = torch.empty(0)
         self.traces: list[Tensor] = []
 
+    @one_thread()
     @torch.no_grad()
     def through(self, part: Part) -> None:
         """Runs the prompt through a part. They come in order."""
@@ -431,6 +445,7 @@ def load_state(state: Mapping[str, Tensor], tensors: Mapping[str, Tensor], where
             state[name].copy_(value)
 
 
+@one_thread()
 @torch.no_grad()
 def probed(model: Transformer, probe: tuple[int, ...]) -> Probed:
     """What a prompt comes to in a model."""

@@ -180,3 +180,31 @@ def test_matrices_that_are_multiplied_as_one_lie_one_behind_another() -> None:
         full = [f"layers.1.{name}.weight" for name in names]
         for before, after in itertools.pairwise(full):
             assert starts[after] == starts[before] + parts[2].tensors[before].nbytes
+
+
+def test_parts_keep_what_they_hold_while_the_probe_goes_through_them() -> None:
+    """Also the tensors that are no parameters, and are different in every layer once a model was trained."""
+    publish.prober.cache_clear()  # the first publish makes the probe's layers
+    model = build(replace(TINY, num_hidden_layers=3), seed=0)
+    for i, router in enumerate(model.routers()):
+        router.e_score_correction_bias.fill_(i)
+    sent, state = tensors_of(publish.publish(model, 1, "fp8")), model.state_dict()
+    for name in state:
+        if name.endswith("e_score_correction_bias"):
+            assert torch.equal(sent[name], state[name]), name
+
+
+def test_a_probe_is_run_in_one_thread_whatever_its_process_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the trainer and in the engine; in fp8 other orders of sums give other log-probabilities."""
+    seen: list[int] = []
+    norms = publish.norms
+    monkeypatch.setattr(publish, "norms", lambda hidden: (seen.append(torch.get_num_threads()), norms(hidden))[1])
+    model, before = build(TINY, seed=0), torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        publish.accept(build(TINY, seed=1), publish.publish(model, 1, "fp8"))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert set(seen) == {1}
+    assert len(seen) == 2 * TINY.num_hidden_layers
