@@ -4,9 +4,10 @@ one run; and how far the engine's log-probabilities are from the trainer's.
 Weights are random unless a checkpoint is named; no completion ends before its length. A run before the one that is
 timed records graphs and compiles kernels (of 8 tokens a sequence for vLLM, which does both as it starts). The time to
 the first token is that of a whole batch, from prompts to every sequence's first token. vLLM is given its weights as it
-makes them up itself, in BF16, its faster setting for this shape, and returns the log-probability of each sampled token.
-It compiles, and records CUDA graphs, as it does by default, but of fewer batch sizes (those of the loads and every 32nd
-below), since each makes its start longer. Neither engine keeps a prompt's cache for the next run of the same prompts.
+makes them up itself, in BF16 (``vllm``) or block FP8 (``vllm-fp8``), and returns the log-probability of each sampled
+token. It compiles, and records CUDA graphs, as it does by default, but of fewer batch sizes (those of the loads and
+every 32nd below), since each makes its start longer. Neither engine keeps a prompt's cache for the next run of the same
+prompts.
 
 Every figure is written to ``--out`` as soon as it is known: a run that is ended early keeps those that it had.
 """
@@ -20,6 +21,7 @@ import gc
 import importlib
 import importlib.util
 import json
+import os
 import tempfile
 import time
 from collections.abc import Sequence
@@ -59,7 +61,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 """The shape that H200 figures are quoted for (3.42 billion parameters), and one for CPUs."""
-ENGINES = ("native-fp32", "native-bf16", "native-fp8", "vllm")
+ENGINES = ("native-fp32", "native-bf16", "native-fp8", "vllm", "vllm-fp8")
 SCORED_AT_ONCE = 32
 
 
@@ -161,6 +163,8 @@ def measure(subject: Subject, wanted: Sequence[str], loads: Sequence[Load], log:
     import torch
 
     cuda = torch.cuda.is_available()
+    if "vllm-fp8" in wanted and not cuda:
+        raise RecipeError("--engines: vllm-fp8 needs a CUDA device, and torch sees none on this machine")
     engines: dict[str, Any] = {}
     log.results |= {
         "bench": "rollout",
@@ -170,18 +174,23 @@ def measure(subject: Subject, wanted: Sequence[str], loads: Sequence[Load], log:
         "engines": engines,
         "copy_bytes_per_second": None,
         "limits_tokens_per_second": None,
-        "without_vllm": None if "vllm" in wanted else "not asked for",
+        "without_vllm": None if any(map(_is_vllm, wanted)) else "not asked for",
     }
     log.keep()
     for name in wanted:
-        if name != "vllm":
+        if not _is_vllm(name):
             _native(subject, precision_of(name.removeprefix("native-")), loads, log)
         elif importlib.util.find_spec("vllm") is None:
             log.results["without_vllm"] = "not installed here"
         else:
-            row = engines["vLLM, bf16" if cuda else "vLLM, fp32"] = {"loads": {}}
-            _theirs(subject, loads, cuda, row, log)
+            precision: Precision = "fp8" if name == "vllm-fp8" else "bf16" if cuda else "fp32"
+            row = engines[f"vLLM, {precision}"] = {"loads": {}}
+            _theirs(subject, loads, precision, row, log)
     log.keep()
+
+
+def _is_vllm(engine: str) -> bool:
+    return engine.startswith("vllm")
 
 
 def _native(subject: Subject, precision: Precision, loads: Sequence[Load], log: Log) -> None:
@@ -352,17 +361,22 @@ def _limit(model: Transformer, load: Load, precision: Precision, bandwidth: floa
     return rows / max(moved, 2 * active * rows / FLOPS)
 
 
-def _theirs(subject: Subject, loads: Sequence[Load], cuda: bool, row: dict[str, Any], log: Log) -> None:
-    """vLLM's figures into ``row``; one engine samples all loads."""
+def _theirs(subject: Subject, loads: Sequence[Load], precision: Precision, row: dict[str, Any], log: Log) -> None:
+    """vLLM's figures into ``row``; one engine samples all loads. In FP8 it multiplies by its own kernels: DeepGEMM's
+    would be compiled one by one, for minutes, while it samples."""
+    from model.checkpoint import QUANTIZATION
     from model.config import to_hf
     from model.vllm_engine import environment
 
-    log.say("vLLM")
+    log.say(f"vLLM, {precision}")
     started = time.perf_counter()
     # vLLM finds what it has compiled before by the folder's name, among others.
-    folder = Path(tempfile.gettempdir()) / f"zeroth-bench-rollout-{subject.name.replace('/', '-')}"
+    folder = Path(tempfile.gettempdir()) / f"zeroth-bench-rollout-{subject.name.replace('/', '-')}-{precision}"
     folder.mkdir(exist_ok=True)
     values = {**to_hf(subject.config), "eos_token_id": 1, "num_nextn_predict_layers": 0, "torch_dtype": "bfloat16"}
+    if precision == "fp8":
+        values["quantization_config"] = QUANTIZATION
+        os.environ.setdefault("VLLM_USE_DEEP_GEMM", "0")
     (folder / "config.json").write_text(json.dumps(values))
     longest = max(len(p) + n for load in loads for p, n in zip(load.prompts, load.lengths, strict=True))
     on_gpu = {"dtype": "bfloat16", "gpu_memory_utilization": 0.8, "compilation_config": _graphs(loads)}
@@ -371,7 +385,7 @@ def _theirs(subject: Subject, loads: Sequence[Load], cuda: bool, row: dict[str, 
         engine = vllm.LLM(
             model=str(folder), skip_tokenizer_init=True, load_format="dummy", max_model_len=longest + 1,
             max_num_seqs=max(load.at_once for load in loads), enable_prefix_caching=False,
-            **(on_gpu if cuda else {"dtype": "float32", "enforce_eager": True}),
+            **(on_gpu if precision != "fp32" else {"dtype": "float32", "enforce_eager": True}),
         )  # fmt: skip
     row["ready_s"] = time.perf_counter() - started
     log.say(f"  ready after {row['ready_s']:.0f} s")
@@ -410,14 +424,13 @@ def _show(results: dict[str, Any]) -> None:
     from rich.table import Table
 
     table = Table("engine", "load", "tokens/s", "times vLLM's", "first token, ms", "of the limit", "tokens a step")
-    theirs: dict[str, Any] = next(
-        (engine["loads"] for name, engine in results["engines"].items() if name.startswith("vLLM")), {}
-    )
+    rivals = [engine["loads"] for name, engine in results["engines"].items() if name.startswith("vLLM")]
     limits: dict[str, dict[str, float]] = results["limits_tokens_per_second"] or {}
     for name, engine in results["engines"].items():
         for load, row in engine["loads"].items():
             speed = row["tokens_per_second"]
-            times = f"{speed / theirs[load]['tokens_per_second']:.2f}" if theirs else "-"
+            best = max((loads[load]["tokens_per_second"] for loads in rivals if load in loads), default=None)
+            times = f"{speed / best:.2f}" if best else "-"
             limit = next((v for p, v in limits.get(load, {}).items() if p in name), None)
             share = f"{speed / limit:.0%}" if limit and name.startswith("native") else "-"
             steps = f"{row['tokens_per_step']:.2f}" if "tokens_per_step" in row else "-"

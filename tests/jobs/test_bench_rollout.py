@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from jobs.bench import rollout
 from jobs.bench.record import Log
@@ -61,6 +62,12 @@ def test_vllm_samples_every_load_whole_beside_the_native_engine(
     theirs, ours = ([figures["tokens"] for figures in engine["loads"].values()] for engine in engines.values())
     assert theirs == ours
     assert theirs[:2] == [36, 24]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a machine without a CUDA device")
+def test_vllm_in_fp8_is_refused_without_a_gpu() -> None:
+    with pytest.raises(RecipeError, match="vllm-fp8 needs a CUDA device"):
+        rollout.measure(rollout.Subject("tiny", TINY, None, None), ["vllm-fp8"], [], Log({}))
 
 
 def test_graphs_are_recorded_of_the_loads_own_sizes() -> None:
