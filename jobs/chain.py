@@ -17,6 +17,7 @@ from typing import Any
 
 from jobs import config, console
 from jobs.config import ChainRecipe, GrpoRecipe, PretrainRecipe, RecipeError, RewardModelRecipe, SftRecipe
+from jobs.files import held
 from jobs.grpo import resolved_text
 from jobs.options import DryRun, Overrides, RecipeArgument
 
@@ -76,26 +77,27 @@ def run(chain: ChainRecipe, source: str) -> None:
     """Every stage that is not done, the evaluation, and the table."""
     from jobs.bench import record
 
-    seconds: dict[str, float] = {}
     planned = stages(chain, source)
-    started = time.monotonic()
-    for stage in planned:
-        if stage.made.exists():
-            continue
-        console.say(f"{stage.name}: {stage.recipe.run.dir}")
+    with held(chain.dir):
+        seconds: dict[str, float] = {}
+        started = time.monotonic()
+        for stage in planned:
+            if stage.made.exists():
+                continue
+            console.say(f"{stage.name}: {stage.recipe.run.dir}")
+            began = time.monotonic()
+            go_on(trainer(stage.name), stage.recipe)
+            seconds[stage.name] = time.monotonic() - began
         began = time.monotonic()
-        go_on(trainer(stage.name), stage.recipe)
-        seconds[stage.name] = time.monotonic() - began
-    began = time.monotonic()
-    result: dict[str, Any] = {"seed": chain.seed, "checkpoints": dict(evaluated(chain, planned))}
-    seconds["eval"] = time.monotonic() - began
-    seconds["all"] = time.monotonic() - started
-    for stage in planned:
-        if stage.name == "reward_model":
-            result["reward_model"] = json.loads((stage.made / "reward.json").read_text())["held_out"]
-    show(result, seconds)
-    (chain.dir / "chain.json").write_text(json.dumps(record.stamped({**result, "seconds": seconds}), indent=2) + "\n")
-    console.say(f"everything is in {chain.dir}; the table as JSON: {chain.dir / 'chain.json'}")
+        result: dict[str, Any] = {"seed": chain.seed, "checkpoints": dict(evaluated(chain, planned))}
+        seconds["eval"] = time.monotonic() - began
+        seconds["all"] = time.monotonic() - started
+        for stage in planned:
+            if stage.name == "reward_model":
+                result["reward_model"] = json.loads((stage.made / "reward.json").read_text())["held_out"]
+        show(result, seconds)
+        record.write(record.stamped({**result, "seconds": seconds}), chain.dir / "chain.json")
+        console.say(f"everything is in {chain.dir}; the table as JSON: {chain.dir / 'chain.json'}")
 
 
 def trainer(name: str) -> Callable[..., Any]:

@@ -9,13 +9,15 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, cast, get_args, get_origin
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from jobs.files import held
 from rl.problems import R1_ZERO
 
 Precision = Literal["fp32", "bf16", "fp8"]
@@ -394,9 +396,19 @@ def check_run_dir(folder: Path, *, resume: bool) -> None:
             "run.dir to an absolute path on storage that stays (and that every node sees, if there are several)"
         )
     if (folder / "metrics.jsonl").exists() and not resume:
-        raise RecipeError(f"{folder} holds a run already: continue it with --resume, or set another run.dir")
+        with held(folder):  # where the run still goes on, that is what to say
+            raise RecipeError(f"{folder} holds a run already: continue it with --resume, or set another run.dir")
     if resume and not folder.is_dir():
         raise RecipeError(f"{folder}: there is no run to resume here")
+
+
+@contextmanager
+def begun(recipe: Table, folder: Path, *, resume: bool) -> Iterator[None]:
+    """The run directory, held, with the resolved recipe in it. Raises as `check_run_dir` and `held` do."""
+    with held(folder):
+        check_run_dir(folder, resume=resume)  # once more: another run may have gone through it since the first time
+        write(recipe, folder / "recipe.toml")
+        yield
 
 
 def shipped() -> list[str]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from jobs import config, console
 from jobs.config import DistillRecipe, RecipeError, SftRecipe
+from jobs.files import held
 from jobs.grpo import resolved_text
 from jobs.options import DryRun, Overrides, RecipeArgument, Resume
 
@@ -75,28 +76,31 @@ def train(recipe: DistillRecipe, student: SftRecipe, *, resume: bool) -> Path:
     from rl.problems import load
 
     checked(recipe, student, resume=resume)
-    table, folder = recipe.sample, student.run.dir / "teacher"
-    problems = load(recipe.problems)
-    sampling = Sampling(table.temperature, table.top_p, table.max_tokens)
-    evaluation = evaluate.of_checkpoint(
-        recipe.teacher,
-        {"problems": problems},
-        table.samples,
-        sampling,
-        table.seed,
-        table.template,
-        table.precision,
-        256,
-    )
-    evaluate.evaluate(evaluation, {}, folder)
-    prompts = {problem.id: problem.fields["prompt"] for problem in problems}
-    kept = list(verified(folder, prompts, table.keep_from))
-    asked = len(problems) * table.samples
-    if not kept:
-        raise DistillError(f"none of the teacher's {asked} samples scores {table.keep_from:g} or more: see {folder}")
-    console.say(f"{len(kept)} of {asked} samples are right and different")
-    jsonl.write(student.data.train, kept)
-    return sft.train(student, resume=resume)
+    with held(student.run.dir):
+        table, folder = recipe.sample, student.run.dir / "teacher"
+        problems = load(recipe.problems)
+        sampling = Sampling(table.temperature, table.top_p, table.max_tokens)
+        evaluation = evaluate.of_checkpoint(
+            recipe.teacher,
+            {"problems": problems},
+            table.samples,
+            sampling,
+            table.seed,
+            table.template,
+            table.precision,
+            256,
+        )
+        evaluate.evaluate(evaluation, {}, folder)
+        prompts = {problem.id: problem.fields["prompt"] for problem in problems}
+        kept = list(verified(folder, prompts, table.keep_from))
+        asked = len(problems) * table.samples
+        if not kept:
+            raise DistillError(
+                f"none of the teacher's {asked} samples scores {table.keep_from:g} or more: see {folder}"
+            )
+        console.say(f"{len(kept)} of {asked} samples are right and different")
+        jsonl.write(student.data.train, kept)
+        return sft.train(student, resume=resume)
 
 
 def verified(folder: Path, prompts: dict[str, Any], keep_from: float) -> Iterator[dict[str, Any]]:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +16,7 @@ import typer
 
 from jobs import console
 from jobs.config import RecipeError
+from jobs.files import held, write_whole
 from jobs.options import AsJson
 from rl.problems import R1_ZERO, Problem
 
@@ -200,14 +202,15 @@ def evaluate(evaluation: Evaluation, reward_settings: Mapping[str, Any], out: Pa
     wanted = [Wanted(name, p, copy) for name, part in suites.items() for p in part for copy in range(copies[p.id])]
     digests = {name: _digest([dict(problem.fields) for problem in problems]) for name, problems in suites.items()}
     settings = {**evaluation.settings, "rewards": reward_settings, "suites": digests}
-    with Record(out, settings) as record:
-        asyncio.run(answer(wanted, evaluation, judge, record))
-        samples = [sample for sample in record.samples.values() if sample.copy < copies[sample.problem]]
-    if all(sample.score is None for sample in samples):
-        raise EvaluationError(f"no response could be judged; the first: {samples[0].detail}")
-    result = {"settings": settings, "suites": summary.summary(samples)}
-    if out is not None:
-        (out / RESULT).write_text(json.dumps(result, indent=2) + "\n")
+    with held(out) if out else nullcontext():
+        with Record(out, settings) as record:
+            asyncio.run(answer(wanted, evaluation, judge, record))
+            samples = [sample for sample in record.samples.values() if sample.copy < copies[sample.problem]]
+        if all(sample.score is None for sample in samples):
+            raise EvaluationError(f"no response could be judged; the first: {samples[0].detail}")
+        result = {"settings": settings, "suites": summary.summary(samples)}
+        if out is not None:
+            write_whole(out / RESULT, json.dumps(result, indent=2) + "\n")
     return result
 
 

@@ -1,9 +1,31 @@
-"""Files that whoever reads them, and whoever is ended while writing them, finds whole."""
+"""Files that whoever reads them, and whoever is ended while writing them, finds whole; folders with one writer."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+import shlex
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from jobs import console
+
+LOCK = ".lock"
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+"""How a filesystem says that it has none."""
+
+_held: set[Path] = set()
+"""Folders that this process holds."""
+
+
+class Held(RuntimeError):
+    """Another process writes into the folder."""
+
+    exit_status = 2
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -11,3 +33,44 @@ def write_whole(path: Path, text: str) -> None:
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     draft.write_text(text, encoding="utf-8")
     draft.replace(path)
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """While it lasts, no other process writes into the folder, which is made if need be; a command that runs inside
+    another one may hold the folder once more. Raises Held.
+
+    A record lock (fcntl) on the folder's file `.lock`: the kernel lets go of it however the process ends, children made
+    by fork do not have it, and NFS passes it on to other machines. Where a filesystem has no locks, the folder is used
+    without one, and that is said."""
+    whole = folder.resolve()
+    if whole in _held:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    # Nothing else of this process may open that file: a record lock ends when any descriptor of its file is closed.
+    with (folder / LOCK).open("a+", encoding="utf-8") as file:
+        _lock(file.fileno(), folder)
+        file.truncate(0)
+        file.write(f"pid {os.getpid()} on {socket.gethostname()}: {shlex.join(['zeroth', *sys.argv[1:]])}\n")
+        file.flush()
+        _held.add(whole)
+        try:
+            yield
+        finally:
+            _held.remove(whole)
+
+
+def _lock(descriptor: int, folder: Path) -> None:
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        who = (folder / LOCK).read_text(encoding="utf-8").strip()
+        raise Held(
+            f"{folder}: another process writes into this folder ({who}); wait for its end, stop it, or name another "
+            "folder"
+        ) from None
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        console.say(f"{folder}: this filesystem has no locks ({error.strerror}); see to it that no second process runs")

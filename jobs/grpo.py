@@ -78,17 +78,16 @@ def train(recipe: GrpoRecipe, *, resume: bool) -> None:
     from jobs import cluster, report
 
     ready = checked(recipe, resume=resume)
-    recipe.run.dir.mkdir(parents=True, exist_ok=True)
-    config.write(recipe, recipe.run.dir / "recipe.toml")
     table = recipe.cluster
     places = table.trainer_threads + table.rollout_workers * table.rollout_threads + table.reward_workers
-    with console.console.status("starting Ray"), cluster.connect(table.address, places) as ray:
-        trainer = ray.trainer(recipe)
-        engine = ray.engine(recipe, trainer)
-        reward = ray.reward(ready.make_judge, table.reward_workers)
-        with console.progress() as bar:
-            done = asyncio.run(drive(recipe, ready, trainer, engine, reward, bar))
-    page = report.write(recipe.run.dir)
+    with config.begun(recipe, recipe.run.dir, resume=resume):
+        with console.console.status("starting Ray"), cluster.connect(table.address, places) as ray:
+            trainer = ray.trainer(recipe)
+            engine = ray.engine(recipe, trainer)
+            reward = ray.reward(ready.make_judge, table.reward_workers)
+            with console.progress() as bar:
+                done = asyncio.run(drive(recipe, ready, trainer, engine, reward, bar))
+        page = report.write(recipe.run.dir)
     last = recipe.run.dir / "checkpoints" / f"step-{done}"
     console.say(f"checkpoint {last}\nreport     {page}")
     if done < recipe.train.steps:

@@ -56,11 +56,11 @@ def documents(path: Path) -> list[str]:
 def train(recipe: PretrainRecipe, *, resume: bool) -> Path:
     """A whole run; returns the folder of the last checkpoint."""
     shape, texts = checked(recipe, resume=resume)
-    supervised.begin(recipe, recipe.run, recipe.train.threads)
-    policy = make_policy(recipe, shape, texts)
-    encoded = policy.tokenizer.encode_batch(texts)
-    course = supervised.Course("pretrain", recipe.run, recipe.train.steps, len(texts), recipe.train.batch_documents)
-    return supervised.train(course, policy, lambda chosen: update(policy, [encoded[i] for i in chosen], recipe))
+    with supervised.begun(recipe, recipe.run, recipe.train.threads, resume=resume):
+        policy = make_policy(recipe, shape, texts)
+        encoded = policy.tokenizer.encode_batch(texts)
+        course = supervised.Course("pretrain", recipe.run, recipe.train.steps, len(texts), recipe.train.batch_documents)
+        return supervised.train(course, policy, lambda chosen: update(policy, [encoded[i] for i in chosen], recipe))
 
 
 def make_policy(recipe: PretrainRecipe, shape: ModelConfig, texts: Sequence[str]) -> Policy:

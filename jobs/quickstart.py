@@ -15,6 +15,7 @@ import typer
 
 from jobs import chain, config, console, curriculum
 from jobs.config import ChainRecipe, GrpoRecipe, PretrainRecipe
+from jobs.files import held
 from rl import jsonl
 
 TRAIN_PROBLEMS = 2000
@@ -28,11 +29,14 @@ def command(
     full: Annotated[bool, typer.Option("--full", help="SFT and a reward model as well: the recipe `chain`.")] = False,
 ) -> None:
     """See R1-Zero happen on a CPU: problems, a base model, GRPO, and a report."""
+    with held(out):
+        (whole_chain if full else two_stages)(out, seed)
+
+
+def two_stages(out: Path, seed: int) -> None:
+    """Problems, a base model and GRPO; what is there already is not made again."""
     from jobs import grpo, pretrain
 
-    if full:
-        whole_chain(out, seed)
-        return
     started = time.monotonic()
     seconds: dict[str, float] = {}
     base_recipe, recipe = recipes(out, seed)
@@ -60,7 +64,6 @@ def whole_chain(out: Path, seed: int) -> None:
     from jobs import working
 
     path = out / "chain.toml"
-    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(config.find("chain").read_text(encoding="utf-8").replace("runs/chain", out.as_posix()))
     recipe = config.read(path, ChainRecipe, [f"seed={seed}"])
     if not (out / "problems" / "working.jsonl").exists():

@@ -64,29 +64,29 @@ def train(recipe: RewardModelRecipe, *, resume: bool) -> Path:
     from rl.preferences import update
 
     data = checked(recipe, resume=resume)
-    supervised.begin(recipe, recipe.run, recipe.train.threads)
-    settings = parts.optimizer_settings(recipe.optimizer)
-    policy = RewardPolicy(
-        recipe.base, settings, recipe.precision.train, recipe.data.template, recipe.precision.recompute
-    )
-    parts.layout(recipe.data, policy.tokenizer)
-    tokens = recipe.train.micro_batch_tokens
-    described = lru_cache(maxsize=1)(lambda updates: describe(policy, data.held_out, tokens, recipe.data.template))
-    policy.describe = lambda: described(policy.updates)
-    course = supervised.Course(
-        "reward-model",
-        recipe.run,
-        recipe.train.steps,
-        len(data.train),
-        recipe.train.batch_samples,
-        recipe.evaluate.every,
-    )
-    return supervised.train(
-        course,
-        policy,
-        lambda chosen: update(policy, [data.train[i] for i in chosen], tokens),
-        lambda: validated(policy.describe()),
-    )
+    with supervised.begun(recipe, recipe.run, recipe.train.threads, resume=resume):
+        settings = parts.optimizer_settings(recipe.optimizer)
+        policy = RewardPolicy(
+            recipe.base, settings, recipe.precision.train, recipe.data.template, recipe.precision.recompute
+        )
+        parts.layout(recipe.data, policy.tokenizer)
+        tokens = recipe.train.micro_batch_tokens
+        described = lru_cache(maxsize=1)(lambda updates: describe(policy, data.held_out, tokens, recipe.data.template))
+        policy.describe = lambda: described(policy.updates)
+        course = supervised.Course(
+            "reward-model",
+            recipe.run,
+            recipe.train.steps,
+            len(data.train),
+            recipe.train.batch_samples,
+            recipe.evaluate.every,
+        )
+        return supervised.train(
+            course,
+            policy,
+            lambda chosen: update(policy, [data.train[i] for i in chosen], tokens),
+            lambda: validated(policy.describe()),
+        )
 
 
 def describe(policy: RewardPolicy, held_out: Sequence[Preference], max_tokens: int, template: str) -> Card:

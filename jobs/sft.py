@@ -60,19 +60,19 @@ def train(recipe: SftRecipe, *, resume: bool) -> Path:
     from rl.supervised import update, validate
 
     data = checked(recipe, resume=resume)
-    supervised.begin(recipe, recipe.run, recipe.train.threads)
-    policy = parts.make_policy(recipe.base, recipe.optimizer, recipe.precision)
-    parts.layout(recipe.data, policy.tokenizer)
-    table = recipe.train
-    course = supervised.Course(
-        "sft", recipe.run, table.steps, len(data.train), table.batch_samples, recipe.evaluate.every
-    )
-    return supervised.train(
-        course,
-        policy,
-        lambda chosen: update(policy, [data.train[i] for i in chosen], table.micro_batch_tokens),
-        lambda: validate(policy, data.held_out, table.micro_batch_tokens),
-    )
+    with supervised.begun(recipe, recipe.run, recipe.train.threads, resume=resume):
+        policy = parts.make_policy(recipe.base, recipe.optimizer, recipe.precision)
+        parts.layout(recipe.data, policy.tokenizer)
+        table = recipe.train
+        course = supervised.Course(
+            "sft", recipe.run, table.steps, len(data.train), table.batch_samples, recipe.evaluate.every
+        )
+        return supervised.train(
+            course,
+            policy,
+            lambda chosen: update(policy, [data.train[i] for i in chosen], table.micro_batch_tokens),
+            lambda: validate(policy, data.held_out, table.micro_batch_tokens),
+        )
 
 
 def laid_out(path: Path, what: str, lay: Callable[[Mapping[str, Any], str], Any], limit: int) -> list[Any]:

@@ -52,14 +52,15 @@ class Course:
         return self.evaluate_every > 0 and (step % self.evaluate_every == 0 or step == self.steps)
 
 
-def begin(recipe: Table, run: RunTable, threads: int | None) -> None:
-    """The run directory with its resolved recipe, and as many threads as the recipe says."""
+@contextmanager
+def begun(recipe: Table, run: RunTable, threads: int | None, *, resume: bool) -> Iterator[None]:
+    """The run directory as `config.begun` gives it, and as many threads as the recipe says."""
     import torch
 
-    memory.keep_freed()
-    torch.set_num_threads(threads or torch.get_num_threads())
-    run.dir.mkdir(parents=True, exist_ok=True)
-    config.write(recipe, run.dir / "recipe.toml")
+    with config.begun(recipe, run.dir, resume=resume):
+        memory.keep_freed()
+        torch.set_num_threads(threads or torch.get_num_threads())
+        yield
 
 
 def train(

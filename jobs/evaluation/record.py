@@ -6,7 +6,6 @@ The settings say what the samples are samples of; a folder is continued only wit
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -45,20 +44,15 @@ class Judged:
 
 
 class Record:
-    """The samples of one evaluation: in memory, and in ``folder`` where there is one. Raises ProblemError where the
-    folder holds samples of other settings."""
+    """The samples of one evaluation: in memory, and in ``folder`` where there is one, which the caller holds
+    (`jobs.files.held`). Raises ProblemError where the folder holds samples of other settings."""
 
     def __init__(self, folder: Path | None, settings: Mapping[str, Any]) -> None:
         self.samples: dict[tuple[str, str, int], Judged] = {}
         self._file: BinaryIO | None = None
         if folder is None:
             return
-        folder.mkdir(parents=True, exist_ok=True)
         self._file = (folder / SAMPLES).open("a+b")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ProblemError(f"{folder}: another evaluation is writing into this folder") from None
         _same_settings(folder / SETTINGS, settings)
         self._file.truncate(_whole_lines(folder / SAMPLES))
         for judged in read(folder):
