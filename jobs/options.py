@@ -15,6 +15,12 @@ Resume = Annotated[bool, typer.Option("--resume", help="Continue from the run di
 Out = Annotated[Path | None, typer.Option(help="Also write the JSON there.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
 
+
+def by_device(gpu: object, cpu: object) -> str:
+    """How an option's help tells a default that depends on the device."""
+    return f"by default {gpu} on a GPU, {cpu} without one"
+
+
 Host = Annotated[str, typer.Option(help="The address to listen on.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")]
 MaxBodyMb = Annotated[float, typer.Option(help="The largest body of a request.")]

@@ -15,6 +15,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,7 +25,7 @@ from jobs import console
 from jobs.bench import record, rollout
 from jobs.bench.record import Log
 from jobs.config import Precision, names_of, precisions_of
-from jobs.options import AsJson, Out
+from jobs.options import AsJson, Out, by_device
 
 if TYPE_CHECKING:
     from jobs.bench.rollout import Subject
@@ -38,32 +39,62 @@ SCORED_TOKENS = 16384
 """Of one pass of the trainer."""
 
 
+@dataclass(frozen=True)
+class Usual:
+    """What is measured where nothing else is asked for."""
+
+    shape: str
+    precisions: str
+    engines: str
+    new_tokens: int
+
+
+ON_GPU = Usual("3b", "bf16,fp8", "native,vllm", 256)
+ON_CPU = Usual("tiny", "fp32,fp8", "native", 64)
+"""A few minutes on two cores."""
+
+
 def command(
-    shape: Annotated[str, typer.Option(help=f"One of {', '.join(rollout.SHAPES)}.")] = "3b",
+    shape: Annotated[
+        str | None,
+        typer.Option(help=f"One of {', '.join(rollout.SHAPES)}; {by_device(ON_GPU.shape, ON_CPU.shape)}."),
+    ] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="This checkpoint instead of random weights.")] = None,
     documents: Annotated[Path | None, typer.Option(help="With a checkpoint: JSONL whose texts begin prompts.")] = None,
-    precisions: Annotated[str, typer.Option(help="With commas between.")] = "bf16,fp8",
-    engines: Annotated[str, typer.Option(help=f"With commas between, of {', '.join(ENGINES)}.")] = "native,vllm",
+    precisions: Annotated[
+        str | None, typer.Option(help=f"With commas between; {by_device(ON_GPU.precisions, ON_CPU.precisions)}.")
+    ] = None,
+    engines: Annotated[
+        str | None,
+        typer.Option(
+            help=f"With commas between, of {', '.join(ENGINES)}; {by_device(ON_GPU.engines, ON_CPU.engines)}."
+        ),
+    ] = None,
     prompts: Annotated[int, typer.Option(min=1)] = 32,
     samples: Annotated[int, typer.Option(min=1, help="Of each prompt.")] = 8,
     prompt_tokens: Annotated[int, typer.Option(min=2)] = 128,
-    new_tokens: Annotated[int, typer.Option(min=1)] = 256,
+    new_tokens: Annotated[
+        int | None, typer.Option(min=1, help=f"Of each; {by_device(ON_GPU.new_tokens, ON_CPU.new_tokens)}.")
+    ] = None,
     out: Out = None,
     as_json: AsJson = False,
 ) -> None:
     """Sampler and trainer on the same tokens, before and after the sampler's routes are replayed."""
+    import torch
     from rich.table import Table
 
     from model.engine import Request
 
-    wanted = names_of(engines, ENGINES, "--engines")
-    subject = rollout.subject_of(shape, checkpoint, documents, endless=False)
+    usual = ON_GPU if torch.cuda.is_available() else ON_CPU
+    wanted = names_of(engines or usual.engines, ENGINES, "--engines")
+    subject = rollout.subject_of(shape or usual.shape, checkpoint, documents, endless=False)
     requests = [
         Request(ids, tuple(range(i * samples, (i + 1) * samples)))
         for i, ids in enumerate(rollout.prompts_of(subject, prompts, prompt_tokens))
     ]
     log = Log(record.stamped({}), out)
-    measure(subject, wanted, precisions_of(precisions), requests, new_tokens, log)
+    chosen = precisions_of(precisions or usual.precisions)
+    measure(subject, wanted, chosen, requests, new_tokens or usual.new_tokens, log)
     if as_json or out:
         record.emit(log.results, out)
     table = Table("engine", "routes", "tokens", "mean |dlogp|", "max |dlogp|", "KL", "routes differ")

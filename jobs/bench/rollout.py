@@ -35,7 +35,7 @@ from jobs import console
 from jobs.bench import kernels, record
 from jobs.bench.record import Log
 from jobs.config import Precision, RecipeError, names_of, precision_of
-from jobs.options import AsJson, Out
+from jobs.options import AsJson, Out, by_device
 
 if TYPE_CHECKING:
     from model.config import ModelConfig
@@ -66,6 +66,21 @@ SCORED_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
+class Usual:
+    """What is measured where nothing else is asked for."""
+
+    shape: str
+    engines: str
+    sequences: str
+    new_tokens: int
+
+
+ON_GPU = Usual("3b", "native-fp8,vllm,native-bf16", "512,64", 512)
+ON_CPU = Usual("tiny", "native-fp32,vllm,native-fp8", "64,8", 64)
+"""A few minutes on two cores."""
+
+
+@dataclass(frozen=True)
 class Load:
     """Sequences to sample: their prompts and how many tokens each takes. ``at_once`` may be in flight together."""
 
@@ -76,15 +91,26 @@ class Load:
 
 
 def command(
-    shape: Annotated[str, typer.Option(help=f"One of {', '.join(SHAPES)}.")] = "3b",
+    shape: Annotated[
+        str | None, typer.Option(help=f"One of {', '.join(SHAPES)}; {by_device(ON_GPU.shape, ON_CPU.shape)}.")
+    ] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Sample this checkpoint instead of random weights.")] = None,
     documents: Annotated[Path | None, typer.Option(help="With a checkpoint: JSONL whose texts begin prompts.")] = None,
     engines: Annotated[
-        str, typer.Option(help=f"With commas between, in the order in which they run, of {', '.join(ENGINES)}.")
-    ] = "native-fp8,vllm,native-bf16",
-    sequences: Annotated[str, typer.Option(help="Batch sizes, with commas between.")] = "512,64",
+        str | None,
+        typer.Option(
+            help=f"With commas between, in the order in which they run, of {', '.join(ENGINES)}; "
+            f"{by_device(ON_GPU.engines, ON_CPU.engines)}."
+        ),
+    ] = None,
+    sequences: Annotated[
+        str | None,
+        typer.Option(help=f"Batch sizes, with commas between; {by_device(ON_GPU.sequences, ON_CPU.sequences)}."),
+    ] = None,
     prompt_tokens: Annotated[int, typer.Option(min=2)] = 128,
-    new_tokens: Annotated[int, typer.Option(min=1)] = 512,
+    new_tokens: Annotated[
+        int | None, typer.Option(min=1, help=f"Of each; {by_device(ON_GPU.new_tokens, ON_CPU.new_tokens)}.")
+    ] = None,
     long_tail: Annotated[
         bool, typer.Option(help="Also lengths from 16 up with a long tail, twice the largest batch.")
     ] = True,
@@ -92,9 +118,13 @@ def command(
     as_json: AsJson = False,
 ) -> None:
     """The native engine beside vLLM, and the trainer's log-probabilities beside the engine's."""
-    wanted = names_of(engines, ENGINES, "--engines")
-    subject = subject_of(shape, checkpoint, documents)
-    loads = _loads(subject, [int(n) for n in sequences.split(",")], prompt_tokens, new_tokens, long_tail)
+    import torch
+
+    usual = ON_GPU if torch.cuda.is_available() else ON_CPU
+    wanted = names_of(engines or usual.engines, ENGINES, "--engines")
+    subject = subject_of(shape or usual.shape, checkpoint, documents)
+    sizes = [int(n) for n in (sequences or usual.sequences).split(",")]
+    loads = _loads(subject, sizes, prompt_tokens, new_tokens or usual.new_tokens, long_tail)
     log = Log(record.stamped({}), out)
     measure(subject, wanted, loads, log)
     if as_json or out:

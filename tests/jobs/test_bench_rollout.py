@@ -90,3 +90,20 @@ def test_a_context_that_is_too_short_is_refused() -> None:
     subject = rollout.Subject("tiny", TINY, None, None)
     with pytest.raises(RecipeError, match="context of 96"):
         rollout._loads(subject, [2], prompt=90, new=8, long_tail=False)
+
+
+@pytest.mark.parametrize("bench", ["rollout", "gap"])
+@pytest.mark.parametrize(("gpu", "shape"), [(True, "3b"), (False, "tiny")])
+def test_the_shape_is_one_that_the_machine_can_sample(
+    bench: str, gpu: bool, shape: str, monkeypatch: pytest.MonkeyPatch, zeroth: Zeroth
+) -> None:
+    measured: list[str] = []
+
+    def measure(subject: rollout.Subject, *_: object) -> None:
+        measured.append(subject.name)
+        raise RecipeError("enough")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(f"jobs.bench.{bench}.measure", measure)
+    zeroth("bench", bench)
+    assert measured == [shape]
