@@ -10,11 +10,13 @@ import asyncio
 import itertools
 import os
 import random
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from jobs import console
 from jobs.evaluation.suites import rows
 from model.engine import Engine, Request, Sampling
 from rl.problems import Draw, Problem, ProblemError, render
@@ -52,6 +54,8 @@ class Answer:
 
 
 Batch = list[tuple[Wanted, Answer]]
+CONNECT_S = 5.0
+TOLD_EVERY_S = 10.0
 
 
 class Source(Protocol):
@@ -82,13 +86,28 @@ class EngineSource:
         return Request(prompt, tuple(sample_seed(self.seed, wanted.id) for wanted in group))
 
 
+@dataclass
+class Contact:
+    """Whether an endpoint has answered anything yet, and when it was last said that it is waited for (monotonic)."""
+
+    made: bool = False
+    told: float = -TOLD_EVERY_S
+
+    def tell(self, message: str) -> None:
+        """Says it, unless something was said a moment ago: requests that are open together fail together."""
+        if time.monotonic() - self.told >= TOLD_EVERY_S:
+            self.told = time.monotonic()
+            console.say(message)
+
+
 @dataclass(frozen=True)
 class EndpointSource:
     """Asks an OpenAI-compatible endpoint: chat messages, or plain completions of ``template`` where there is one.
 
     ``url`` is the base, as in http://localhost:8000/v1. At most ``concurrency`` requests are open. A request that
     meets a full or failing server (429, 5xx, a broken connection) is tried again ``retries`` times, after the seconds
-    that the server names or after longer and longer waits.
+    that the server names or after longer and longer waits; but an endpoint that has never answered and takes no
+    connection is not waited for.
     """
 
     url: str
@@ -107,13 +126,15 @@ class EndpointSource:
         import httpx
 
         headers = {"authorization": f"Bearer {self.api_key}"} if self.api_key else {}
-        settings: dict[str, Any] = {"timeout": self.timeout_s, "headers": headers, "transport": self.transport}
+        timeout = httpx.Timeout(self.timeout_s, connect=min(self.timeout_s, CONNECT_S))
+        settings: dict[str, Any] = {"timeout": timeout, "headers": headers, "transport": self.transport}
+        contact = Contact()
         async with httpx.AsyncClient(limits=httpx.Limits(max_connections=self.concurrency), **settings) as client:
             left, running = iter(wanted), set[asyncio.Task[tuple[Wanted, Answer]]]()
             try:
                 while True:
                     for one in itertools.islice(left, self.concurrency - len(running)):
-                        running.add(asyncio.create_task(self._ask(client, one)))
+                        running.add(asyncio.create_task(self._ask(client, contact, one)))
                     if not running:
                         return
                     done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
@@ -126,7 +147,7 @@ class EndpointSource:
                 for task in running:
                     task.cancel()
 
-    async def _ask(self, client: Any, wanted: Wanted) -> tuple[Wanted, Answer]:
+    async def _ask(self, client: Any, contact: Contact, wanted: Wanted) -> tuple[Wanted, Answer]:
         import httpx
 
         path, body = self._request(wanted)
@@ -135,9 +156,17 @@ class EndpointSource:
             wait = self.first_wait_s * 2.0**attempt * (0.5 + random.random())
             try:
                 response = await client.post(f"{self.url.rstrip('/')}/{path}", json=body)
+            except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+                raise EndpointError(f"--endpoint {self.url}: {error}; a base URL is http://HOST:PORT/v1", 2) from None
             except httpx.HTTPError as error:
                 trouble = f"{type(error).__name__}: {error}"
+                if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout) and not contact.made:
+                    raise EndpointError(
+                        f"--endpoint {self.url}: nothing answers there ({trouble}); start the service, or check host "
+                        "and port"
+                    ) from None
             else:
+                contact.made = True
                 if response.status_code < 300:
                     return wanted, self._answer(response)
                 trouble = f"status {response.status_code}: {response.text[:300]}"
@@ -146,7 +175,11 @@ class EndpointSource:
                     break
                 wait = _seconds(response.headers.get("retry-after")) or wait
             if attempt < self.retries:
-                await asyncio.sleep(min(wait, 60.0))
+                wait = min(wait, 60.0)
+                contact.tell(
+                    f"{self.url}: {trouble}; asking again in {wait:.0f} s, {self.retries - attempt} tries left"
+                )
+                await asyncio.sleep(wait)
         raise EndpointError(
             f"{self.url}: {trouble}; answers so far are kept where --out names a folder, and the same command goes on",
             exit_status=2 if refused else 1,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,35 @@ def test_a_server_that_stays_down_ends_the_run_and_what_came_before_is_handed_on
     with pytest.raises(EndpointError) as error:
         asyncio.run(run())
     assert (error.value.exit_status, len(got), len(server.bodies)) == (1, 4, 7)
+
+
+def test_an_endpoint_that_was_never_there_is_not_waited_for() -> None:
+    with socket.socket() as taken:  # bound and not listening: a connection is refused
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
+        waits_for_an_hour = EndpointSource(url, "m", Sampling(), 0, first_wait_s=3600.0)
+        with pytest.raises(EndpointError, match=f"{url}: nothing answers there"):
+            collect(waits_for_an_hour)
+
+
+@pytest.mark.parametrize("url", ["localhost:8000/v1", "http://x:port/v1"])
+def test_an_endpoint_that_is_no_url_is_a_bad_call(url: str) -> None:
+    with pytest.raises(EndpointError, match="http://HOST:PORT/v1") as error:
+        collect(EndpointSource(url, "m", Sampling(), 0))
+    assert error.value.exit_status == 2
+
+
+def test_an_endpoint_that_goes_away_is_waited_for_and_said_to_be(capsys: pytest.CaptureFixture[str]) -> None:
+    def reply(number: int, body: dict[str, Any]) -> httpx.Response | None:
+        if number in (4, 5):
+            raise httpx.ConnectError("refused")
+        return None
+
+    assert len(collect(source(Server(reply), concurrency=1))) == 12
+    assert (
+        " ".join(capsys.readouterr().err.split())
+        == "http://x/v1: ConnectError: refused; asking again in 0 s, 6 tries left"
+    )
 
 
 def test_an_answer_of_another_shape_is_named() -> None:
