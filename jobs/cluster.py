@@ -24,7 +24,8 @@ from jobs import memory
 from jobs.config import GrpoRecipe
 from model.engine import Completion, Request, Sampling
 from model.moe import ExpertLoad
-from model.publish import CHECKS, Check, Part, Published
+from model.parts import Part
+from model.publish import CHECKS, Check, Published
 from rewards import Sample, Score
 from rl.rollout import Group
 from rl.step import Metrics

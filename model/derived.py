@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
+import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -33,6 +34,15 @@ def of(make: Callable[..., R], *parameters: Tensor) -> R:
         found = _kept[first] = _Kept(state, make(*(p.detach() for p in parameters)), make, others)
     value: R = found.value
     return value
+
+
+def bf16_terms(weight: Tensor) -> Tensor:
+    """FP32 [N, K] as three BF16 [3 N, K] that add up to it, the largest first: three times 8 digits hold FP32's 24."""
+    terms = []
+    for _ in range(3):
+        terms.append(weight.to(torch.bfloat16))
+        weight = weight - terms[-1].float()
+    return torch.cat(terms)
 
 
 def refresh() -> None:

@@ -305,13 +305,13 @@ class _Route(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, given: Tensor | None, c: Any) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
-        parts = derived.of(_parts, weight)
-        logits = torch.mm(x, parts.T, out_dtype=torch.float32).unflatten(-1, (3, -1))
+        terms = derived.of(derived.bf16_terms, weight)
+        logits = torch.mm(x, terms.T, out_dtype=torch.float32).unflatten(-1, (3, -1))
         scores, own, gates, counts = kernel.route(
             logits, bias, k=c.num_experts_per_tok, groups=c.n_group, kept=c.topk_group, normalize=c.norm_topk_prob,
             factor=c.routed_scaling_factor,
         )  # fmt: skip
-        ctx.c, ctx.first = c, parts[: len(weight)]
+        ctx.c, ctx.first = c, terms[: len(weight)]
         if given is None:
             ctx.save_for_backward(x, scores, own)
             ctx.mark_non_differentiable(own, counts)
@@ -335,15 +335,6 @@ class _Route(torch.autograd.Function):
         )  # fmt: skip
         dx = d @ ctx.first if dx is None else dx.addmm_(d, ctx.first)  # no other holds it
         return dx, torch.mm(d.T, x, out_dtype=torch.float32), None, None, None
-
-
-def _parts(weight: Tensor) -> Tensor:
-    """FP32 [E, H] as three BF16 [3 E, H] that add up to it, the largest first."""
-    parts = []
-    for _ in range(3):
-        parts.append(weight.to(torch.bfloat16))
-        weight = weight - parts[-1].float()
-    return torch.cat(parts)
 
 
 class _TokenLogprobs(torch.autograd.Function):

@@ -17,7 +17,8 @@ from model.config import Precision
 from model.dispatch import has_triton
 from model.loss import token_logprobs
 from model.optimizer import AdamW
-from model.publish import CHECKS, Check, Part, Published
+from model.parts import Part
+from model.publish import CHECKS, Check, Published
 from model.segments import Segments
 from model.tokenizer import Tokenizer
 from model.transformer import Transformer

@@ -20,7 +20,9 @@ from torch import Tensor
 
 from model import layout
 from model.config import ModelConfig, load
-from model.publish import SCALE, Arriving, Part, Published, PublishError, norms
+from model.parts import SCALE, Part
+from model.probe import norms
+from model.publish import Arriving, Published, PublishError
 from model.transport import SharedPart
 
 WEIGHTS = "weights"

@@ -20,11 +20,13 @@ from torch import Tensor
 
 from model import fp8, rope
 from model.config import ModelConfig, Precision
+from model.derived import bf16_terms
 from model.fp8 import BLOCK, Quantized
 from model.kernels import latent, stream
 from model.kernels.invariant import Chosen, Weight, experts, experts_swiglu, linear, linear_parts, linear_quantized
 from model.kernels.latent import PAGE, Places
-from model.publish import SCALE, Part, Probed, chosen, norms, probe_prompt
+from model.parts import SCALE, Part
+from model.probe import Probed, chosen, norms, probe_prompt
 
 T = TypeVar("T")
 
@@ -173,7 +175,7 @@ class Served:
         return stream.add_norm(x, parts, drafter.norm, eps)[1]
 
     def probed(self, prompt: Sequence[int]) -> Probed:
-        """As `model.publish.probed`. The prompt is that of the first call."""
+        """As `model.probe.probed`. The prompt is that of the first call."""
         if self.probe is None:
             self.probe = Replayed(Walk(self, prompt).whole, self.device)
         return self.probe()
@@ -272,7 +274,7 @@ class Served:
             shared = self._swiglu(tensors, prefix + "shared_experts.", self.c.n_shared_experts)
             gate_up.append(shared[0])
             down.append(shared[1])
-        router = Weight(_terms(tensors[prefix + "gate.weight"].float(), self.dtype))
+        router = Weight(_router(tensors[prefix + "gate.weight"].float(), self.dtype))
         bias = self._vector(tensors[prefix + "gate.e_score_correction_bias"])
         return Feed(_joined(gate_up), _joined(down), router, bias)
 
@@ -352,7 +354,7 @@ class Walk:
 
 
 class Probe:
-    """`model.publish.Probe` by the kernels of an engine on a GPU, whose numbers it gives to the bit."""
+    """`model.probe.Probe` by the kernels of an engine on a GPU, whose numbers it gives to the bit."""
 
     def __init__(self, c: ModelConfig, precision: Precision, device: torch.device) -> None:
         self.prompt = probe_prompt(c)
@@ -363,7 +365,7 @@ class Probe:
 
     @torch.no_grad()
     def through(self, part: Part) -> None:
-        """As `model.publish.Probe.through`."""
+        """As `model.probe.Probe.through`."""
         served, tensors = self.served, part.tensors
         if part.name == "embed_tokens":
             self.x = tensors["embed_tokens.weight"].index_select(0, self.walk.tokens).to(served.dtype)
@@ -379,7 +381,7 @@ class Probe:
             served.layers = []
 
     def found(self) -> Probed:
-        """As `model.publish.Probe.found`."""
+        """As `model.probe.Probe.found`."""
         return Probed(self.logprobs, torch.stack(self.traces))
 
 
@@ -391,15 +393,11 @@ def _everyone(x: Tensor) -> Chosen:
     return Chosen(gates, lists, torch.full((1,), tokens, dtype=torch.int32, device=x.device))
 
 
-def _terms(w: Tensor, dtype: torch.dtype) -> Tensor:
-    """An FP32 weight [E, H] as numbers in ``dtype`` that add up to it, [S, P E, H / S]: three of BF16's 8 digits hold
-    FP32's 24."""
-    terms, left = [], w
-    for _ in range(1 if dtype == torch.float32 else 3):
-        terms.append(left.to(dtype))
-        left = left - terms[-1].float()
+def _router(w: Tensor, dtype: torch.dtype) -> Tensor:
+    """An FP32 weight [E, H] as its P terms in FP32 (the weight) or BF16, cut into S parts: [S, P E, H / S]."""
+    terms = w if dtype == torch.float32 else bf16_terms(w)
     cut = ROUTER_PARTS if w.shape[1] % (16 * ROUTER_PARTS) == 0 else 1
-    return torch.cat(terms).view(-1, cut, w.shape[1] // cut).transpose(0, 1).contiguous()
+    return terms.view(-1, cut, w.shape[1] // cut).transpose(0, 1).contiguous()
 
 
 def _cut(w: Weight, count: int, dim: int) -> list[Weight]:

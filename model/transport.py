@@ -26,7 +26,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.multiprocessing.reductions import reduce_tensor
 
-from model.publish import Outline, Part, PublishError
+from model.parts import Outline, Part
+from model.publish import PublishError
 
 T = TypeVar("T")
 Way = Literal["store", "ipc", "broadcast"]

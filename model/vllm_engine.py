@@ -33,7 +33,9 @@ import torch
 from model import checkpoint, publish, receiver
 from model.config import ModelConfig, Precision
 from model.engine import Completion, EngineError, Request, Routes, Sampling
-from model.publish import Part, Probed, Published, PublishError, Tolerance
+from model.parts import Part
+from model.probe import Probed
+from model.publish import Published, PublishError, Tolerance
 from model.sampling import Sampled, Start, Stops, completed
 from model.transport import SharedPart, SharedParts
 

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from jobs.bench.record import Log
     from jobs.cluster import Cluster
     from model.config import ModelConfig
-    from model.publish import Check, Part
+    from model.parts import Part
+    from model.publish import Check
     from model.transformer import Transformer
     from model.transport import Meeting
 

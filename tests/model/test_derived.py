@@ -26,3 +26,10 @@ def test_what_is_derived_from_weights_is_made_again_when_one_was_written() -> No
     assert len(made) == 3
     assert torch.equal(derived.of(make, first, second), torch.tensor([3.0, 3, 2, 2, 2]))
     assert len(made) == 3
+
+
+def test_bf16_terms_add_up_to_the_weight_to_the_bit() -> None:
+    weight = torch.randn(64, 32, generator=torch.Generator().manual_seed(0))
+    terms = derived.bf16_terms(weight).view(3, 64, 32)
+    assert terms.dtype == torch.bfloat16
+    assert torch.equal(terms.double().sum(0), weight.double())

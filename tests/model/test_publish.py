@@ -13,9 +13,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from model import digest, publish
+from model import digest, probe, publish
 from model.native import NativeEngine
-from model.publish import Part, Published, PublishError
+from model.parts import SCALE, Part
+from model.publish import Published, PublishError
 from model.segments import Segments
 from model.transformer import Transformer, build
 from tests.fakes import TINY, tiny_tokenizer
@@ -53,9 +54,7 @@ def one_bit(tensor: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("kind", ["hash", "sum"])
-@pytest.mark.parametrize(
-    "name", [EXPERTS, EXPERTS + publish.SCALE, "norm.weight", "layers.1.mlp.gate.e_score_correction_bias"]
-)
+@pytest.mark.parametrize("name", [EXPERTS, EXPERTS + SCALE, "norm.weight", "layers.1.mlp.gate.e_score_correction_bias"])
 def test_one_flipped_bit_is_caught_and_named(name: str, kind: digest.Kind, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether the trainer is on a CPU or on a GPU."""
     monkeypatch.setattr(publish, "kind_on", lambda device: kind)
@@ -126,7 +125,7 @@ def test_an_engine_computes_what_the_trainer_does_in_that_precision(precision: p
 def test_fp8_weights_travel_as_bytes_and_scales() -> None:
     tensors = tensors_of(publish.publish(build(TINY, seed=0), 1, "fp8"))
     assert tensors[EXPERTS].dtype == torch.float8_e4m3fn
-    assert tensors[EXPERTS + publish.SCALE].dtype == torch.float32
+    assert tensors[EXPERTS + SCALE].dtype == torch.float32
     assert tensors["embed_tokens.weight"].dtype == torch.float32
 
 
@@ -148,9 +147,9 @@ def test_publishing_leaves_the_trained_model_alone() -> None:
 
 
 def test_the_probe_reaches_the_experts_of_any_shape() -> None:
-    assert len(publish.probe_prompt(replace(TINY, n_routed_experts=64, num_experts_per_tok=6))) == 42
-    assert len(publish.probe_prompt(replace(TINY, n_routed_experts=256, num_experts_per_tok=8))) == 48
-    assert len(publish.probe_prompt(TINY)) == 8
+    assert len(probe.probe_prompt(replace(TINY, n_routed_experts=64, num_experts_per_tok=6))) == 42
+    assert len(probe.probe_prompt(replace(TINY, n_routed_experts=256, num_experts_per_tok=8))) == 48
+    assert len(probe.probe_prompt(TINY)) == 8
 
 
 @pytest.mark.parametrize(
@@ -197,8 +196,8 @@ def test_parts_keep_what_they_hold_while_the_probe_goes_through_them() -> None:
 def test_a_probe_is_run_in_one_thread_whatever_its_process_has(monkeypatch: pytest.MonkeyPatch) -> None:
     """In the trainer and in the engine; in fp8 other orders of sums give other log-probabilities."""
     seen: list[int] = []
-    norms = publish.norms
-    monkeypatch.setattr(publish, "norms", lambda hidden: (seen.append(torch.get_num_threads()), norms(hidden))[1])
+    norms = probe.norms
+    monkeypatch.setattr(probe, "norms", lambda hidden: (seen.append(torch.get_num_threads()), norms(hidden))[1])
     model, before = build(TINY, seed=0), torch.get_num_threads()
     try:
         torch.set_num_threads(2)

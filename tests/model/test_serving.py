@@ -22,6 +22,7 @@ from model.drafting import DraftedWaves
 from model.engine import Request, Sampling
 from model.exact import Exact
 from model.graphs import Graphs
+from model.parts import Part
 from model.sampling import Start, Stops
 from model.segments import Segments
 from model.transformer import build
@@ -104,7 +105,7 @@ except publish.PublishError as error:
 else:
     raise AssertionError("weights without a head were taken")
 *parts, proof = published.parts
-wrong = publish.Part.of("proof", {**proof.tensors, "logprobs": proof.tensors["logprobs"] - 1.5})
+wrong = Part.of("proof", {**proof.tensors, "logprobs": proof.tensors["logprobs"] - 1.5})
 crossed = replace(published, parts=[*parts, wrong])
 try:
     asyncio.run(OnKernels(C, tokenizer).publish(crossed))

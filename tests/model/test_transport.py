@@ -15,7 +15,8 @@ import torch
 
 from model import publish, transport
 from model.native import NativeEngine
-from model.publish import Arriving, Part, PublishError
+from model.parts import Part, decoded
+from model.publish import Arriving, PublishError
 from model.transformer import build
 from model.transport import Broadcast, Meeting, Shared
 from tests.fakes import TINY, tiny_tokenizer
@@ -58,7 +59,7 @@ def test_every_worker_gets_what_is_broadcast(pool: ThreadPoolExecutor) -> None:
         trainer.send(weights.parts.number)
         for engine, done in zip(engines, taking, strict=True):
             done.result()
-            sent = {n: t for part in sent_by(trainer, weights)[:-1] for n, t in publish.decoded(part.tensors)}
+            sent = {n: t for part in sent_by(trainer, weights)[:-1] for n, t in decoded(part.tensors)}
             assert all(torch.equal(tensor, sent[name]) for name, tensor in engine.model.state_dict().items())
         trainer.release(weights.parts.number)
         assert not trainer.kept

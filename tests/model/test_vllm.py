@@ -18,6 +18,7 @@ from torch import Tensor
 from model import checkpoint, publish, receiver
 from model import vllm_engine as vllm_engine_module
 from model.engine import Completion, EngineError, Request, Sampling
+from model.parts import SCALE
 from model.publish import Arriving, Published, PublishError
 from model.segments import Segments
 from model.transformer import Transformer, build
@@ -194,10 +195,10 @@ def test_vllm_s_unpacked_experts_are_found_and_packed(vllm_engine: VllmEngine) -
 
 def test_one_changed_scale_is_caught_by_the_receiver(tmp_path: Path) -> None:
     weights: Published = publish.publish(build(CONFIG, seed=0), 1, "fp8")
-    for number, part in enumerate(damaged(weights, EXPERTS + publish.SCALE, one_bit).parts):
+    for number, part in enumerate(damaged(weights, EXPERTS + SCALE, one_bit).parts):
         receiver.write(part, tmp_path / f"{number}.part")
     (tmp_path / "end").touch()
-    with pytest.raises(PublishError, match=re.escape(EXPERTS + publish.SCALE)):
+    with pytest.raises(PublishError, match=re.escape(EXPERTS + SCALE)):
         list(Arriving(replace(weights, parts=receiver.parts_in(tmp_path, 0))))
 
 

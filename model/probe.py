@@ -1,0 +1,133 @@
+"""The fixed prompt that proves a publish: what it comes to as a trainer runs it through the parts that it sends, and in
+an engine's model. `model.serving` has both by the kernels of an engine on a GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from model import rope
+from model.config import ModelConfig, Precision
+from model.linear import RMSNorm, compute_dtype, set_precision, set_rounded
+from model.parts import Part, decoded
+from model.segments import Segments
+from model.transformer import Block, Transformer
+
+
+class Probed(NamedTuple):
+    """What the fixed prompt came to: ``logprobs`` FP32 [n - 1] of its tokens after the first, ``traces`` FP32 [layers,
+    n] the norm of each token's residual stream behind each layer, [0, n] where those are not known."""
+
+    logprobs: Tensor
+    traces: Tensor
+
+    @staticmethod
+    def of(proof: Part) -> Probed:
+        """On the host."""
+        return Probed(proof.tensors["logprobs"].cpu(), proof.tensors["traces"].cpu())
+
+
+def probe_prompt(c: ModelConfig) -> tuple[int, ...]:
+    """So many tokens that nearly every expert gets one: of those that a fair router would choose, e^-4 are missed."""
+    tokens = min(48, max(8, 4 * c.n_routed_experts // c.num_experts_per_tok), c.max_position_embeddings)
+    return tuple(i * 7919 % c.vocab_size for i in range(tokens))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Trainer and engine may have different numbers of threads on a CPU, whose sums differ in their last digit; where
+    that lies on the edge between two FP8 numbers, it becomes a difference in the second."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class Probe:
+    """Runs the fixed prompt through a publish as it is made, with the very tensors that are sent."""
+
+    def __init__(self, c: ModelConfig, precision: Precision, device: torch.device) -> None:
+        self.c, self.precision, self.device = c, precision, device
+        self.prompt = probe_prompt(c)
+        self.tokens = torch.tensor(self.prompt, device=device)
+        self.segments = Segments.of([len(self.prompt)], device)
+        self.turns = rope.rotations(self.segments.positions, rope.frequencies(c).to(device))
+        self.blocks: dict[bool, tuple[Block, dict[str, Tensor]]] = {}
+        self.hidden = self.logprobs = torch.empty(0)
+        self.traces: list[Tensor] = []
+
+    @one_thread()
+    @torch.no_grad()
+    def through(self, part: Part) -> None:
+        """Runs the prompt through a part. They come in order."""
+        if part.name == "embed_tokens":
+            embedded = part.tensors["embed_tokens.weight"][self.tokens]
+            self.hidden = embedded.to(compute_dtype(self.precision, self.device))
+            self.traces = []
+        elif part.name == "head":
+            self._finish(part.tensors)
+        elif part.name != "mtp":
+            self.hidden = self._block(part)(self.hidden, self.turns, self.segments)[0]
+            self.traces.append(norms(self.hidden))
+
+    def found(self) -> Probed:
+        """After the last part."""
+        return Probed(self.logprobs, torch.stack(self.traces))
+
+    def _block(self, part: Part) -> Block:
+        """A layer with the weights of a part; there is one of each kind, for to build one takes longer than to run
+        it."""
+        layer = int(part.name.removeprefix("layers."))
+        # Tensors of their own, since the block's are pointed at the next part, and a buffer would be this part's.
+        values = {name.removeprefix(part.name + "."): value.detach() for name, value in decoded(part.tensors)}
+        dense = layer < self.c.first_k_dense_replace
+        if dense not in self.blocks:
+            with torch.device("meta"):
+                block = Block(self.c, layer)
+            block.load_state_dict(values, assign=True)
+            set_precision(block, self.precision)
+            set_rounded(block, self.precision == "fp8")
+            self.blocks[dense] = block, block.state_dict(keep_vars=True)
+        block, state = self.blocks[dense]
+        for name, value in values.items():
+            state[name].data = value
+        return block
+
+    def _finish(self, tensors: Mapping[str, Tensor]) -> None:
+        norm = RMSNorm(self.c.hidden_size, self.c.rms_norm_eps).to(self.device)
+        norm.weight.copy_(tensors["norm.weight"])
+        hidden = norm(self.hidden[:-1])
+        logits = torch.nn.functional.linear(hidden, tensors["lm_head.weight"].to(hidden.dtype)).float()
+        self.logprobs = chosen(logits, self.tokens)
+
+
+@one_thread()
+@torch.no_grad()
+def probed(model: Transformer, probe: tuple[int, ...]) -> Probed:
+    """What a prompt comes to in a model."""
+    tokens, segments = torch.tensor(probe, device=model.device), Segments.of([len(probe)], model.device)
+    turns, seen = rope.rotations(segments.positions, model.freqs), []
+    hidden = model.embed_tokens(tokens).to(model.dtype)
+    for block in model.blocks():
+        hidden = block(hidden, turns, segments)[0]
+        seen.append(norms(hidden))
+    return Probed(chosen(model.logits(model.norm(hidden)[:-1]), tokens), torch.stack(seen))
+
+
+def chosen(logits: Tensor, tokens: Tensor) -> Tensor:
+    """logits FP32 [n - 1, V] behind the first n - 1 of tokens [n] -> the log-probabilities [n - 1] of those after the
+    first."""
+    return logits.log_softmax(-1).gather(-1, tokens[1:, None]).squeeze(-1)
+
+
+def norms(hidden: Tensor) -> Tensor:
+    """Of each row of a residual stream [n, H]."""
+    found: Tensor = torch.linalg.vector_norm(hidden.float(), dim=-1)
+    return found
