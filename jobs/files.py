@@ -29,7 +29,11 @@ class Held(RuntimeError):
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Puts a text in a file, which at every moment holds one whole."""
+    """Puts a text in a file, which at every moment holds one whole. What is there and is no regular file (a pipe,
+    /dev/stdout, a link) is written through, for to replace it would take it away."""
+    if path.exists() and (path.is_symlink() or not path.is_file()):
+        path.write_text(text, encoding="utf-8")
+        return
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     draft.write_text(text, encoding="utf-8")
     draft.replace(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.files import Held, held
+from jobs.files import Held, held, write_whole
 from tests.jobs.conftest import Workspace, Zeroth, assert_refused
 from tests.jobs.test_cli import ROOT
 from tests.jobs.test_sft import recipe_in
@@ -100,3 +101,30 @@ def test_a_run_that_goes_on_is_said_to_do_so_where_one_would_be_begun(workspace:
     with holding(workspace.run):
         assert_refused(zeroth("grpo", workspace.recipe), "another process writes into this folder")
     assert_refused(zeroth("grpo", workspace.recipe), "continue it with --resume")
+
+
+def test_a_text_takes_a_file_s_place_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("before")
+    with path.open() as reader:
+        write_whole(path, "after")
+        assert reader.read() == "before"
+    assert path.read_text() == "after"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link"])
+def test_what_is_no_regular_file_is_written_through(kind: str, tmp_path: Path) -> None:
+    path, target = tmp_path / "out", tmp_path / "target"
+    if kind == "pipe":
+        os.mkfifo(path)
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK)) as reader:
+            write_whole(path, "text")
+            assert reader.read() == "text"
+        assert path.is_fifo()
+    else:
+        target.touch()
+        path.symlink_to(target)
+        write_whole(path, "text")
+        assert target.read_text() == "text"
+        assert path.is_symlink()
