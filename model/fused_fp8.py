@@ -24,7 +24,14 @@ from model.fp8 import BLOCK, Quantized
 from model.kernels import norms, products
 from model.kernels.elementwise import rotate_tail_
 from model.kernels.gradients import keys_backward
-from model.kernels.quantize import quantize_blocks, quantize_both, quantize_tiles, swiglu_backward, swiglu_quantize
+from model.kernels.quantize import (
+    quantize_blocks,
+    quantize_both,
+    quantize_placed,
+    quantize_tiles,
+    swiglu_backward,
+    swiglu_quantize,
+)
 from model.kernels.rows import Places, unpermute
 from model.linear import GroupedLinear, Linear
 from model.segments import Segments
@@ -161,13 +168,13 @@ class _GatedMLP(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
         ctx.weights, ctx.sizes = (_quantized(gate, up), _quantized(down)), _heights(gate, up)
-        out, kept = _gated(x, *ctx.weights)
+        out, kept = _gated(*quantize_both(x), *ctx.weights)
         ctx.save_for_backward(*kept)
         return out
 
     @staticmethod
     def backward(ctx, dy: Tensor) -> tuple[Tensor, ...]:
-        dx, d_up, d_down, _ = _gated_backward(dy, ctx.saved_tensors, *ctx.weights)
+        dx, d_up, d_down, _ = _gated_backward(*quantize_both(dy), ctx.saved_tensors, *ctx.weights)
         return dx, *d_up.split(ctx.sizes), d_down
 
 
@@ -179,8 +186,11 @@ class _Experts(torch.autograd.Function):
         shared_kept: tuple[Tensor, ...] = ()
         if shared:
             ctx.shared, ctx.sizes = (_quantized(*shared[:2]), _quantized(shared[2])), _heights(*shared[:2])
-            base, shared_kept = _gated(x, *ctx.shared)
-        out, kept = _gated(x, ctx.up, ctx.down, gates, places)
+            x_rows, x_columns = quantize_both(x)
+            base, shared_kept = _gated(x_rows, x_columns, *ctx.shared)
+        else:
+            x_rows = quantize_tiles(x)
+        out, kept = _gated(*quantize_placed(x, x_rows, places), ctx.up, ctx.down, gates, places)
         ctx.save_for_backward(gates, *kept, *shared_kept)
         return unpermute(out, places.place, base=base)
 
@@ -188,35 +198,38 @@ class _Experts(torch.autograd.Function):
     def backward(ctx, dy: Tensor) -> tuple[Any, ...]:
         gates, *kept = ctx.saved_tensors
         base, d_shared = None, ()
-        if kept[3:]:
-            base, d_up, d_down, _ = _gated_backward(dy, kept[3:], *ctx.shared)
+        if kept[5:]:
+            dy_rows, dy_columns = quantize_both(dy)
+            base, d_up, d_down, _ = _gated_backward(dy_rows, dy_columns, kept[5:], *ctx.shared)
             d_shared = (*d_up.split(ctx.sizes), d_down)
-        dx, d_up, d_down, d_gates = _gated_backward(dy, kept[:3], ctx.up, ctx.down, gates, ctx.places)
-        place = ctx.places.place
-        return unpermute(dx, place, base=base), d_gates[place], None, d_up, d_down, *d_shared
+        else:
+            dy_rows = quantize_tiles(dy)
+        places = ctx.places
+        placed = quantize_placed(dy, dy_rows, places)
+        dx, d_up, d_down, d_gates = _gated_backward(*placed, kept[:5], ctx.up, ctx.down, gates, places)
+        return unpermute(dx, places.place, base=base), d_gates[places.place], None, d_up, d_down, *d_shared
 
 
 def _gated(
-    x: Tensor, up: Weights, down: Weights, gates: Tensor | None = None, places: Places | None = None
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """SwiGLU of x, with ``places`` in rows of experts, and what the backward pass needs: the transposed tiles of x and,
-    in BF16, gate and up, whose product is made again there."""
-    x_rows, x_columns = quantize_both(x, places)
+    x_rows: Quantized, x_columns: Quantized, up: Weights, down: Weights, gates: Tensor | None = None,
+    places: Places | None = None,
+) -> tuple[Tensor, tuple[Tensor, ...]]:  # fmt: skip
+    """SwiGLU of x, with ``places`` in rows of experts, and what the backward pass needs: the transposed tiles of x and
+    of the hidden values and, in BF16, gate and up."""
     gate_up = _matmul(x_rows, up.rows, places)
-    hidden, _ = swiglu_quantize(gate_up, gates, places)
-    return _matmul(hidden, down.rows, places), (*x_columns, gate_up)
+    hidden, hidden_columns = swiglu_quantize(gate_up, gates, places)
+    return _matmul(hidden, down.rows, places), (*x_columns, *hidden_columns, gate_up)
 
 
 def _gated_backward(
-    dy: Tensor, kept: Sequence[Tensor], up: Weights, down: Weights, gates: Tensor | None = None,
-    places: Places | None = None,
+    dy_rows: Quantized, dy_columns: Quantized, kept: Sequence[Tensor], up: Weights, down: Weights,
+    gates: Tensor | None = None, places: Places | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Any]:  # fmt: skip
     """The gradients of x, of both weights and, with ``places``, FP32 of each row's gate."""
-    *x_columns, gate_up = kept
-    dy_rows, dy_columns = quantize_both(dy, places)
+    x_columns, hidden_columns, gate_up = Quantized(*kept[:2]), Quantized(*kept[2:4]), kept[4]
+    d_down = _wgrad(dy_columns, hidden_columns, places)
     grads = swiglu_backward(gate_up, _matmul(dy_rows, down.turned, places), gates, places)
-    d_down = _wgrad(dy_columns, grads.hidden_columns, places)
-    d_up = _wgrad(grads.d_columns, Quantized(*x_columns), places)
+    d_up = _wgrad(grads.d_columns, x_columns, places)
     return _matmul(grads.d_rows, up.turned, places), d_up, d_down, grads.d_gates
 
 

@@ -157,8 +157,7 @@ def _quantize(clock: Clock, copy: float) -> list[Row]:
         ]  # fmt: skip
     cases += [
         ("quantize 128x128 and transposed", "8x4096x7168", 4, lambda: quantize_blocks(w, transpose=True)),
-        ("SwiGLU and 1x128", f"{m}x{k}", (2 + 0.5 + 2 / 128), lambda: swiglu_quantize(x)),
-        ("SwiGLU and 1x128 and 128x1", f"{m}x{k}", (2 + 1 + 4 / 128), lambda: swiglu_quantize(x, transpose=True)),
+        ("SwiGLU and 1x128 and 128x1", f"{m}x{k}", (2 + 1 + 4 / 128), lambda: swiglu_quantize(x)),
     ]
     return [_row(name, shape, "GB/s", m * k * size / clock(call) / 1e9, copy) for name, shape, size, call in cases]
 
@@ -231,14 +230,14 @@ def _grouped_case(clock: Clock, experts: int, m: int, n: int, k: int, *, uneven:
     from torch.nn import functional as F
 
     from model.kernels.products import deep_gemm, grouped_matmul, grouped_wgrad
-    from model.kernels.quantize import quantize_blocks, quantize_both
+    from model.kernels.quantize import quantize_blocks, quantize_placed, quantize_tiles
     from model.kernels.rows import places
 
     counts = torch.tensor(_counts(experts, m, uneven), device="cuda")
     found = places(torch.arange(experts, device="cuda").repeat_interleave(counts).unsqueeze(-1), counts)
     ends = counts.cumsum(0, dtype=torch.int32)
     x, dy, w = _random(m, k), _random(m, n), _random(experts, n, k) / k**0.5
-    (x_rows, x_columns), (dy_rows, dy_columns) = quantize_both(x, found), quantize_both(dy, found)
+    (x_rows, x_columns), (dy_rows, dy_columns) = (quantize_placed(a, quantize_tiles(a), found) for a in (x, dy))
     w_rows, w_turned = quantize_blocks(w, transpose=True)
     assert w_turned is not None
     work = 2 * m * n * k / 1e12

@@ -74,15 +74,8 @@ def wgrad(dy: Quantized, x: Quantized, *, dtype: torch.dtype = torch.float32, ou
     (n, tokens), k = dy.data.shape, x.data.shape[0]
     if not ours and has_scaled_mm() and n % 16 == 0 and k % 16 == 0 and tokens:
         tiles = F.ScalingType.BlockWise1x128
-        return F.scaled_mm(dy.data, x.data.T, _alone(dy.scale), tiles, _alone(x.scale), tiles, output_dtype=dtype)
+        return F.scaled_mm(dy.data, x.data.T, dy.scale, tiles, x.scale, tiles, output_dtype=dtype)
     return grouped_wgrad(dy, x, _all(tokens, dy.data.device), dtype=dtype)[0]
-
-
-def _alone(scale: Tensor) -> Tensor:
-    """A scale [N, blocks] with strides (1, N), which cuBLASLt wants; `swiglu_backward` gives parts of larger ones."""
-    if scale.stride() == (1, scale.shape[0]):
-        return scale
-    return scale.new_empty(scale.shape[1], len(scale)).T.copy_(scale)
 
 
 @functools.cache
@@ -103,8 +96,10 @@ def has_scaled_mm() -> bool:
     return hasattr(F, "ScalingType") and torch.cuda.get_device_capability() == (9, 0)
 
 
+@functools.lru_cache(maxsize=64)
 def _experts_of_rows(ends: Tensor, rows: int) -> Tensor:
-    """The expert of each row, int32 [rows]; -1 from the last end on."""
+    """The expert of each row, int32 [rows]; -1 from the last end on. Kept: a layer asks twice forward and
+    twice backward."""
     row = torch.arange(rows, dtype=torch.int32, device=ends.device)
     expert = torch.searchsorted(ends, row, right=True, out_int32=True)
     return expert.masked_fill(expert == len(ends), -1)

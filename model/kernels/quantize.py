@@ -15,6 +15,7 @@ blocks' stride a multiple of 4, as bulk copies, cuBLASLt and DeepGEMM want it.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -28,6 +29,9 @@ from model.kernels.rows import Places
 from model.kernels.sizes import cdiv
 
 RECIPROCAL = tl.constexpr(1 / 448)
+SLAB = 2
+"""Columns of tiles, over all rows, between which `quantize_placed` moves on: so much of its input stays in the L2 cache
+until the last expert of each token has read it."""
 
 
 def quantize_tiles(x: Tensor, *, powers_of_two: bool = False) -> Quantized:
@@ -36,52 +40,64 @@ def quantize_tiles(x: Tensor, *, powers_of_two: bool = False) -> Quantized:
     return rows
 
 
-def quantize_both(
-    x: Tensor, places: Places | None = None, *, powers_of_two: bool = False
-) -> tuple[Quantized, Quantized]:
+def quantize_both(x: Tensor, *, powers_of_two: bool = False) -> tuple[Quantized, Quantized]:
     """``x`` [M, K] in 1x128 tiles, and in 128x1 tiles stored transposed: [K, P] with scale [K, P / 128], P being M
-    rounded up to 128 with zeros. With ``places`` the rows are first taken to their experts, and both have P rows."""
-    rows, columns = _tiles(x, None, places, swiglu=False, transpose=True, powers_of_two=powers_of_two)
+    rounded up to 128 with zeros."""
+    rows, columns = _tiles(x, None, None, swiglu=False, transpose=True, powers_of_two=powers_of_two)
     assert columns is not None
     return rows, columns
 
 
+def quantize_placed(x: Tensor, rows: Quantized, places: Places) -> tuple[Quantized, Quantized]:
+    """`quantize_both` of the rows of ``x`` [T, H] in their places. ``rows`` are x's own 1x128 tiles, which are copied
+    there."""
+    width, blocks = x.shape[1], places.choice.shape[0] // BLOCK
+    columns = cdiv(width, BLOCK)
+    placed, turned = empty_tiles(x, blocks * BLOCK, width), empty_tiles(x, width, blocks * BLOCK)
+    if blocks:
+        together = math.gcd(columns, SLAB)
+        _placed_kernel[(together, blocks, columns // together)](
+            x.contiguous(), rows.data, rows.scale, rows.scale.stride(1), places.choice, places.ends[-1:],
+            placed.data, placed.scale, placed.scale.stride(1), _in_words(turned), turned.scale, turned.scale.stride(1),
+            width, blocks * BLOCK, K=places.place.shape[1], num_warps=8,
+        )  # fmt: skip
+    return placed, turned
+
+
 def swiglu_quantize(
-    gate_up: Tensor, gates: Tensor | None = None, places: Places | None = None, *,
-    transpose: bool = False, powers_of_two: bool = False,
-) -> tuple[Quantized, Quantized | None]:  # fmt: skip
+    gate_up: Tensor, gates: Tensor | None = None, places: Places | None = None, *, powers_of_two: bool = False
+) -> tuple[Quantized, Quantized]:
     """``silu(gate) * up`` of ``gate_up`` [M, 2 I] (gate, then up), with ``places`` times the choice's gate of ``gates``
-    [T, K], in FP32 until the one rounding to FP8: 1x128 tiles [M, I] and, with ``transpose``, 128x1 tiles as in
-    `quantize_both`."""
-    return _tiles(gate_up, gates, places, swiglu=True, transpose=transpose, powers_of_two=powers_of_two)
+    [T, K], in FP32 until the one rounding to FP8: 1x128 tiles [M, I] and 128x1 tiles as in `quantize_both`."""
+    rows, columns = _tiles(gate_up, gates, places, swiglu=True, transpose=True, powers_of_two=powers_of_two)
+    assert columns is not None
+    return rows, columns
 
 
 class SwiGLUGrads(NamedTuple):
     """``d_rows`` and ``d_columns``: the gradient of gate and up, [M, 2 I] in 1x128 tiles and [2 I, P] in 128x1 tiles.
-    ``hidden_columns`` [I, P]: what `swiglu_quantize` transposes. ``d_gates`` FP32 [M]: the gradient of a row's gate."""
+    ``d_gates`` FP32 [M]: the gradient of a row's gate."""
 
     d_rows: Quantized
     d_columns: Quantized
-    hidden_columns: Quantized
     d_gates: Tensor | None
 
 
 def swiglu_backward(gate_up: Tensor, dh: Tensor, gates: Tensor | None, places: Places | None) -> SwiGLUGrads:
-    """The gradient of `swiglu_quantize` for ``dh`` [M, I], and again what it multiplied, in one pass over both. I must
-    be a multiple of 128."""
+    """The gradient of `swiglu_quantize` for ``dh`` [M, I] in one pass over both. I must be a multiple of 128."""
     rows, width = dh.shape
     blocks = cdiv(rows, BLOCK)
-    d_rows, turned = empty_tiles(dh, rows, 2 * width), empty_tiles(dh, 3 * width, blocks * BLOCK)
+    d_rows, d_columns = empty_tiles(dh, rows, 2 * width), empty_tiles(dh, 2 * width, blocks * BLOCK)
     parts = dh.new_empty(width // BLOCK, rows, dtype=torch.float32) if places is not None else None
     choice, ends = (places.choice, places.ends[-1:]) if places is not None else (d_rows.scale, d_rows.scale)
-    _swiglu_backward_kernel[(3 * width // BLOCK, blocks)](
+    _swiglu_backward_kernel[(2 * width // BLOCK, blocks)](
         gate_up, dh, gates if gates is not None else dh, choice, ends,
-        d_rows.data, d_rows.scale, d_rows.scale.stride(1), _in_words(turned), turned.scale, turned.scale.stride(1),
+        d_rows.data, d_rows.scale, d_rows.scale.stride(1),
+        _in_words(d_columns), d_columns.scale, d_columns.scale.stride(1),
         parts if parts is not None else d_rows.scale, rows, width, blocks * BLOCK,
         PLACED=places is not None, num_warps=8,
     )  # fmt: skip
-    hidden, d_columns = (Quantized(turned.data[a:b], turned.scale[a:b]) for a, b in ((0, width), (width, 3 * width)))
-    return SwiGLUGrads(d_rows, d_columns, hidden, None if parts is None else parts.sum(0))
+    return SwiGLUGrads(d_rows, d_columns, None if parts is None else parts.sum(0))
 
 
 def quantize_blocks(
@@ -117,13 +133,12 @@ def _tiles(
     blocks = cdiv(tokens, BLOCK)
     rows = empty_tiles(x, tokens, width)
     columns = empty_tiles(x, width, blocks * BLOCK) if transpose else rows
-    choice, total, k = (rows.scale, rows.scale, 1) if places is None else (
-        places.choice, places.ends[-1:], places.place.shape[1])  # fmt: skip
+    choice, total = (rows.scale, rows.scale) if places is None else (places.choice, places.ends[-1:])
     if tokens:
         _tile_kernel[(cdiv(width, BLOCK), blocks)](
             x, gates if gates is not None else x, choice, total,
             rows.data, rows.scale, rows.scale.stride(1), _in_words(columns), columns.scale, columns.scale.stride(1),
-            tokens, width, blocks * BLOCK, k,
+            tokens, width, blocks * BLOCK,
             PLACED=places is not None, SWIGLU=swiglu, TRANSPOSE=transpose, POWERS=powers_of_two,
             num_warps=4 if transpose and not swiglu else 8,
         )  # fmt: skip
@@ -237,18 +252,16 @@ def _tiles_of(value, codes, sizes, size_stride, width, WIDTH: tl.constexpr, TILE
 
 
 @triton.jit
-def _value(x, gates, choice, row, col, tokens, width, k, PLACED: tl.constexpr, SWIGLU: tl.constexpr):
+def _value(x, gates, choice, row, col, rows, width, PLACED: tl.constexpr, SWIGLU: tl.constexpr):
     """What is quantised at these rows and columns, FP32; zero where nothing is."""
-    source, filled = row, row < tokens
+    filled = row < rows
     if PLACED:
         chosen = tl.load(choice + row)
         filled = chosen >= 0
-        if not SWIGLU:
-            source = chosen // k
     inside = filled[:, None] & (col < width)[None, :]
-    where = source.to(tl.int64)[:, None] * width + col[None, :]
+    where = row.to(tl.int64)[:, None] * width + col[None, :]
     if SWIGLU:
-        where += source.to(tl.int64)[:, None] * width
+        where += row.to(tl.int64)[:, None] * width
         gate = tl.load(x + where, mask=inside, other=0.0).to(tl.float32)
         value = gate * _sigmoid(gate) * tl.load(x + where + width, mask=inside, other=0.0).to(tl.float32)
         if PLACED:
@@ -261,7 +274,7 @@ def _value(x, gates, choice, row, col, tokens, width, k, PLACED: tl.constexpr, S
 @launched
 @triton.jit
 def _tile_kernel(
-    x, gates, choice, total, q, q_scale, q_stride, t, t_scale, t_stride, tokens, width, t_width, k,
+    x, gates, choice, total, q, q_scale, q_stride, t, t_scale, t_stride, tokens, width, t_width,
     PLACED: tl.constexpr, SWIGLU: tl.constexpr, TRANSPOSE: tl.constexpr, POWERS: tl.constexpr,
 ):  # fmt: skip
     """One 128x128 tile, as four quarters of every fourth row; programs of the same 128 rows follow each other."""
@@ -271,10 +284,10 @@ def _tile_kernel(
             return
     row = block * 128 + 4 * tl.arange(0, 32)
     col = column * 128 + tl.arange(0, 128)
-    a = _value(x, gates, choice, row, col, tokens, width, k, PLACED, SWIGLU)
-    b = _value(x, gates, choice, row + 1, col, tokens, width, k, PLACED, SWIGLU)
-    c = _value(x, gates, choice, row + 2, col, tokens, width, k, PLACED, SWIGLU)
-    d = _value(x, gates, choice, row + 3, col, tokens, width, k, PLACED, SWIGLU)
+    a = _value(x, gates, choice, row, col, tokens, width, PLACED, SWIGLU)
+    b = _value(x, gates, choice, row + 1, col, tokens, width, PLACED, SWIGLU)
+    c = _value(x, gates, choice, row + 2, col, tokens, width, PLACED, SWIGLU)
+    d = _value(x, gates, choice, row + 3, col, tokens, width, PLACED, SWIGLU)
     inside = col < width
     q_scale += column.to(tl.int64) * q_stride
     _store_rows(q, q_scale, width, a, b, c, d, block, tokens, col, inside, POWERS)
@@ -283,11 +296,48 @@ def _tile_kernel(
 
 
 @triton.jit
-def _swiglu_gradient(
-    gate_up, dh, gates, choice, parts, row, col, rows, width, RESULT: tl.constexpr, PLACED: tl.constexpr
+def _of_token(x, choice, row, col, width, K: tl.constexpr):
+    """What is quantised in these places and columns: ``x`` of their tokens, FP32; zero where nothing is."""
+    chosen = tl.load(choice + row)
+    inside = (chosen >= 0)[:, None] & (col < width)[None, :]
+    where = (chosen // K).to(tl.int64)[:, None] * width + col[None, :]
+    return tl.load(x + where, mask=inside, other=0.0).to(tl.float32)
+
+
+@launched
+@triton.jit
+def _placed_kernel(
+    x, codes, sizes, size_stride, choice, total, q, q_scale, q_stride, t, t_scale, t_stride, width, t_width,
+    K: tl.constexpr,
 ):  # fmt: skip
-    """At these rows and columns: for RESULT 0 the hidden values, whose products with dh go to ``parts``; 1 the gradient
-    of gate; 2 that of up."""
+    """One 128x128 tile; programs of one slab of columns follow each other."""
+    column, block = tl.program_id(2) * tl.num_programs(0) + tl.program_id(0), tl.program_id(1)
+    if block * 128 >= tl.load(total):
+        return
+    col = column * 128 + tl.arange(0, 128)
+    inside = col < width
+    row = block * 128 + tl.arange(0, 128)
+    chosen = tl.load(choice + row)
+    token = chosen // K
+    known = (chosen >= 0)[:, None] & inside[None, :]
+    code = tl.load(codes + token.to(tl.int64)[:, None] * width + col[None, :], mask=known, other=0.0)
+    size = tl.load(sizes + column.to(tl.int64) * size_stride + token, mask=chosen >= 0, other=0.0)
+    quarter = block * 128 + 4 * tl.arange(0, 32)
+    a = _of_token(x, choice, quarter, col, width, K)
+    b = _of_token(x, choice, quarter + 1, col, width, K)
+    c = _of_token(x, choice, quarter + 2, col, width, K)
+    d = _of_token(x, choice, quarter + 3, col, width, K)
+    tl.store(q + row.to(tl.int64)[:, None] * width + col[None, :], code, mask=inside[None, :])
+    tl.store(q_scale + column.to(tl.int64) * q_stride + row, size)
+    _store_turned(t, t_scale, t_stride, t_width, a, b, c, d, block, col, inside, False)
+
+
+@triton.jit
+def _swiglu_gradient(
+    gate_up, dh, gates, choice, parts, row, col, rows, width, UP: tl.constexpr, PLACED: tl.constexpr
+):  # fmt: skip
+    """At these rows and columns the gradient of up, or that of gate, with which the products of dh and what the row's
+    gate multiplies go to ``parts``."""
     filled = row < rows
     weight = tl.full([32], 1.0, tl.float32)
     if PLACED:
@@ -297,37 +347,35 @@ def _swiglu_gradient(
     mask = filled[:, None]
     where = row.to(tl.int64)[:, None] * width + col[None, :]
     from_row = gate_up + where + row.to(tl.int64)[:, None] * width
+    d = tl.load(dh + where, mask=mask, other=0.0).to(tl.float32)
     gate = tl.load(from_row, mask=mask, other=0.0).to(tl.float32)
     sigmoid = _sigmoid(gate)
-    value = gate * sigmoid
-    if RESULT == 0:
-        value *= tl.load(from_row + width, mask=mask, other=0.0).to(tl.float32)
-        if PLACED:
-            d = tl.load(dh + where, mask=mask, other=0.0).to(tl.float32)
-            tl.store(parts + row, tl.sum(value * d, 1), mask=row < rows)
+    silu = gate * sigmoid
+    if UP:
+        value = silu * d
     else:
-        if RESULT == 1:
-            up = tl.load(from_row + width, mask=mask, other=0.0).to(tl.float32)
-            value = (sigmoid + value * (1.0 - sigmoid)) * up
-        value *= tl.load(dh + where, mask=mask, other=0.0).to(tl.float32)
+        d *= tl.load(from_row + width, mask=mask, other=0.0).to(tl.float32)
+        if PLACED:
+            tl.store(parts + row, tl.sum(silu * d, 1), mask=row < rows)
+        value = (sigmoid + silu * (1.0 - sigmoid)) * d
     return value * weight[:, None]
 
 
 @triton.jit
-def _store_result(
+def _store_gradient(
     gate_up, dh, gates, choice, q, q_scale, q_stride, t, t_scale, t_stride, parts, rows, width, t_width, column, block,
-    RESULT: tl.constexpr, PLACED: tl.constexpr,
+    UP: tl.constexpr, PLACED: tl.constexpr,
 ):  # fmt: skip
     row, col = block * 128 + 4 * tl.arange(0, 32), column * 128 + tl.arange(0, 128)
-    a = _swiglu_gradient(gate_up, dh, gates, choice, parts, row, col, rows, width, RESULT, PLACED)
-    b = _swiglu_gradient(gate_up, dh, gates, choice, parts, row + 1, col, rows, width, RESULT, PLACED)
-    c = _swiglu_gradient(gate_up, dh, gates, choice, parts, row + 2, col, rows, width, RESULT, PLACED)
-    d = _swiglu_gradient(gate_up, dh, gates, choice, parts, row + 3, col, rows, width, RESULT, PLACED)
+    a = _swiglu_gradient(gate_up, dh, gates, choice, parts, row, col, rows, width, UP, PLACED)
+    b = _swiglu_gradient(gate_up, dh, gates, choice, parts, row + 1, col, rows, width, UP, PLACED)
+    c = _swiglu_gradient(gate_up, dh, gates, choice, parts, row + 2, col, rows, width, UP, PLACED)
+    d = _swiglu_gradient(gate_up, dh, gates, choice, parts, row + 3, col, rows, width, UP, PLACED)
     inside = col < width
-    _store_turned(t, t_scale, t_stride, t_width, a, b, c, d, block, RESULT * width + col, inside, False)
-    if RESULT > 0:
-        q_scale += ((RESULT - 1) * (width // 128) + column).to(tl.int64) * q_stride
-        _store_rows(q, q_scale, 2 * width, a, b, c, d, block, rows, (RESULT - 1) * width + col, inside, False)
+    line = UP * width + col
+    q_scale += (UP * (width // 128) + column).to(tl.int64) * q_stride
+    _store_rows(q, q_scale, 2 * width, a, b, c, d, block, rows, line, inside, False)
+    _store_turned(t, t_scale, t_stride, t_width, a, b, c, d, block, line, inside, False)
 
 
 @launched
@@ -336,22 +384,19 @@ def _swiglu_backward_kernel(
     gate_up, dh, gates, choice, total, q, q_scale, q_stride, t, t_scale, t_stride, parts, rows, width, t_width,
     PLACED: tl.constexpr,
 ):  # fmt: skip
-    """One 128x128 tile of one of three results. The three read the same inputs one after another, from the cache but
-    for the first."""
-    result, column, block = tl.program_id(0) % 3, tl.program_id(0) // 3, tl.program_id(1)
+    """One 128x128 tile of one of two gradients. Both read the same inputs one after another, from the cache but for the
+    first."""
+    column, block = tl.program_id(0) // 2, tl.program_id(1)
     if PLACED:
         if block * 128 >= tl.load(total):
             return
         parts += column.to(tl.int64) * rows
-    if result == 0:
-        _store_result(gate_up, dh, gates, choice, q, q_scale, q_stride, t, t_scale, t_stride, parts, rows, width,
-                      t_width, column, block, 0, PLACED)  # fmt: skip
-    elif result == 1:
-        _store_result(gate_up, dh, gates, choice, q, q_scale, q_stride, t, t_scale, t_stride, parts, rows, width,
-                      t_width, column, block, 1, PLACED)  # fmt: skip
+    if tl.program_id(0) % 2 == 0:
+        _store_gradient(gate_up, dh, gates, choice, q, q_scale, q_stride, t, t_scale, t_stride, parts, rows, width,
+                        t_width, column, block, 0, PLACED)  # fmt: skip
     else:
-        _store_result(gate_up, dh, gates, choice, q, q_scale, q_stride, t, t_scale, t_stride, parts, rows, width,
-                      t_width, column, block, 2, PLACED)  # fmt: skip
+        _store_gradient(gate_up, dh, gates, choice, q, q_scale, q_stride, t, t_scale, t_stride, parts, rows, width,
+                        t_width, column, block, 1, PLACED)  # fmt: skip
 
 
 @launched
@@ -361,10 +406,10 @@ def _block_kernel(w, q, q_scale, q_stride, t, t_scale, t_stride, n, k, TRANSPOSE
     kb, nb, expert = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
     row, col = nb * 128 + 4 * tl.arange(0, 32), kb * 128 + tl.arange(0, 128)
     w += expert * n * k
-    a = _value(w, w, w, row, col, n, k, 1, False, False)
-    b = _value(w, w, w, row + 1, col, n, k, 1, False, False)
-    c = _value(w, w, w, row + 2, col, n, k, 1, False, False)
-    d = _value(w, w, w, row + 3, col, n, k, 1, False, False)
+    a = _value(w, w, w, row, col, n, k, False, False)
+    b = _value(w, w, w, row + 1, col, n, k, False, False)
+    c = _value(w, w, w, row + 2, col, n, k, False, False)
+    d = _value(w, w, w, row + 3, col, n, k, False, False)
     scale, inverse = _scale(tl.max(_largest(a, b, c, d), 0), POWERS)
     q += expert * n * k
     where = row.to(tl.int64)[:, None] * k + col[None, :]

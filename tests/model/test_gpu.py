@@ -58,14 +58,14 @@ def test_a_policy_on_a_gpu_learns(precision: Precision) -> None:
     [Segments.of([64, 64]), Segments.of([90, 128]), Segments.sharing([40], [[30, 60]])],
     ids=["even", "uneven", "shared"],
 )
-@pytest.mark.parametrize("q_lora_rank", [128, None])
+@pytest.mark.parametrize(("q_lora_rank", "shared"), [(128, 1), (None, 0)])
 def test_a_training_step_is_the_reference_s(
-    precision: Precision, least: float, segments: Segments, q_lora_rank: int | None
+    precision: Precision, least: float, segments: Segments, q_lora_rank: int | None, shared: int
 ) -> None:
     """Gradients of the fused operators on a GPU beside those of the references on a CPU, for the same experts."""
     policy = tiny_policy(
         hidden_size=256, intermediate_size=256, moe_intermediate_size=128, kv_lora_rank=128, qk_nope_head_dim=128,
-        qk_rope_head_dim=64, v_head_dim=128, q_lora_rank=q_lora_rank, initializer_range=0.05,
+        qk_rope_head_dim=64, v_head_dim=128, q_lora_rank=q_lora_rank, n_shared_experts=shared, initializer_range=0.05,
     )  # fmt: skip
     tokens = torch.randint(0, policy.model.c.vocab_size, (len(segments.ids),))
     reference = copy.deepcopy(policy.model).cpu().use("fp32" if precision == "bf16" else "fp8")

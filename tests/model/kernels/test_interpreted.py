@@ -13,7 +13,9 @@ import torch
 from model import digest, fp8
 from model.kernels import elementwise
 from model.kernels.digest import word_sums
-from model.kernels.quantize import quantize_blocks, quantize_both, swiglu_backward, swiglu_quantize
+from model.kernels.quantize import (
+    quantize_blocks, quantize_both, quantize_placed, quantize_tiles, swiglu_backward, swiglu_quantize,
+)
 from model.kernels.rows import permute, places, unpermute
 from model.kernels.router import route, route_backward
 
@@ -29,12 +31,17 @@ found = places(torch.arange(4).repeat_interleave(counts).unsqueeze(-1), counts)
 assert found.ends.tolist() == [0, 256, 256, 384] and found.place[[0, 129, 130, 199], 0].tolist() == [0, 129, 256, 325]
 x = exact(200, 320)
 x[130] = 448.0
-rows, columns = quantize_both(x, found, powers_of_two=False)
-expected, at = fp8.quantize_tiles(x), found.place[:, 0]
-assert torch.equal(rows.scale[at], expected.scale) and torch.equal(rows.data[at].float(), expected.data.float())
-assert torch.equal(columns.data[:, 256:326].float(), x[130:].T) and not columns.data[:, 326:384].float().any()
 rows, columns = quantize_both(x)
+expected, at = fp8.quantize_tiles(x), found.place[:, 0]
 assert torch.equal(rows.data.float(), expected.data.float()) and torch.equal(columns.data[:, :200].float(), x.T)
+for width in (320, 512):  # in slabs of one column of tiles and of two
+    y = exact(200, width)
+    y[130] = 448.0
+    expected = fp8.quantize_tiles(y)
+    rows, columns = quantize_placed(y, quantize_tiles(y), found)
+    assert torch.equal(rows.scale[at], expected.scale) and torch.equal(rows.data[at].float(), expected.data.float())
+    assert not rows.data[326:384].float().any()
+    assert torch.equal(columns.data[:, 256:326].float(), y[130:].T) and not columns.data[:, 326:384].float().any()
 w = exact(2, 200, 320)
 q, turned = quantize_blocks(w, transpose=True)
 assert torch.equal(q.data.float(), w) and torch.equal(turned.data.float(), w.mT)
@@ -42,8 +49,8 @@ assert torch.equal(q.scale, fp8.quantize_blocks(w).scale) and torch.equal(turned
 out = fp8.Quantized(torch.empty_like(w, dtype=torch.float8_e4m3fn), torch.empty(fp8.scale_shape(w)))
 quantize_blocks(w, out=out)
 assert torch.equal(out.data.float(), w) and torch.equal(out.scale, q.scale)
-rows, _ = swiglu_quantize(torch.randn(5, 256), powers_of_two=True)
-assert bool((rows.scale.log2() % 1 == 0).all())
+for tiles in swiglu_quantize(torch.randn(5, 256), powers_of_two=True):
+    assert bool((tiles.scale.log2() % 1 == 0).all())
 
 y, k = torch.randn(10, 72), 2
 indices = torch.rand(10, 3).argsort(-1)[:, :k]
@@ -84,7 +91,8 @@ columns = grads.d_columns
 close(fp8.Quantized(columns.data[:, :total], columns.scale[:, : total // 128]), everywhere[:total].T)
 hidden = torch.zeros(len(found.choice), 128)
 hidden[inside] = expected.detach()
-columns = grads.hidden_columns
+rows, columns = swiglu_quantize(gate_up, gates, found)
+close(fp8.Quantized(rows.data[inside], rows.scale[inside]), expected.detach())
 close(fp8.Quantized(columns.data[:, :total], columns.scale[:, : total // 128]), hidden[:total].T)
 
 from model import rope
