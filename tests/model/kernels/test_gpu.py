@@ -69,11 +69,16 @@ def decoded(q: Quantized, *, blocks: bool = False) -> Tensor:
 
 
 def same_codes(q: Quantized, expected: Quantized) -> None:
-    """Against the reference on the CPU: on CUDA torch divides by 448 by multiplying with its reciprocal."""
+    """Against the reference on the CPU: on CUDA torch divides by 448 by multiplying with its reciprocal.
+
+    One code in 2,000 is a step off, a quotient that is a tie but for rounding. How many ties a tile has hangs on its
+    amax, so that a sample's count has twice the variance of independent events: it may be twice the mean and five
+    standard deviations more."""
     assert torch.equal(q.scale.cpu(), expected.scale)
     ours, theirs = q.data.view(torch.uint8).int().cpu(), expected.data.view(torch.uint8).int()
     assert int((ours - theirs).abs().max()) <= 1
-    assert int((ours != theirs).sum()) <= 1 + 1e-3 * ours.numel()
+    mean = ours.numel() / 2000
+    assert int((ours != theirs).sum()) <= 2 * mean + 5 * (2 * mean) ** 0.5
 
 
 def placed(counts: list[int]) -> Places:
