@@ -282,8 +282,9 @@ def _dense(clock: Clock) -> list[Row]:
         rivals = {"cuBLASLt": work / clock(lambda x_q=x_q, w_q=w_q: matmul(x_q, w_q))} if has_scaled_mm() else {}
         rows.append(_row("dense", f"{m}x{n}x{k}", "TFLOP/s", ours, FP8_TFLOPS, bf16, rivals=rivals, error=error))
         base = work / clock(lambda dy=dy, x=x: torch.mm(dy.T, x, out_dtype=torch.float32))
-        back = work / clock(lambda a=dy_columns, b=x_columns: wgrad(a, b))
-        rows.append(_row("dense wgrad, FP32 out", f"{m}x{n}x{k}", "TFLOP/s", back, FP8_TFLOPS, base))
+        back = work / clock(lambda a=dy_columns, b=x_columns: wgrad(a, b, ours=True))
+        rivals = {"cuBLASLt": work / clock(lambda a=dy_columns, b=x_columns: wgrad(a, b))} if rivals else {}
+        rows.append(_row("dense wgrad, FP32 out", f"{m}x{n}x{k}", "TFLOP/s", back, FP8_TFLOPS, base, rivals=rivals))
     return rows
 
 
