@@ -28,7 +28,9 @@ import triton.language as tl
 from torch import Tensor
 
 from model.fp8 import BLOCK, Quantized
+from model.kernels.launch import launched
 from model.kernels.quantize import _scale, empty_tiles, quantize_tiles
+from model.kernels.sizes import cdiv, power_of_two
 
 
 class Weight(NamedTuple):
@@ -92,7 +94,7 @@ def _multiply(
     """With ``quarters`` of K, each is summed by itself, and they are added in order or lie side by side in ``out``."""
     m, (n, k), fp8 = len(x), w.data.shape[-2:], sizes is not None
     split = quarters > 1 and out.shape[1] > 1
-    blocks, step = triton.cdiv(k, BLOCK), k // quarters
+    blocks, step = cdiv(k, BLOCK), k // quarters
     if split:
         x, batch, w_batch, w_blocks, k = x.unflatten(1, (quarters, -1)), quarters, step, step // BLOCK, step
     else:
@@ -100,7 +102,7 @@ def _multiply(
     tiles = _linear_tiles(m, n) if out_sizes is None else _quantized_tiles(m)
     depth = _depth(k, fp8, 128 if m <= FEW_ROWS else 64)
     if m:
-        _linear_kernel[(triton.cdiv(n, tiles.cols) * triton.cdiv(m, tiles.rows), batch)](
+        _linear_kernel[(cdiv(n, tiles.cols) * cdiv(m, tiles.rows), batch)](
             x, *_scales(sizes, x), w.data, w.scale if fp8 else x, out, *_scales(out_sizes, x), m, n, k,
             x.stride(0), x.stride(1) if x.dim() == 3 else 0, w.data.stride(-2), w_batch, blocks, w_blocks,
             out.stride(0), out.stride(1) if out.dim() == 3 else 0,
@@ -142,11 +144,11 @@ def _multiply_experts(
     tiles, depth = _expert_tiles(entries // count, swiglu, fp8), _depth(k, fp8, 64)
     direct = tokens <= DIRECT_TOKENS
     if entries:
-        _experts_kernel[(triton.cdiv(n, tiles.cols), count if direct else entries // tiles.rows + count)](
+        _experts_kernel[(cdiv(n, tiles.cols), count if direct else entries // tiles.rows + count)](
             x, *_scales(sizes, x), w.data, w.scale if fp8 else x, out, *_scales(out_sizes, x),
             chosen.gates, chosen.lists, chosen.counts, tokens, choices, count, n, k,
             FP8=fp8, SWIGLU=swiglu, CODES=out_sizes is not None, DIRECT=direct,
-            ROWS=tiles.rows, COLS=tiles.cols, DEPTH=depth, EVEN=k % depth == 0, EXPERTS=triton.next_power_of_2(count),
+            ROWS=tiles.rows, COLS=tiles.cols, DEPTH=depth, EVEN=k % depth == 0, EXPERTS=power_of_two(count),
             num_warps=tiles.warps, num_stages=tiles.stages,
         )  # fmt: skip
 
@@ -164,7 +166,7 @@ def _scales(sizes: Tensor | None, other: Tensor) -> tuple[Tensor, int]:
 
 
 def _depth(k: int, fp8: bool, most: int) -> int:
-    return BLOCK if fp8 else int(min(most, triton.next_power_of_2(k)))
+    return BLOCK if fp8 else min(most, power_of_two(k))
 
 
 FEW_ROWS = 128
@@ -225,6 +227,7 @@ def _coded(total, sizes, row, real):
     return total * inverse[:, None]
 
 
+@launched
 @triton.jit
 def _linear_kernel(
     x, sizes, size_stride, w, scale, out, out_sizes, out_size_stride, m, n, k, x_row, x_batch, w_row, w_batch,
@@ -276,6 +279,7 @@ def _linear_kernel(
     tl.store(where, total.to(out.dtype.element_ty), mask=real & (col < n)[None, :])
 
 
+@launched
 @triton.jit
 def _experts_kernel(
     x, sizes, size_stride, w, scale, out, out_sizes, out_size_stride, gates, lists, counts, tokens, choices, experts,

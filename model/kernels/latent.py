@@ -20,7 +20,9 @@ import triton.language as tl
 from torch import Tensor
 
 from model.fp8 import BLOCK, Quantized
+from model.kernels.launch import launched
 from model.kernels.quantize import _scale, _summed, _tiles_of, empty_tiles
+from model.kernels.sizes import cdiv, power_of_two
 
 PAGE = 64
 HEADS = 16
@@ -57,7 +59,7 @@ def write_latents(
         _write_kernel[(tokens,)](
             projected, q_norm if q_norm is not None else kv_norm, kv_norm, eps, turns, codes, sizes, sizes.stride(1),
             pool, *places, places.table.stride(0), width,
-            QUERY=triton.next_power_of_2(max(width, 1)), LATENT=latent, ROPE=rope, PAGE=PAGE, TILE=BLOCK,
+            QUERY=power_of_two(max(width, 1)), LATENT=latent, ROPE=rope, PAGE=PAGE, TILE=BLOCK,
             LATENT_TILE=min(BLOCK, latent), PARTS=projected.shape[1],
             QUANTIZED=quantized, num_warps=4,
         )  # fmt: skip
@@ -69,14 +71,14 @@ def attend(absorbed: Tensor, q: Tensor, turns: Tensor, pool: Tensor, places: Pla
     against rotated keys -> [N, heads, kv_lora]."""
     tokens, heads, latent = absorbed.shape
     out = torch.empty_like(absorbed)
-    spans = triton.cdiv(places.table.shape[1] * PAGE, SPAN)
+    spans = cdiv(places.table.shape[1] * PAGE, SPAN)
     split = tokens * heads <= SPLIT_HEADS and tokens * spans * heads <= SPLIT_SUMS
     sums, weights = out, turns
     if split:
         sums = absorbed.new_empty(tokens, spans, heads, latent, dtype=torch.float32)
         weights = sums.new_empty(tokens, spans, heads, 2)
     if tokens:
-        _attend_kernel[(tokens, triton.cdiv(heads, HEADS), spans if split else 1)](
+        _attend_kernel[(tokens, cdiv(heads, HEADS), spans if split else 1)](
             absorbed, q, turns, pool, sums, weights, *places, places.table.stride(0), heads, q.shape[-1],
             scale * LOG2_E, LATENT=latent, ROPE=2 * turns.shape[1], HEADS=HEADS, KEYS=KEYS, PAGE=PAGE, SPAN=SPAN,
             SPLIT=split, num_warps=WARPS, num_stages=3 if split else 2,
@@ -88,6 +90,7 @@ def attend(absorbed: Tensor, q: Tensor, turns: Tensor, pool: Tensor, places: Pla
     return out
 
 
+@launched
 @triton.jit
 def _write_kernel(
     projected, q_norm, kv_norm, eps, turns, query, sizes, size_stride, pool, rows, positions, table, table_row, width,
@@ -143,6 +146,7 @@ def _joined(total, shrink, other, other_shrink):
     return tl.fma(total, shrink[:, None] + tl.zeros_like(total), other * other_shrink[:, None])
 
 
+@launched
 @triton.jit
 def _attend_kernel(
     absorbed, q, turns, pool, out, weights, rows, positions, table, table_row, heads, q_width, scale,
@@ -225,6 +229,7 @@ def _attend_kernel(
     tl.store(where + LATENT // 2, total_b.to(out.dtype.element_ty), mask=known)
 
 
+@launched
 @triton.jit
 def _join_kernel(
     sums, weights, positions, out, spans, LATENT: tl.constexpr, SPAN: tl.constexpr

@@ -42,11 +42,11 @@ class launched:
             return self.kernel[grid]  # type: ignore[no-any-return]  # Triton's interpreter
         return partial(self._launch, grid)
 
-    def _launch(self, grid: tuple[int, ...], *args: Any, num_warps: int, **constants: Any) -> None:
+    def _launch(self, grid: tuple[int, ...], *args: Any, num_warps: int, num_stages: int = 3, **constants: Any) -> None:
         active = driver.active
         device = active.get_current_device()
         # What Triton compiles for: the types, whether an address or a number is a multiple of 16, and the number 1.
-        kinds, values = [device, num_warps, *constants.values()], []
+        kinds, values = [device, num_warps, num_stages, *constants.values()], []
         for a in args:
             if type(a) is int:
                 kinds.append(a >> 31 << 2 | (not a & 15) << 1 | (a == 1))
@@ -69,5 +69,5 @@ class launched:
             return
         assert self.kernel.arg_names[len(args) :] == list(constants)
         checked = (a.checked() if type(a) is Tiles else a for a in args)
-        kernel = self.kernel[grid](*checked, **constants, num_warps=num_warps)
+        kernel = self.kernel[grid](*checked, **constants, num_warps=num_warps, num_stages=num_stages)
         self.compiled[key] = kernel.run, kernel.function, kernel.packed_metadata, None, None, None

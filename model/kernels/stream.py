@@ -16,8 +16,10 @@ from torch import Tensor
 from model import sampling
 from model.fp8 import BLOCK, Quantized
 from model.kernels.invariant import Chosen
+from model.kernels.launch import launched
 from model.kernels.quantize import _summed, _tiles_of, empty_tiles
 from model.kernels.router import _choose
+from model.kernels.sizes import cdiv, power_of_two
 
 
 class Progress(NamedTuple):
@@ -55,7 +57,7 @@ def add_norm(
         _add_norm_kernel[(tokens,)](
             residual, parts if parts is not None else residual, weight, eps, total, normed,
             *(codes or (residual, weight)), codes.scale.stride(1) if codes else 0, hidden,
-            PARTS=parts.shape[1] if parts is not None else 0, WIDTH=triton.next_power_of_2(hidden), QUANTIZED=quantized,
+            PARTS=parts.shape[1] if parts is not None else 0, WIDTH=power_of_two(hidden), QUANTIZED=quantized,
             TILE=BLOCK, num_warps=4,
         )  # fmt: skip
     return total, normed, codes or normed
@@ -73,10 +75,10 @@ def choose(
     gates = torch.empty(tokens, k + shared, device=device)
     lists = torch.empty(count + shared, tokens, dtype=torch.int32, device=device)
     if tokens:
-        _choose_kernel[(triton.cdiv(tokens, CHOOSE_ROWS),)](
+        _choose_kernel[(cdiv(tokens, CHOOSE_ROWS),)](
             logits, bias, scores, indices, gates, lists, counts, tokens, count // groups, factor,
             PARTS=parts, K=k, SHARED=shared, GROUPS=groups, KEPT=kept, NORMALIZE=normalize, ROWS=CHOOSE_ROWS,
-            G=triton.next_power_of_2(groups), W=triton.next_power_of_2(count // groups), num_warps=CHOOSE_WARPS,
+            G=power_of_two(groups), W=power_of_two(count // groups), num_warps=CHOOSE_WARPS,
         )  # fmt: skip
     return scores, indices, Chosen(gates, lists, counts)
 
@@ -110,9 +112,10 @@ def draw(
 
 
 def _blocks(logits: Tensor) -> int:
-    return int(triton.next_power_of_2(triton.cdiv(logits.shape[1], SCAN)))
+    return power_of_two(cdiv(logits.shape[1], SCAN))
 
 
+@launched
 @triton.jit
 def _add_norm_kernel(
     residual, parts, weight, eps, total, normed, codes, sizes, size_stride, hidden,
@@ -133,6 +136,7 @@ def _add_norm_kernel(
         _tiles_of(value, codes + token * hidden, sizes + token, size_stride, hidden, WIDTH, TILE)
 
 
+@launched
 @triton.jit
 def _choose_kernel(
     logits, bias, scores, indices, gates, lists, counts, tokens, width, factor,
@@ -184,6 +188,7 @@ def _normaliser(x, temperature, vocab, BLOCK: tl.constexpr, BLOCKS: tl.constexpr
     return best, tl.sum(masses * tl.exp(tops - best).to(tl.float64), 0)
 
 
+@launched
 @triton.jit
 def _logprob_kernel(
     logits, tokens, out, entropy, temperature, vocab, BLOCK: tl.constexpr, BLOCKS: tl.constexpr
@@ -219,6 +224,7 @@ def _exponentials(key, i):
     return tl.where(part < 1 / 64, series, -tl.log(1.0 - part))
 
 
+@launched
 @triton.jit
 def _draw_kernel(
     logits, keys, rows, numbers, most, temperature, tokens, out, vocab,
@@ -248,13 +254,14 @@ def gather(active: Tensor, width: int, state: Progress) -> tuple[Tensor, Tensor,
     numbers of the draws behind them. With a ``width`` of 2 a row's guess follows its last token."""
     tokens = torch.empty(len(active) * width, dtype=torch.int64, device=active.device)
     rows, positions, numbers = (torch.empty_like(tokens, dtype=torch.int32) for _ in range(3))
-    _gather_kernel[(triton.cdiv(len(active), 128),)](
+    _gather_kernel[(cdiv(len(active), 128),)](
         active, state.token, state.guess, state.position, state.done, tokens, rows, positions, numbers, len(active),
         WIDTH=width, ROWS=128, num_warps=4,
     )  # fmt: skip
     return tokens, rows, positions, numbers
 
 
+@launched
 @triton.jit
 def _gather_kernel(
     active, token, guess, position, done, tokens, rows, positions, numbers, count,
@@ -276,12 +283,13 @@ def advance(active: Tensor, width: int, tokens: Tensor, logp: Tensor, state: Pro
     counts where the first equals the guess. Returns int64 [B]: the place of each row's last draw that counts."""
     rows = len(active)
     last = torch.empty(rows, dtype=torch.int64, device=active.device)
-    _advance_kernel[(triton.cdiv(rows, 128),)](
+    _advance_kernel[(cdiv(rows, 128),)](
         active, tokens, logp, *state, last, rows, end, state.tokens.shape[1], WIDTH=width, ROWS=128, num_warps=4
     )
     return last
 
 
+@launched
 @triton.jit
 def _advance_kernel(
     active, drawn, logp, token, guess, position, count, room, steps, alive, tokens, logprobs, last, rows, end, most,
