@@ -27,6 +27,8 @@ pytestmark = [
     pytest.mark.vllm,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
+TAKEN = {"num_attention_heads": 16, "qk_nope_head_dim": 128, "v_head_dim": 128}
+"""Sizes that vLLM's kernels for latent attention take on a GPU."""
 REQUESTS = [Request(tuple(range(5 * i + 2, 5 * i + 12)), (2 * i, 2 * i + 1)) for i in range(8)]
 
 
@@ -37,7 +39,7 @@ def pair(
     pytest.importorskip("vllm", reason="needs vLLM")
     folder = tmp_path_factory.mktemp("vllm")
     policy = Policy(
-        Transformer(ModelConfig(**{**SHAPES["tiny"], "num_attention_heads": 16}, eos_token_id=1)),
+        Transformer(ModelConfig(**{**SHAPES["tiny"], **TAKEN}, eos_token_id=1)),
         train(["a"], 300),
         OptimizerSettings(),
         request.param,
