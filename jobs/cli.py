@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 
@@ -61,6 +63,23 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "export": export.command,
     },
 }
+
+
+def tell_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"zeroth {version('zeroth')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _: Annotated[
+        bool, typer.Option("--version", callback=tell_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """What may precede a command."""
+
+
 for panel, commands in COMMANDS.items():
     for name, command in commands.items():
         settings = harness.CONTEXT if command is harness.command else None

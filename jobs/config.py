@@ -51,6 +51,14 @@ def names_of(values: str, known: Sequence[str], option: str) -> list[str]:
     return names
 
 
+def counts_of(values: str, option: str) -> list[int]:
+    """What a command's option says, with commas between. Raises RecipeError."""
+    for value in values.split(","):
+        if not value.strip().isdecimal() or int(value) < 1:
+            raise RecipeError(f"{option}: {value!r} is no number from 1 up; several have commas between")
+    return [int(value) for value in values.split(",")]
+
+
 def precisions_of(values: str) -> list[Precision]:
     """What --precisions says, with commas between. Raises RecipeError."""
     return [precision_of(value, "--precisions") for value in values.split(",")]

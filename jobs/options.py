@@ -7,7 +7,11 @@ from typing import Annotated
 
 import typer
 
-RecipeArgument = Annotated[str, typer.Argument(help="A recipe: a TOML file, or the name of one that is shipped.")]
+from jobs.config import shipped
+
+RecipeArgument = Annotated[
+    str, typer.Argument(help=f"A TOML file, or a recipe that comes with zeroth: {', '.join(shipped())}.")
+]
 Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, as in optimizer.lr=1e-4")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, print the resolved recipe, run nothing.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue from the run directory's last checkpoint.")]

@@ -89,7 +89,7 @@ class Layout:
         from jinja2 import TemplateError
 
         if template and "{prompt}" not in template:
-            raise ChatError("data.template must contain {prompt}, the place where a prompt goes")
+            raise ChatError(f"the template {template!r} must contain {{prompt}}, the place where a prompt goes")
         self.tokenizer, self.template = tokenizer, template
         self.chat = chat or tokenizer.chat_template or DEFAULT_CHAT
         try:

@@ -34,7 +34,7 @@ import typer
 from jobs import console
 from jobs.bench import kernels, record
 from jobs.bench.record import Log
-from jobs.config import Precision, RecipeError, names_of, precision_of
+from jobs.config import Precision, RecipeError, counts_of, names_of, precision_of
 from jobs.options import AsJson, Out, by_device
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def command(
     usual = ON_GPU if torch.cuda.is_available() else ON_CPU
     wanted = names_of(engines or usual.engines, ENGINES, "--engines")
     subject = subject_of(shape or usual.shape, checkpoint, documents)
-    sizes = [int(n) for n in (sequences or usual.sequences).split(",")]
+    sizes = counts_of(sequences or usual.sequences, "--sequences")
     loads = _loads(subject, sizes, prompt_tokens, new_tokens or usual.new_tokens, long_tail)
     log = Log(record.stamped({}), out)
     measure(subject, wanted, loads, log)

@@ -15,7 +15,7 @@ from jobs.config import RecipeError
 from model.drafting import DraftedWaves
 from model.engine import Sampling
 from tests.fakes import TINY
-from tests.jobs.conftest import Zeroth
+from tests.jobs.conftest import Zeroth, assert_refused
 from tests.model.test_drafting import model
 
 
@@ -107,3 +107,8 @@ def test_the_shape_is_one_that_the_machine_can_sample(
     monkeypatch.setattr(f"jobs.bench.{bench}.measure", measure)
     zeroth("bench", bench)
     assert measured == [shape]
+
+
+@pytest.mark.parametrize("sizes", ["4,a", "0", "4,"])
+def test_batch_sizes_that_are_none_are_refused(sizes: str, zeroth: Zeroth) -> None:
+    assert_refused(zeroth("bench", "rollout", "--sequences", sizes), "--sequences")

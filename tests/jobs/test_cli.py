@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -213,3 +214,8 @@ def test_every_command_explains_itself(command: str, zeroth: Zeroth) -> None:
     done = zeroth(command, "--help")
     assert done.returncode == 0
     assert "Usage" in done.stdout
+
+
+def test_the_version(zeroth: Zeroth) -> None:
+    done = zeroth("--version")
+    assert (done.returncode, done.stdout) == (0, f"zeroth {version('zeroth')}\n")
