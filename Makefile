@@ -8,7 +8,7 @@ VLLM_CPU ?= $(filter Linux-x86_64 Linux-aarch64,$(shell uname -s -m | tr ' ' -))
 export HF_HUB_OFFLINE := 1
 export RAY_AUTH_MODE := token
 
-.PHONY: quickstart test check format bench clean
+.PHONY: quickstart test check format clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "zeroth needs Python 3.11 or later; set PYTHON=/path/to/python3.11" >&2; exit 2; }

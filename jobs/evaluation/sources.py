@@ -170,6 +170,8 @@ class EndpointSource:
                 if response.status_code < 300:
                     return wanted, self._answer(response)
                 trouble = f"status {response.status_code}: {response.text[:300]}"
+                if response.status_code == 404 and not self.url.rstrip("/").endswith("/v1"):
+                    trouble += " (a base URL mostly ends in /v1)"
                 refused = response.status_code not in (408, 409, 429) and response.status_code < 500
                 if refused:
                     break

@@ -91,6 +91,12 @@ def test_a_refusal_is_not_repeated_and_says_why() -> None:
     assert (error.value.exit_status, len(server.bodies)) == (2, 1)
 
 
+def test_a_base_url_without_its_path_is_told_of_it() -> None:
+    server = Server(lambda n, body: httpx.Response(404, text="Not Found"))
+    with pytest.raises(EndpointError, match="ends in /v1"):
+        collect(EndpointSource("http://x", "m", Sampling(), 0, transport=httpx.MockTransport(server)))
+
+
 def test_a_server_that_stays_down_ends_the_run_and_what_came_before_is_handed_on() -> None:
     server = Server(lambda n, body: httpx.Response(503) if n > 4 else None)
     got: list[str] = []
