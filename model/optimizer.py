@@ -50,7 +50,6 @@ def _update(p: Tensor, g: Tensor, state: dict[str, Any], group: dict[str, Any]) 
         from model.kernels.elementwise import adamw
 
         adamw(p, g, m, v, lr=lr, beta1=beta1, beta2=beta2, eps=eps, decay=decay, step=step, scale=scale)
-        torch.autograd.graph.increment_version(p)  # a kernel's write is not seen by torch, and copies of p hang on it
         return
     g = g * scale
     first = m.float().mul_(beta1).add_(g, alpha=1 - beta1)

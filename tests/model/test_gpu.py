@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+from typing import Literal
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from model.config import Precision
 from model.engine import Request, Sampling
 from model.loss import pretrain_loss
 from model.native import NativeEngine
-from model.policy import Policy
+from model.policy import OptimizerSettings, Policy
 from model.sampling import Start
 from model.segments import Segments
 from tests.fakes import tiny_policy, tiny_tokenizer
@@ -80,6 +81,26 @@ def test_a_training_step_is_the_reference_s(
             assert p.grad is not None, name
             close = torch.nn.functional.cosine_similarity(p.grad.cpu().flatten(), q.grad.flatten(), dim=0)
             assert close > least, (name, float(close))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp8"])
+@pytest.mark.parametrize("moments", ["fp32", "bf16"])
+def test_a_trained_model_computes_what_its_weights_say(precision: Precision, moments: Literal["fp32", "bf16"]) -> None:
+    """And not what they said before their last update, whose FP8 blocks are kept."""
+    policy = tiny_policy(
+        settings=OptimizerSettings(lr=1e-2, moments=moments),
+        hidden_size=256, intermediate_size=256, moe_intermediate_size=128, kv_lora_rank=128, qk_nope_head_dim=128,
+        qk_rope_head_dim=64, v_head_dim=128, q_lora_rank=128,
+    )  # fmt: skip
+    policy.model.use(precision)
+    tokens, segments = torch.arange(5, 69, device="cuda"), Segments.of([64], "cuda")
+    for _ in range(3):
+        out = policy.forward(tokens, segments, torch.arange(63), tokens[1:], 1.0)
+        policy.backward(-out.logp.mean(), out.routing)
+        policy.apply()
+    again = copy.deepcopy(policy.model)
+    with torch.no_grad():
+        assert torch.equal(policy.model(tokens, segments).hidden, again(tokens, segments).hidden)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp8"])

@@ -6,6 +6,7 @@ from typing import Literal
 import pytest
 import torch
 
+from model import derived
 from model.policy import OptimizerSettings, Policy
 from model.segments import Segments
 from tests.fakes import tiny_policy
@@ -94,6 +95,17 @@ def test_the_learning_rate_warms_up_and_decays() -> None:
     assert rates[8] == pytest.approx(0.55)
     assert rates[12] == rates[13] == pytest.approx(0.1)
     assert OptimizerSettings(lr=1.0).lr_at(10**6) == 1.0
+
+
+@pytest.mark.parametrize("moments", ["fp32", "bf16"])
+def test_what_is_derived_from_weights_follows_an_update(moments: Literal["fp32", "bf16"]) -> None:
+    """Torch does not count what its fused optimizers write."""
+    policy = tiny_policy(settings=OptimizerSettings(lr=1e-2, moments=moments))
+    before = [derived.of(torch.clone, p) for p in policy.model.parameters()]
+    one_update(policy)
+    trained = [p for p, old in zip(policy.model.parameters(), before, strict=True) if not torch.equal(p, old)]
+    assert len(trained) > len(before) / 2
+    assert all(torch.equal(derived.of(torch.clone, p), p) for p in trained)
 
 
 @pytest.mark.parametrize("moments", ["fp32", "bf16"])
