@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import shlex
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from jobs import console
 
@@ -22,8 +24,8 @@ _held: set[Path] = set()
 """Folders that this process holds."""
 
 
-class Held(RuntimeError):
-    """Another process writes into the folder."""
+class FolderError(RuntimeError):
+    """A folder that this command may not write into: another process does, or it is of another call."""
 
     exit_status = 2
 
@@ -39,10 +41,23 @@ def write_whole(path: Path, text: str) -> None:
     draft.replace(path)
 
 
+def same_settings(path: Path, settings: Mapping[str, Any], what: str) -> None:
+    """Keeps what ``what`` in the file's folder is made with. Raises FolderError where it was made with something
+    else."""
+    if not path.exists():
+        write_whole(path, json.dumps(settings, indent=2) + "\n")
+        return
+    before, settings = json.loads(path.read_text()), json.loads(json.dumps(settings))
+    other = sorted(key for key in {*before, *settings} if before.get(key) != settings.get(key))
+    if other:
+        changes = "; ".join(f"{key}: {before.get(key)!r} then, {settings.get(key)!r} now" for key in other)
+        raise FolderError(f"{path.parent} holds {what} with other settings ({changes}); name another --out")
+
+
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
     """While it lasts, no other process writes into the folder, which is made if need be; a command that runs inside
-    another one may hold the folder once more. Raises Held.
+    another one may hold the folder once more. Raises FolderError.
 
     A record lock (fcntl) on the folder's file `.lock`: the kernel lets go of it however the process ends, children made
     by fork do not have it, and NFS passes it on to other machines. Where a filesystem has no locks, the folder is used
@@ -70,7 +85,7 @@ def _lock(descriptor: int, folder: Path) -> None:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         who = (folder / LOCK).read_text(encoding="utf-8").strip()
-        raise Held(
+        raise FolderError(
             f"{folder}: another process writes into this folder ({who}); wait for its end, stop it, or name another "
             "folder"
         ) from None

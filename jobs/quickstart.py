@@ -15,7 +15,7 @@ import typer
 
 from jobs import chain, config, console, curriculum
 from jobs.config import ChainRecipe, GrpoRecipe, PretrainRecipe
-from jobs.files import held
+from jobs.files import held, same_settings
 from rl import jsonl
 
 TRAIN_PROBLEMS = 2000
@@ -30,6 +30,7 @@ def command(
 ) -> None:
     """See R1-Zero happen on a CPU: problems, a base model, GRPO, and a report."""
     with held(out):
+        same_settings(out / "settings.json", {"seed": seed, "full": full}, "a quickstart")
         (whole_chain if full else two_stages)(out, seed)
 
 

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 from jobs.evaluation.sources import Answer, Batch, Wanted
-from jobs.files import write_whole
+from jobs.files import same_settings
 from rewards import Score
 from rewards.answers.boxes import find_answer
 from rl.problems import ProblemError
@@ -45,7 +45,7 @@ class Judged:
 
 class Record:
     """The samples of one evaluation: in memory, and in ``folder`` where there is one, which the caller holds
-    (`jobs.files.held`). Raises ProblemError where the folder holds samples of other settings."""
+    (`jobs.files.held`). Raises FolderError where the folder holds samples of other settings."""
 
     def __init__(self, folder: Path | None, settings: Mapping[str, Any]) -> None:
         self.samples: dict[tuple[str, str, int], Judged] = {}
@@ -53,7 +53,7 @@ class Record:
         if folder is None:
             return
         self._file = (folder / SAMPLES).open("a+b")
-        _same_settings(folder / SETTINGS, settings)
+        same_settings(folder / SETTINGS, settings, "an evaluation")
         self._file.truncate(_whole_lines(folder / SAMPLES))
         for judged in read(folder):
             self._keep(judged)
@@ -121,14 +121,3 @@ def _whole_lines(path: Path) -> int:
     """The length of the file without a last line that a kill cut off."""
     with path.open("rb") as file:
         return file.read().rfind(b"\n") + 1
-
-
-def _same_settings(path: Path, settings: Mapping[str, Any]) -> None:
-    if not path.exists():
-        write_whole(path, json.dumps(settings, indent=2) + "\n")
-        return
-    before, settings = json.loads(path.read_text()), json.loads(json.dumps(settings))
-    other = sorted(key for key in {*before, *settings} if before.get(key) != settings.get(key))
-    if other:
-        changes = "; ".join(f"{key}: {before.get(key)!r} then, {settings.get(key)!r} now" for key in other)
-        raise ProblemError(f"{path.parent} holds an evaluation with other settings ({changes}); name another --out")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.files import Held, held, write_whole
+from jobs.files import FolderError, held, write_whole
 from tests.jobs.conftest import Workspace, Zeroth, assert_refused
 from tests.jobs.test_cli import ROOT
 from tests.jobs.test_sft import recipe_in
@@ -48,7 +48,7 @@ def holding(folder: Path) -> Iterator[subprocess.Popen[str]]:
 
 def test_a_second_process_is_told_of_the_first_and_goes_on_once_that_is_killed(tmp_path: Path) -> None:
     with holding(tmp_path) as other:
-        with pytest.raises(Held) as refused, held(tmp_path):
+        with pytest.raises(FolderError) as refused, held(tmp_path):
             pass
         for word in (str(tmp_path), f"pid {other.pid} on ", "--lr=1", "name another folder"):
             assert word in str(refused.value)
@@ -128,3 +128,9 @@ def test_what_is_no_regular_file_is_written_through(kind: str, tmp_path: Path) -
         write_whole(path, "text")
         assert target.read_text() == "text"
         assert path.is_symlink()
+
+
+@pytest.mark.parametrize("other", ["--seed=1", "--full"])
+def test_a_quickstart_is_not_continued_by_another_one(other: str, tmp_path: Path, zeroth: Zeroth) -> None:
+    (tmp_path / "settings.json").write_text('{"seed": 0, "full": false}')
+    assert_refused(zeroth("quickstart", "--out", tmp_path, other), str(tmp_path), "then", "name another --out")

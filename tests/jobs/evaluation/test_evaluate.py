@@ -17,6 +17,7 @@ from jobs.evaluate import Evaluation, EvaluationError, evaluate, of_checkpoint
 from jobs.evaluation import summary
 from jobs.evaluation.record import SAMPLES, Judged, read
 from jobs.evaluation.sources import Answer, Batch, EngineSource, Wanted
+from jobs.files import FolderError
 from model import checkpoint
 from model.engine import EngineError, Request, Sampling
 from rl.problems import ProblemError, from_fields
@@ -75,7 +76,7 @@ def test_more_samples_are_added_to_those_there(tmp_path: Path) -> None:
 
 def test_other_settings_need_another_folder(tmp_path: Path) -> None:
     run(Source(), tmp_path)
-    with pytest.raises(ProblemError, match="seed: 0 then, 1 now"):
+    with pytest.raises(FolderError, match="seed: 0 then, 1 now"):
         run(Source(), tmp_path, seed=1)
 
 
