@@ -26,7 +26,7 @@ _kept: Any = WeakTensorKeyDictionary()
 def of(make: Callable[..., R], *parameters: Tensor) -> R:
     """``make`` of these parameters, which are the first's alone, as long as none is written or replaced."""
     first, *others = parameters
-    state = [(p.data_ptr(), p._version) for p in parameters]
+    state = [_state(p) for p in parameters]
     found = _kept.get(first)
     if found is None or found.state != state:
         found = None
@@ -34,6 +34,17 @@ def of(make: Callable[..., R], *parameters: Tensor) -> R:
         found = _kept[first] = _Kept(state, make(*(p.detach() for p in parameters)), make, others)
     value: R = found.value
     return value
+
+
+def kept(p: Tensor) -> Any:
+    """What is kept of p and no other parameter, be it of the present p or not; None where nothing is."""
+    found = _kept.get(p)
+    return None if found is None or found.others else found.value
+
+
+def renewed(p: Tensor) -> None:
+    """Says that `kept` of p was rewritten with p, and is that of the present one."""
+    _kept[p] = _kept[p]._replace(state=[_state(p)])
 
 
 def bf16_terms(weight: Tensor) -> Tensor:
@@ -51,3 +62,7 @@ def refresh() -> None:
     for first in list(_kept.keys()):
         make, others = _kept[first].make, _kept[first].others
         of(make, first, *others)
+
+
+def _state(p: Tensor) -> tuple[int, int]:
+    return p.data_ptr(), p._version

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from model.kernels import norms, products
 from model.kernels.elementwise import rotate_tail_
 from model.kernels.gradients import keys_backward
 from model.kernels.quantize import (
+    Weights,
     quantize_blocks,
     quantize_both,
     quantize_placed,
@@ -39,13 +40,6 @@ from model.segments import Segments
 if TYPE_CHECKING:
     from model.attention import Attention
     from model.moe import MLP, Experts
-
-
-class Weights(NamedTuple):
-    """``rows`` [E, N, K] as Fprop multiplies it and ``turned`` [E, K, N] as Dgrad does."""
-
-    rows: Quantized
-    turned: Quantized
 
 
 def serves(*layers: GroupedLinear) -> bool:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from model import derived
+
 
 class AdamW(torch.optim.Optimizer):
     """Takes the parameter groups of `torch.optim.AdamW`, in which ``grad_scale`` is what gradients are multiplied by as
@@ -47,9 +49,14 @@ def _update(p: Tensor, g: Tensor, state: dict[str, Any], group: dict[str, Any]) 
     lr, (beta1, beta2), eps, decay, scale = (group[name] for name in names)
     m, v, step = state["exp_avg"], state["exp_avg_sq"], state["step"]
     if p.is_cuda:
-        from model.kernels.elementwise import adamw
+        from model.kernels.adamw import adamw
+        from model.kernels.quantize import Weights
 
-        adamw(p, g, m, v, lr=lr, beta1=beta1, beta2=beta2, eps=eps, decay=decay, step=step, scale=scale)
+        kept = derived.kept(p)
+        blocks = kept if isinstance(kept, Weights) else None
+        adamw(p, g, m, v, lr=lr, beta1=beta1, beta2=beta2, eps=eps, decay=decay, step=step, scale=scale, blocks=blocks)
+        if blocks is not None:
+            derived.renewed(p)
         return
     g = g * scale
     first = m.float().mul_(beta1).add_(g, alpha=1 - beta1)

@@ -169,10 +169,9 @@ class Policy:
         norm = self._clip()
         finite = math.isfinite(norm)
         if finite:
-            written = [p for p in self.model.parameters() if p.grad is not None]
-            self.optimizer.step()
             # Torch does not see what fused kernels write, its own AdamW's neither; what is derived from weights must.
-            torch.autograd.graph.increment_version(written)
+            torch.autograd.graph.increment_version([p for p in self.model.parameters() if p.grad is not None])
+            self.optimizer.step()
             derived.refresh()
             routers = [router for router in self.model.routers() if router.c.scoring_func == "sigmoid"]
             if routers:

@@ -1,5 +1,5 @@
-"""What lies between the products, each in one pass over memory: SwiGLU, rotary positions, log-probabilities over the
-vocabulary, and the optimizer. `model.moe`, `model.rope`, `model.loss` and `model.optimizer` hold the references."""
+"""What lies between the products, each in one pass over memory: SwiGLU, rotary positions, and log-probabilities over
+the vocabulary. `model.moe`, `model.rope` and `model.loss` hold the references."""
 
 # Kernels are typed by Triton at each launch.
 # mypy: disable-error-code="untyped-decorator, no-untyped-def"
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from model.kernels.launch import launched
 from model.kernels.rows import Places
-from model.kernels.sizes import cdiv, power_of_two
+from model.kernels.sizes import power_of_two
 
 
 def swiglu(gate_up: Tensor, gates: Tensor | None = None, places: Places | None = None) -> Tensor:
@@ -108,19 +108,6 @@ def logprobs_backward(logits: Tensor, targets: Tensor, lse: Tensor, d_logp: Tens
     _logprobs_backward_kernel[(len(logits),)](
         logits, targets, lse, d_logp, logits.shape[1], 1 / temperature, WIDTH=2048, num_warps=8
     )
-
-
-def adamw(
-    p: Tensor, g: Tensor, m: Tensor, v: Tensor, *,
-    lr: float, beta1: float, beta2: float, eps: float, decay: float, step: int, scale: float = 1.0,
-) -> None:  # fmt: skip
-    """One AdamW update in place by ``scale`` times ``g``: ``p`` and ``g`` FP32, moments ``m`` and ``v`` of any dtype,
-    rounded after use."""
-    count, block = p.numel(), 4096
-    _adamw_kernel[(cdiv(count, block),)](
-        p, g.contiguous(), m, v, count, lr / (1 - beta1**step), beta1, beta2, (1 - beta2**step) ** -0.5, eps,
-        1 - lr * decay, scale, BLOCK=block, num_warps=8,
-    )  # fmt: skip
 
 
 def _width(size: int) -> int:
@@ -277,17 +264,3 @@ def _logprobs_backward_kernel(logits, targets, lse, d_logp, vocabulary, factor, 
         value = tl.load(logits + row * vocabulary + col, mask=mask, other=0.0).to(tl.float32) * factor
         grad = d * (tl.where(col == target, 1.0, 0.0) - tl.exp(value - log_sum))
         tl.store(logits + row * vocabulary + col, grad.to(logits.dtype.element_ty), mask=mask)
-
-
-@launched
-@triton.jit
-def _adamw_kernel(p, g, m, v, count, rate, beta1, beta2, correction, eps, kept, scale, BLOCK: tl.constexpr):
-    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    mask = at < count
-    grad = tl.load(g + at, mask=mask, other=0.0) * scale
-    first = tl.load(m + at, mask=mask, other=0.0).to(tl.float32) * beta1 + grad * (1.0 - beta1)
-    second = tl.load(v + at, mask=mask, other=0.0).to(tl.float32) * beta2 + grad * grad * (1.0 - beta2)
-    weight = tl.load(p + at, mask=mask, other=0.0) * kept
-    tl.store(p + at, weight - rate * first / (tl.sqrt(second) * correction + eps), mask=mask)
-    tl.store(m + at, first.to(m.dtype.element_ty), mask=mask)
-    tl.store(v + at, second.to(v.dtype.element_ty), mask=mask)

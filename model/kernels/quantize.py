@@ -74,6 +74,13 @@ def swiglu_quantize(
     return rows, columns
 
 
+class Weights(NamedTuple):
+    """``rows`` [E, N, K] as Fprop multiplies it and ``turned`` [E, K, N] as Dgrad does."""
+
+    rows: Quantized
+    turned: Quantized
+
+
 class SwiGLUGrads(NamedTuple):
     """``d_rows`` and ``d_columns``: the gradient of gate and up, [M, 2 I] in 1x128 tiles and [2 I, P] in 128x1 tiles.
     ``d_gates`` FP32 [M]: the gradient of a row's gate."""
@@ -402,6 +409,11 @@ def _swiglu_backward_kernel(
 @launched
 @triton.jit
 def _block_kernel(w, q, q_scale, q_stride, t, t_scale, t_stride, n, k, TRANSPOSE: tl.constexpr, POWERS: tl.constexpr):
+    _store_block(w, q, q_scale, q_stride, t, t_scale, t_stride, n, k, TRANSPOSE, POWERS)
+
+
+@triton.jit
+def _store_block(w, q, q_scale, q_stride, t, t_scale, t_stride, n, k, TRANSPOSE: tl.constexpr, POWERS: tl.constexpr):
     """One 128x128 block of one expert, as four quarters of every fourth row."""
     kb, nb, expert = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
     row, col = nb * 128 + 4 * tl.arange(0, 32), kb * 128 + tl.arange(0, 128)

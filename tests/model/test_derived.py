@@ -28,6 +28,26 @@ def test_what_is_derived_from_weights_is_made_again_when_one_was_written() -> No
     assert len(made) == 3
 
 
+def test_what_was_rewritten_with_its_weight_is_not_made_again() -> None:
+    first, second, made = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(3)), []
+
+    def make(*parameters: Tensor) -> Tensor:
+        made.append(1)
+        return torch.cat(parameters)
+
+    assert derived.kept(first) is None
+    alone = derived.of(make, first)
+    with torch.no_grad():
+        first.add_(1)
+    assert derived.kept(first) is alone
+    alone.add_(1)
+    derived.renewed(first)
+    assert derived.of(make, first) is alone
+    assert len(made) == 1
+    derived.of(make, first, second)
+    assert derived.kept(first) is None
+
+
 def test_bf16_terms_add_up_to_the_weight_to_the_bit() -> None:
     weight = torch.randn(64, 32, generator=torch.Generator().manual_seed(0))
     terms = derived.bf16_terms(weight).view(3, 64, 32)

@@ -146,6 +146,25 @@ def test_blocks_are_the_reference_s(kind: str, shape: tuple[int, int, int]) -> N
     assert torch.equal(turned.scale, q.scale.mT)
 
 
+@pytest.mark.parametrize("shape", [(1, 128, 512), (3, 200, 320), (1, 576, 1024)])
+def test_an_update_with_fp8_blocks_is_the_plain_one_and_its_blocks(shape: tuple[int, int, int]) -> None:
+    from model.kernels.adamw import adamw
+    from model.kernels.quantize import Weights, quantize_blocks
+
+    p, g, m, v = torch.randn(4, *shape, device="cuda").unbind()
+    plain, fused = ([p.clone(), g, m.bfloat16(), v.abs().bfloat16()] for _ in range(2))
+    rows, turned = quantize_blocks(p, transpose=True)
+    assert turned is not None
+    for x, blocks in ((plain, None), (fused, Weights(rows, turned))):
+        adamw(*x, lr=1e-2, beta1=0.9, beta2=0.95, eps=1e-8, decay=0.1, step=3, scale=0.3, blocks=blocks)
+    for x, y in zip(fused, plain, strict=True):
+        torch.testing.assert_close(x, y, rtol=2**-7 if x.dtype == torch.bfloat16 else 1e-6, atol=1e-6)
+    for found, expected in zip((rows, turned), quantize_blocks(fused[0], transpose=True), strict=True):
+        assert expected is not None
+        assert torch.equal(found.data.view(torch.uint8), expected.data.view(torch.uint8))
+        assert torch.equal(found.scale, expected.scale)
+
+
 @pytest.mark.parametrize("kind", ["random", "outliers"])
 def test_swiglu_is_rounded_once(kind: str) -> None:
     from model.kernels.quantize import swiglu_quantize

@@ -124,6 +124,7 @@ logp.backward(d_logp)
 elementwise.logprobs_backward(logits, targets, lse, d_logp, 0.7)
 torch.testing.assert_close(logits @ head, hidden.grad)
 
+from model.kernels.adamw import adamw
 from model.optimizer import AdamW
 weights = [torch.nn.Parameter(torch.linspace(-1, 1, 5000)) for _ in range(2)]
 moments = torch.zeros(2, 5000, dtype=torch.bfloat16)
@@ -132,13 +133,25 @@ optimizer.param_groups[0]["grad_scale"] = 0.3
 for step in range(1, 4):
     weights[0].grad = torch.randn(5000)
     optimizer.step()
-    elementwise.adamw(weights[1].data, weights[0].grad, *moments, lr=1e-2, beta1=0.9, beta2=0.95, eps=1e-8, decay=0.1,
-                      step=step, scale=0.3)
+    adamw(weights[1].data, weights[0].grad, *moments, lr=1e-2, beta1=0.9, beta2=0.95, eps=1e-8, decay=0.1, step=step,
+          scale=0.3)
     torch.testing.assert_close(weights[1], weights[0])
     state = optimizer.state[weights[0]]
     for moment, expected in zip(moments, (state["exp_avg"], state["exp_avg_sq"])):
         torch.testing.assert_close(moment, expected, rtol=2**-7, atol=1e-9)
         moment.copy_(expected)
+
+# With FP8 blocks: the same update, and the blocks of its result.
+from model.kernels.quantize import Weights
+shape, given = (2, 200, 320), {"lr": 1e-2, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "decay": 0.1, "step": 3}
+p, g, m = torch.randn(shape), torch.randn(shape), torch.randn(shape).bfloat16()
+plain, fused = ([x.clone() for x in (p, g, m, m.abs())] for _ in range(2))
+blocks = Weights(*quantize_blocks(p, transpose=True))
+adamw(*plain, **given)
+adamw(*fused, **given, blocks=blocks)
+assert all(torch.equal(x, y) for x, y in zip(plain, fused, strict=True))
+for found, expected in zip(blocks, quantize_blocks(fused[0], transpose=True), strict=True):
+    assert torch.equal(found.scale, expected.scale) and torch.equal(found.data.float(), expected.data.float())
 
 logits, bias = torch.randn(33, 24), torch.randn(24) * 0.1
 scores, indices, gates, counts = route(logits, bias, k=4, groups=4, kept=2, factor=2.5)
