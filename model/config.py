@@ -223,12 +223,20 @@ def from_recipe(values: dict[str, Any], source: str) -> ModelConfig:
     return ModelConfig(**values)
 
 
+def no_checkpoint(folder: Path) -> ConfigError:
+    """The error for a folder without a config.json; that of a run is told its last checkpoint."""
+    found = sorted(folder.glob("checkpoints/step-*"), key=lambda path: (len(path.name), path.name))
+    meant = f"; it is a run's, and the last of its checkpoints is {found[-1]}" if found else ""
+    what = "not a checkpoint" if folder.is_dir() else "no such checkpoint"
+    return ConfigError(f"{folder}: {what}, there is no config.json in it{meant}")
+
+
 def load(folder: Path) -> ModelConfig:
     path = folder / "config.json"
     try:
         values = json.loads(path.read_text())
     except FileNotFoundError:
-        raise ConfigError(f"{folder}: not a checkpoint, there is no config.json in it") from None
+        raise no_checkpoint(folder) from None
     except ValueError as error:
         raise ConfigError(f"{path}: not JSON: {error}") from None
     return from_hf(values, str(path))

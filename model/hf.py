@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model import tokenizer as tokenizers
-from model.config import SCORING, ConfigError, Precision
+from model.config import SCORING, ConfigError, Precision, no_checkpoint
 from model.moe import Router
 from model.policy import OptimizerSettings, Policy
 from model.segments import Segments
@@ -143,7 +143,7 @@ def is_ours(folder: Path) -> bool:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{folder}: no such checkpoint, there is no config.json in it") from None
+        raise no_checkpoint(folder) from None
     except ValueError as error:
         raise ConfigError(f"{path}: not JSON: {error}") from None
     return isinstance(values, dict) and values.get("model_type") in SCORING

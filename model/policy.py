@@ -244,7 +244,13 @@ class Policy:
         checkpoint.save(self.model, self.tokenizer, folder)
 
     def load_weights(self, folder: Path) -> None:
-        model, _ = checkpoint.load(folder)
-        self.model.load_state_dict(model.state_dict())
+        state = checkpoint.load(folder)[0].state_dict()
+        there, here = ({n: list(t.shape) for n, t in each.items()} for each in (state, self.model.state_dict()))
+        if other := [name for name in {**there, **here} if there.get(name) != here.get(name)]:
+            raise PolicyError(
+                f"{folder}: its model is another than the recipe's ({other[0]}: {there.get(other[0])} there, "
+                f"{here.get(other[0])} here); go on with the recipe that the run was begun with"
+            )
+        self.model.load_state_dict(state)
         if self.exact is not None:
             self.exact.refresh()

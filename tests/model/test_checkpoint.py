@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model import checkpoint, config, fp8, layout
+from model import checkpoint, config, fp8, hf, layout
 from model.checkpoint import WEIGHTS, CheckpointError, written_whole
 from model.config import ConfigError, ModelConfig, Precision
 from model.shards import INDEX, Shards
@@ -246,3 +246,11 @@ def test_impossible_shapes_are_refused(changes: dict[str, int], word: str) -> No
 def test_an_unknown_model_key_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match="'hidden_sizes'.*'hidden_size'"):
         config.from_recipe({"hidden_sizes": 3}, "recipe")
+
+
+def test_a_run_in_place_of_its_checkpoint_is_told_the_last(tmp_path: Path) -> None:
+    for step in (8, 10):
+        (tmp_path / "checkpoints" / f"step-{step}").mkdir(parents=True)
+    for look in (checkpoint.shape, hf.is_ours):
+        with pytest.raises(config.ConfigError, match=r"last of its checkpoints is \S+/step-10$"):
+            look(tmp_path)

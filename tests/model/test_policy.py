@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from model import derived
-from model.policy import OptimizerSettings, Policy
+from model.policy import OptimizerSettings, Policy, PolicyError
 from model.segments import Segments
 from tests.fakes import tiny_policy
 
@@ -38,6 +38,13 @@ def test_a_restored_policy_goes_on_bit_for_bit(tmp_path: Path) -> None:
     assert all(torch.equal(t, weights(policy)[name]) for name, t in weights(resumed).items())
     arguments = (TOKENS, Segments.of([24]), AT, TOKENS[1:], 1.0)
     assert torch.equal(resumed.reference_logprobs(*arguments), policy.reference_logprobs(*arguments))
+
+
+def test_a_checkpoint_of_another_shape_is_not_restored(tmp_path: Path) -> None:
+    tiny_policy().save(tmp_path)
+    with pytest.raises(PolicyError, match=r"go on with the recipe") as error:
+        tiny_policy(moe_intermediate_size=64).restore(tmp_path)
+    assert "down_proj" in str(error.value) or "gate_up_proj" in str(error.value)
 
 
 def test_updates_raise_the_likelihood_of_what_is_trained() -> None:
