@@ -114,11 +114,12 @@ def _inverse(x, size, eps):
 
 @triton.jit
 def _gradient(x, w, dy, size, eps):
-    """Of a norm for ``dy``: that of x, and that of w for this row."""
+    """Of a norm for ``dy``: that of x, and that of w for this row. Neither of the two sums waits for the other."""
+    d_scaled = dy * w
+    along = tl.sum(d_scaled * x, 0) / size
     inverse = _inverse(x, size, eps)
     scaled = x * inverse
-    d_scaled = dy * w
-    return (d_scaled - scaled * (tl.sum(d_scaled * scaled, 0) / size)) * inverse, dy * scaled
+    return (d_scaled - scaled * (along * inverse)) * inverse, dy * scaled
 
 
 @launched
@@ -171,12 +172,12 @@ def _latents_kernel(
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     at = row * (q + latent + rope)
-    value = _row(joint, at, q, Q)
-    _put(q_out, row * q, value * _inverse(value, q, eps) * _weight(query_weight, joint, q, Q), q, Q)
-    value = _row(joint, at + q, latent, L)
-    out = value * _inverse(value, latent, eps) * _weight(weight, joint, latent, L)
-    _put(latent_out, row * latent, out, latent, L)
+    q_x, latent_x = _row(joint, at, q, Q), _row(joint, at + q, latent, L)
     key = _turned(joint, at + q + latent, turns, row * rope, rope, 1.0, R)
+    out = q_x * _inverse(q_x, q, eps) * _weight(query_weight, joint, q, Q)
+    _put(q_out, row * q, out, q, Q)
+    out = latent_x * _inverse(latent_x, latent, eps) * _weight(weight, joint, latent, L)
+    _put(latent_out, row * latent, out, latent, L)
     _put(key_out, row * rope, key, rope, R)
 
 
@@ -194,17 +195,17 @@ def _latents_backward_kernel(
     for turn in range(tl.cdiv(rows - tl.program_id(0), tl.num_programs(0))):
         row = first + turn * tl.num_programs(0)
         at = row * (q + latent + rope)
-        d, dw_row = _gradient(_row(joint, at, q, Q), q_w, _row(dq, row * q, q, Q), q, eps)
+        # All is read before anything is written: no read is moved past a write, and each would be waited for.
+        q_x, q_dy = _row(joint, at, q, Q), _row(dq, row * q, q, Q)
+        latent_x, latent_dy = _row(joint, at + q, latent, L), _row(d_latent, row * latent, latent, L)
+        d_rope = _turned(d_key, row * rope, turns, row * rope, rope, -1.0, R)
+        d, dw_row = _gradient(q_x, q_w, q_dy, q, eps)
         _put(d_joint, at, d, q, Q)
         q_dw += dw_row
-        at += q
-        d, dw_row = _gradient(
-            _row(joint, at, latent, L), latent_w, _row(d_latent, row * latent, latent, L), latent, eps
-        )
-        _put(d_joint, at, d, latent, L)
+        d, dw_row = _gradient(latent_x, latent_w, latent_dy, latent, eps)
+        _put(d_joint, at + q, d, latent, L)
         latent_dw += dw_row
-        d = _turned(d_key, row * rope, turns, row * rope, rope, -1.0, R)
-        _put(d_joint, at + latent, d, rope, R)
+        _put(d_joint, at + q + latent, d_rope, rope, R)
     at = first * (q + latent)
     _put(parts, at, q_dw, q, Q)
     _put(parts, at + q, latent_dw, latent, L)
