@@ -218,9 +218,15 @@ def _store_rows(q, q_scale, width, a, b, c, d, block, rows, col, inside, POWERS:
     second = _store_quarter(q, width, b, row + 1, rows, col, inside, POWERS)
     third = _store_quarter(q, width, c, row + 2, rows, col, inside, POWERS)
     fourth = _store_quarter(q, width, d, row + 3, rows, col, inside, POWERS)
-    scales = tl.reshape(tl.join(tl.join(first, third), tl.join(second, fourth)), [128])
+    _store_lines(q_scale, first, second, third, fourth, block, rows)
+
+
+@triton.jit
+def _store_lines(pointer, first, second, third, fourth, block, rows):
+    """A number a row, of four quarters of every fourth row."""
     row = block * 128 + tl.arange(0, 128)
-    tl.store(q_scale + row, scales, mask=row < rows)
+    value = tl.reshape(tl.join(tl.join(first, third), tl.join(second, fourth)), [128])
+    tl.store(pointer + row, value, mask=row < rows)
 
 
 @triton.jit
@@ -340,11 +346,9 @@ def _placed_kernel(
 
 
 @triton.jit
-def _swiglu_gradient(
-    gate_up, dh, gates, choice, parts, row, col, rows, width, UP: tl.constexpr, PLACED: tl.constexpr
-):  # fmt: skip
-    """At these rows and columns the gradient of up, or that of gate, with which the products of dh and what the row's
-    gate multiplies go to ``parts``."""
+def _swiglu_gradient(gate_up, dh, gates, choice, row, col, rows, width, UP: tl.constexpr, PLACED: tl.constexpr):
+    """At these rows and columns the gradient of up, or that of gate and the sum of each row's products of dh and what
+    its gate multiplies."""
     filled = row < rows
     weight = tl.full([32], 1.0, tl.float32)
     if PLACED:
@@ -358,14 +362,13 @@ def _swiglu_gradient(
     gate = tl.load(from_row, mask=mask, other=0.0).to(tl.float32)
     sigmoid = _sigmoid(gate)
     silu = gate * sigmoid
-    if UP:
-        value = silu * d
-    else:
+    if not UP:
         d *= tl.load(from_row + width, mask=mask, other=0.0).to(tl.float32)
-        if PLACED:
-            tl.store(parts + row, tl.sum(silu * d, 1), mask=row < rows)
+    value = silu * d
+    total = tl.sum(value, 1)
+    if not UP:
         value = (sigmoid + silu * (1.0 - sigmoid)) * d
-    return value * weight[:, None]
+    return value * weight[:, None], total
 
 
 @triton.jit
@@ -374,10 +377,13 @@ def _store_gradient(
     UP: tl.constexpr, PLACED: tl.constexpr,
 ):  # fmt: skip
     row, col = block * 128 + 4 * tl.arange(0, 32), column * 128 + tl.arange(0, 128)
-    a = _swiglu_gradient(gate_up, dh, gates, choice, parts, row, col, rows, width, UP, PLACED)
-    b = _swiglu_gradient(gate_up, dh, gates, choice, parts, row + 1, col, rows, width, UP, PLACED)
-    c = _swiglu_gradient(gate_up, dh, gates, choice, parts, row + 2, col, rows, width, UP, PLACED)
-    d = _swiglu_gradient(gate_up, dh, gates, choice, parts, row + 3, col, rows, width, UP, PLACED)
+    a, first = _swiglu_gradient(gate_up, dh, gates, choice, row, col, rows, width, UP, PLACED)
+    b, second = _swiglu_gradient(gate_up, dh, gates, choice, row + 1, col, rows, width, UP, PLACED)
+    c, third = _swiglu_gradient(gate_up, dh, gates, choice, row + 2, col, rows, width, UP, PLACED)
+    d, fourth = _swiglu_gradient(gate_up, dh, gates, choice, row + 3, col, rows, width, UP, PLACED)
+    if PLACED:
+        if not UP:  # stored behind all that is read, for no read is moved past a write
+            _store_lines(parts, first, second, third, fourth, block, rows)
     inside = col < width
     line = UP * width + col
     q_scale += (UP * (width // 128) + column).to(tl.int64) * q_stride
