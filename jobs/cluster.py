@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from jobs import memory
+from jobs import console, memory
 from jobs.config import GrpoRecipe
 from model.engine import Completion, Request, Sampling
 from model.moe import ExpertLoad
@@ -329,6 +329,24 @@ class Cluster:
     def __init__(self, one_machine: bool) -> None:
         self.one_machine = one_machine
 
+    def require(self, cpus: float, gpus: float) -> None:
+        """Raises ClusterError where a Ray on this machine alone has less to give, for which parts would wait without
+        end. A cluster may still grow: that it is waited for is said."""
+        import ray
+
+        found = ray.cluster_resources()
+        lacking = [
+            f"{wanted:g} {name}s where there are {found.get(name, 0):g}"
+            for name, wanted in (("CPU", cpus), ("GPU", gpus))
+            if wanted > found.get(name, 0)
+        ]
+        if lacking and self.one_machine:
+            raise ClusterError(
+                f"the recipe's [cluster] asks for {', '.join(lacking)}: lower gpus_per_trainer and the like"
+            )
+        if lacking:
+            console.say(f"waiting for the cluster to grow: the recipe's [cluster] asks for {', '.join(lacking)}")
+
     def trainer(self, recipe: GrpoRecipe) -> RemoteTrainer:
         table, absolute = recipe.cluster, recipe_with_absolute_paths(recipe)
         threads = table.trainer_threads
@@ -409,6 +427,8 @@ async def call(reference: Awaitable[T], who: str) -> T:
             raise error.cause from None
         raise
     except ray.exceptions.RayActorError as error:
+        if error.actor_init_failed:
+            raise ClusterError(f"{who} could not start: {str(error).splitlines()[-1].strip()}") from None
         raise ClusterError(
             f"{who} died: {str(error).splitlines()[-1].strip()}\nits log is in /tmp/ray/session_latest/logs; continue "
             "the run with --resume. If memory ran out, lower rollout.max_rows or train.micro_batch_tokens"

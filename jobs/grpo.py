@@ -55,7 +55,7 @@ def checked(recipe: GrpoRecipe, *, resume: bool) -> Checked:
 
     config.check_run_dir(recipe.run.dir, resume=resume)
     model, tokenizer = checkpoint.shape(recipe.base)
-    parts.check_engine(recipe)
+    parts.check_engine(recipe, model)
     problems = parts.load_problems(recipe)
     limit, encode = model.max_position_embeddings, parts.encoder(Layout(tokenizer, recipe.data.template))
     files = ((problems.train, str(recipe.data.train)), (problems.held_out, str(recipe.data.held_out)))
@@ -82,6 +82,7 @@ def train(recipe: GrpoRecipe, *, resume: bool) -> None:
     places = table.trainer_threads + table.rollout_workers * table.rollout_threads + table.reward_workers
     with config.begun(recipe, recipe.run.dir, resume=resume):
         with console.console.status("starting Ray"), cluster.connect(table.address, places) as ray:
+            ray.require(places, table.gpus_per_trainer + table.rollout_workers * table.gpus_per_rollout_worker)
             trainer = ray.trainer(recipe)
             engine = ray.engine(recipe, trainer)
             reward = ray.reward(ready.make_judge, table.reward_workers)

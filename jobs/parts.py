@@ -15,6 +15,7 @@ import torch
 from jobs.config import GrpoRecipe, LayoutTable, OptimizerTable, RecipeError, TrainPrecisionTable
 from model import checkpoint, hf
 from model.chat import Layout
+from model.config import ModelConfig
 from model.engine import Engine, Request, Sampling
 from model.native import NativeEngine
 from model.policy import OptimizerSettings, Policy
@@ -151,9 +152,12 @@ def rollout_engine(recipe: GrpoRecipe) -> Engine:
     )
 
 
-def check_engine(recipe: GrpoRecipe) -> None:
-    """Raises RecipeError or EngineError where vLLM is asked for and is not there, or cannot do what is asked."""
+def check_engine(recipe: GrpoRecipe, model: ModelConfig) -> None:
+    """Raises RecipeError or EngineError where vLLM is asked for and is not there, or an engine cannot do what is
+    asked."""
     table = recipe.rollout
+    if table.draft and not model.num_nextn_predict_layers:
+        raise RecipeError(f"rollout.draft: {recipe.base} has no MTP module to draft with")
     if table.engine == "native":
         if table.vllm:
             raise RecipeError('rollout.vllm is set, but rollout.engine is "native"')

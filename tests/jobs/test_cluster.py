@@ -143,6 +143,20 @@ def test_a_run_with_vllm_is_resumed_amid_its_samples(
     assert any(line["step"] > 2 and line["versions"][0][0] < 2 <= line["versions"][-1][0] for line in lines)
 
 
+def test_gpus_that_are_not_there_are_refused_and_not_waited_for(local: cluster.Cluster) -> None:
+    with pytest.raises(cluster.ClusterError, match=r"1000 GPUs where there are \d+: lower"):
+        local.require(3, 1000)
+    local.require(3, 0)
+
+
+def test_a_part_that_cannot_start_says_why(local: cluster.Cluster) -> None:
+    def broken() -> None:
+        raise ValueError("no such part")
+
+    with pytest.raises(cluster.ClusterError, match="could not start: ValueError: no such part"):
+        asyncio.run(local.reward(broken, 1)([Sample({}, "")]))
+
+
 def test_workers_have_the_priority_of_the_process_that_starts_them(local: cluster.Cluster) -> None:
     class Priority:
         async def __call__(self, samples: Sequence[Sample], /) -> list[Score]:

@@ -13,6 +13,7 @@ from jobs.config import GrpoRecipe, RecipeError
 from model.engine import EngineError
 from model.native import NativeEngine
 from model.policy import PolicyError
+from tests.fakes import TINY
 from tests.jobs.conftest import Workspace
 
 OTHER: dict[str, Any] = {
@@ -157,12 +158,17 @@ def test_what_vllm_cannot_do_is_refused_before_the_run(
     pytest.importorskip("vllm", reason="needs vLLM")
     recipe = config.read(workspace.recipe, GrpoRecipe, ["rollout.engine=vllm", *overrides])
     with pytest.raises((RecipeError, EngineError), match=message):
-        parts.check_engine(recipe)
+        parts.check_engine(recipe, TINY)
 
 
 def test_arguments_for_vllm_need_vllm(workspace: Workspace) -> None:
     with pytest.raises(RecipeError, match="rollout.vllm"):
-        parts.check_engine(config.read(workspace.recipe, GrpoRecipe, ["rollout.vllm.seed=3"]))
+        parts.check_engine(config.read(workspace.recipe, GrpoRecipe, ["rollout.vllm.seed=3"]), TINY)
+
+
+def test_drafts_of_a_model_without_an_mtp_module_are_refused_before_the_run(workspace: Workspace) -> None:
+    with pytest.raises(RecipeError, match="no MTP module"):
+        parts.check_engine(config.read(workspace.recipe, GrpoRecipe, ["rollout.draft=true"]), TINY)
 
 
 def test_the_engine_drafts_where_the_model_can(workspace: Workspace) -> None:
