@@ -29,7 +29,7 @@ from model.kernels.rows import Places
 from model.kernels.sizes import cdiv
 
 RECIPROCAL = tl.constexpr(1 / 448)
-SLAB = 2
+SLAB = 1
 """Columns of tiles, over all rows, between which `quantize_placed` moves on: so much of its input stays in the L2 cache
 until the last expert of each token has read it."""
 
@@ -206,7 +206,7 @@ def _store_turned(t, t_scale, t_stride, t_width, a, b, c, d, block, line, mask, 
     scale, inverse = _scale(_largest(a, b, c, d), POWERS)
     turned = tl.trans(_words(a, b, c, d, inverse[None, :]))
     at = line.to(tl.int64)[:, None] * (t_width // 4) + (block * 32 + tl.arange(0, 32))[None, :]
-    tl.store(t + at, turned, mask=mask[:, None])
+    tl.store(t + at, turned, mask=mask[:, None], eviction_policy="evict_first")  # read later, or too large to stay
     tl.store(t_scale + block.to(tl.int64) * t_stride + line, scale, mask=mask)
 
 
@@ -340,7 +340,8 @@ def _placed_kernel(
     b = _of_token(x, choice, quarter + 1, col, width, K)
     c = _of_token(x, choice, quarter + 2, col, width, K)
     d = _of_token(x, choice, quarter + 3, col, width, K)
-    tl.store(q + row.to(tl.int64)[:, None] * width + col[None, :], code, mask=inside[None, :])
+    to = q + row.to(tl.int64)[:, None] * width + col[None, :]
+    tl.store(to, code, mask=inside[None, :], eviction_policy="evict_first")  # x is what the cache is to keep
     tl.store(q_scale + column.to(tl.int64) * q_stride + row, size)
     _store_turned(t, t_scale, t_stride, t_width, a, b, c, d, block, col, inside, False)
 
