@@ -338,31 +338,36 @@ class _Route(torch.autograd.Function):
 
 
 class _TokenLogprobs(torch.autograd.Function):
-    """Logits are made again in the backward pass, where their gradient takes their place."""
+    """Logits are made again in the backward pass, where their gradient takes their place; but for those of the last
+    chunk, which the backward pass begins with."""
 
     @staticmethod
     def forward(
         ctx, hidden: Tensor, head: Tensor, targets: Tensor, temperature: float, chunk: int
     ) -> tuple[Tensor, Tensor]:
         weight = head.to(hidden.dtype)
-        parts = [
-            elementwise.logprobs(h @ weight.T, t, temperature)
-            for h, t in zip(hidden.split(chunk), targets.split(chunk), strict=True)
-        ]
+        parts = []
+        for h, t in zip(hidden.split(chunk), targets.split(chunk), strict=True):
+            logits = h @ weight.T
+            parts.append(elementwise.logprobs(logits, t, temperature))
         logp, entropy, lse = (torch.cat(same) for same in zip(*parts, strict=True))
         ctx.save_for_backward(hidden, weight, targets, lse)
         ctx.temperature, ctx.chunk = temperature, chunk
+        ctx.last = logits if ctx.needs_input_grad[0] else None
         ctx.mark_non_differentiable(entropy)
         return logp, entropy
 
     @staticmethod
     def backward(ctx, d_logp: Tensor, _: Tensor):
         hidden, weight, targets, lse = ctx.saved_tensors
-        d_hidden, d_weight = torch.empty_like(hidden), torch.zeros_like(weight, dtype=torch.float32)
-        cut = (t.split(ctx.chunk) for t in (hidden, targets, lse, d_logp.contiguous(), d_hidden))
+        d_hidden, d_weight, logits = torch.empty_like(hidden), None, ctx.last
+        ctx.last = None
+        cut = (t.split(ctx.chunk)[::-1] for t in (hidden, targets, lse, d_logp.contiguous(), d_hidden))
         for h, t, log_sum, d, out in zip(*cut, strict=True):
-            logits = h @ weight.T
+            logits = h @ weight.T if logits is None else logits
             elementwise.logprobs_backward(logits, t, log_sum, d, ctx.temperature)
             torch.mm(logits, weight, out=out)
-            d_weight += torch.mm(logits.T, h, out_dtype=torch.float32)
+            part = torch.mm(logits.T, h, out_dtype=torch.float32)
+            d_weight = part if d_weight is None else d_weight.add_(part)
+            logits = None
         return d_hidden, d_weight, None, None, None

@@ -12,7 +12,7 @@ import torch
 from model import publish
 from model.config import Precision
 from model.engine import Request, Sampling
-from model.loss import pretrain_loss
+from model.loss import pretrain_loss, token_logprobs
 from model.native import NativeEngine
 from model.policy import OptimizerSettings, Policy
 from model.sampling import Start
@@ -81,6 +81,21 @@ def test_a_training_step_is_the_reference_s(
             assert p.grad is not None, name
             close = torch.nn.functional.cosine_similarity(p.grad.cpu().flatten(), q.grad.flatten(), dim=0)
             assert close > least, (name, float(close))
+
+
+@pytest.mark.parametrize("chunk", [64, 256])
+def test_gradients_of_log_probabilities_do_not_depend_on_what_is_kept(chunk: int) -> None:
+    """The last chunk's logits are kept for the first of two backward passes."""
+    hidden = torch.randn(150, 256, device="cuda").bfloat16().requires_grad_()
+    head = (torch.randn(1000, 256, device="cuda") / 16).requires_grad_()
+    targets, d = torch.randint(0, 1000, (150,), device="cuda"), torch.randn(150, device="cuda")
+    logp, _ = token_logprobs(hidden, head, targets, 0.7, chunk)
+    once, again = (torch.autograd.grad(logp, (hidden, head), d, retain_graph=True) for _ in range(2))
+    leaves = hidden.detach().double().requires_grad_(), head.detach().bfloat16().double().requires_grad_()
+    scores = (leaves[0] @ leaves[1].T / 0.7).log_softmax(-1).gather(-1, targets[:, None])
+    for x, y, z in zip(once, again, torch.autograd.grad(scores, leaves, d[:, None].double()), strict=True):
+        assert torch.equal(x, y)
+        assert float((x.double() - z).norm() / z.norm()) < 0.01
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp8"])
