@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from model.moe import MLP, Experts, MoE, Router, Routing
 
 
+LOGITS = 2**30
+"""At once, in BF16."""
+
+
 def linear(layer: Linear, x: Tensor) -> Any:
     """FP8 alone: in BF16 torch's own product is the reference."""
     return fused_fp8.product(x, layer) if fused_fp8.serves(layer) else NotImplemented
@@ -147,8 +151,10 @@ def attention(q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float)
 
 
 def token_logprobs(
-    hidden: Tensor, head: Tensor, targets: Tensor, temperature: float = 1.0, chunk: int = 8192
+    hidden: Tensor, head: Tensor, targets: Tensor, temperature: float = 1.0, chunk: int | None = None
 ) -> tuple[Tensor, Tensor]:
+    """``chunk`` is by default as many rows as `LOGITS` are, and 8192 at the least."""
+    chunk = chunk or max(8192, LOGITS // head.shape[0])
     logp, entropy = _TokenLogprobs.apply(hidden, head, targets, temperature, chunk)
     return logp, entropy
 
