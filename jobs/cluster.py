@@ -191,7 +191,7 @@ class Handover:
             return
         from model import transport
 
-        gpus = await self._all(lambda actor, _: inside(actor, lambda _: transport.gpu()))
+        gpus = await self._all(lambda actor, _: actor.__ray_call__.remote(lambda _: transport.gpu()))
         fitting = transport.natural(gpus[0], gpus[1:])
         way = fitting if self.table.transport == "auto" else self.table.transport
         if way == "ipc":
