@@ -28,6 +28,7 @@ from model.kernels.quantize import (
     Weights,
     quantize_blocks,
     quantize_both,
+    quantize_normed,
     quantize_placed,
     quantize_tiles,
     swiglu_backward,
@@ -106,9 +107,11 @@ class _Attention(torch.autograd.Function):
         ctx.segments, ctx.c, ctx.scale, ctx.sizes = segments, c, scale, _heights(q_a, kv_a)
         x_rows, x_columns = quantize_both(x)
         joint = products.matmul(x_rows, down.rows)
-        q, latent, key = norms.latents(joint, turns, q_norm, norm, c.rms_norm_eps)
-        (q_rows, q_columns), (rows, columns) = quantize_both(q), quantize_both(latent)
-        shape = q.shape[0], c.num_attention_heads, -1
+        sizes = q_norm.shape[0], norm.shape[0]
+        q_inverse, inverse, key = norms.latent_inverses(joint, turns, *sizes, c.rms_norm_eps)
+        q_rows, q_columns = quantize_normed(joint[:, : sizes[0]], q_inverse, q_norm)
+        rows, columns = quantize_normed(joint[:, sizes[0] : sum(sizes)], inverse, norm)
+        shape = joint.shape[0], c.num_attention_heads, -1
         queries = products.matmul(q_rows, q_up.rows).view(shape)
         expanded = products.matmul(rows, up.rows).view(shape)
         rotate_tail_(queries, turns, c.qk_nope_head_dim)

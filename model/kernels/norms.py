@@ -64,6 +64,20 @@ def latents(
     return outs[0], outs[1], outs[2]
 
 
+def latent_inverses(joint: Tensor, turns: Tensor, q: int, latent: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """`latents` for `quantize_normed`: instead of the normed numbers what the first ``q`` and the next ``latent`` of
+    each row are multiplied by, FP32 [N]; and the turned key."""
+    rows, width = joint.shape
+    rope = width - q - latent
+    inverses, key = joint.new_empty(2, rows, dtype=torch.float32), joint.new_empty(rows, rope)
+    if rows:
+        _latent_inverses_kernel[(rows,)](
+            joint, torch.view_as_real(turns), inverses, key, eps, rows, q, latent, rope,
+            Q=power_of_two(q), L=power_of_two(latent), R=power_of_two(rope), num_warps=4,
+        )  # fmt: skip
+    return inverses[0], inverses[1], key
+
+
 def latents_backward(
     joint: Tensor, turns: Tensor, query_weight: Tensor, weight: Tensor, eps: float, dq: Tensor, d_latent: Tensor,
     d_key: Tensor,
@@ -178,6 +192,20 @@ def _latents_kernel(
     _put(q_out, row * q, out, q, Q)
     out = latent_x * _inverse(latent_x, latent, eps) * _weight(weight, joint, latent, L)
     _put(latent_out, row * latent, out, latent, L)
+    _put(key_out, row * rope, key, rope, R)
+
+
+@launched
+@triton.jit
+def _latent_inverses_kernel(
+    joint, turns, inverses, key_out, eps, rows, q, latent, rope, Q: tl.constexpr, L: tl.constexpr, R: tl.constexpr
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    at = row * (q + latent + rope)
+    q_x, latent_x = _row(joint, at, q, Q), _row(joint, at + q, latent, L)
+    key = _turned(joint, at + q + latent, turns, row * rope, rope, 1.0, R)
+    tl.store(inverses + row, _inverse(q_x, q, eps))
+    tl.store(inverses + rows + row, _inverse(latent_x, latent, eps))
     _put(key_out, row * rope, key, rope, R)
 
 

@@ -36,14 +36,22 @@ until the last expert of each token has read it."""
 
 def quantize_tiles(x: Tensor, *, powers_of_two: bool = False) -> Quantized:
     """1x128 tiles of ``x`` [M, K], BF16 or FP32."""
-    rows, _ = _tiles(x, None, None, swiglu=False, transpose=False, powers_of_two=powers_of_two)
+    rows, _ = _tiles(x, transpose=False, powers_of_two=powers_of_two)
     return rows
 
 
 def quantize_both(x: Tensor, *, powers_of_two: bool = False) -> tuple[Quantized, Quantized]:
     """``x`` [M, K] in 1x128 tiles, and in 128x1 tiles stored transposed: [K, P] with scale [K, P / 128], P being M
     rounded up to 128 with zeros."""
-    rows, columns = _tiles(x, None, None, swiglu=False, transpose=True, powers_of_two=powers_of_two)
+    rows, columns = _tiles(x, powers_of_two=powers_of_two)
+    assert columns is not None
+    return rows, columns
+
+
+def quantize_normed(x: Tensor, inverse: Tensor, weight: Tensor) -> tuple[Quantized, Quantized]:
+    """`quantize_both` of ``x`` [M, K], whose rows may be parts of longer ones, times ``inverse`` FP32 [M] and
+    ``weight`` [K], which is rounded to x's dtype, in one rounding."""
+    rows, columns = _tiles(x, norm=(inverse, weight))
     assert columns is not None
     return rows, columns
 
@@ -69,7 +77,7 @@ def swiglu_quantize(
 ) -> tuple[Quantized, Quantized]:
     """``silu(gate) * up`` of ``gate_up`` [M, 2 I] (gate, then up), with ``places`` times the choice's gate of ``gates``
     [T, K], in FP32 until the one rounding to FP8: 1x128 tiles [M, I] and 128x1 tiles as in `quantize_both`."""
-    rows, columns = _tiles(gate_up, gates, places, swiglu=True, transpose=True, powers_of_two=powers_of_two)
+    rows, columns = _tiles(gate_up, gates, places, swiglu=True, powers_of_two=powers_of_two)
     assert columns is not None
     return rows, columns
 
@@ -132,21 +140,23 @@ def _empty_scale(w: Tensor, nb: int, kb: int) -> Tensor:
 
 
 def _tiles(
-    x: Tensor, gates: Tensor | None, places: Places | None, *, swiglu: bool, transpose: bool, powers_of_two: bool
-) -> tuple[Quantized, Quantized | None]:
-    x = x.contiguous()
+    x: Tensor, gates: Tensor | None = None, places: Places | None = None, norm: tuple[Tensor, Tensor] | None = None, *,
+    swiglu: bool = False, transpose: bool = True, powers_of_two: bool = False,
+) -> tuple[Quantized, Quantized | None]:  # fmt: skip
+    x = x if x.stride(1) == 1 else x.contiguous()
     width = x.shape[1] // 2 if swiglu else x.shape[1]
     tokens = (x if places is None else places.choice).shape[0]
     blocks = cdiv(tokens, BLOCK)
     rows = empty_tiles(x, tokens, width)
     columns = empty_tiles(x, width, blocks * BLOCK) if transpose else rows
     choice, total = (rows.scale, rows.scale) if places is None else (places.choice, places.ends[-1:])
+    inverse, weight = norm or (rows.scale, rows.scale)
     if tokens:
         _tile_kernel[(cdiv(width, BLOCK), blocks)](
-            x, gates if gates is not None else x, choice, total,
+            x, x.stride(0), gates if gates is not None else x, choice, total, inverse, weight,
             rows.data, rows.scale, rows.scale.stride(1), _in_words(columns), columns.scale, columns.scale.stride(1),
-            tokens, width, blocks * BLOCK,
-            PLACED=places is not None, SWIGLU=swiglu, TRANSPOSE=transpose, POWERS=powers_of_two,
+            tokens, width, blocks * BLOCK, PLACED=places is not None, SWIGLU=swiglu, NORMED=norm is not None,
+            TRANSPOSE=transpose, POWERS=powers_of_two,
             num_warps=4 if transpose and not swiglu else 8,
         )  # fmt: skip
     return rows, columns if transpose else None
@@ -265,30 +275,35 @@ def _tiles_of(value, codes, sizes, size_stride, width, WIDTH: tl.constexpr, TILE
 
 
 @triton.jit
-def _value(x, gates, choice, row, col, rows, width, PLACED: tl.constexpr, SWIGLU: tl.constexpr):
+def _value(
+    x, line, gates, choice, inverse, weight, row, col, rows, width,
+    PLACED: tl.constexpr, SWIGLU: tl.constexpr, NORMED: tl.constexpr,
+):  # fmt: skip
     """What is quantised at these rows and columns, FP32; zero where nothing is."""
     filled = row < rows
     if PLACED:
         chosen = tl.load(choice + row)
         filled = chosen >= 0
     inside = filled[:, None] & (col < width)[None, :]
-    where = row.to(tl.int64)[:, None] * width + col[None, :]
+    where = row.to(tl.int64)[:, None] * line + col[None, :]
     if SWIGLU:
-        where += row.to(tl.int64)[:, None] * width
         gate = tl.load(x + where, mask=inside, other=0.0).to(tl.float32)
         value = gate * _sigmoid(gate) * tl.load(x + where + width, mask=inside, other=0.0).to(tl.float32)
         if PLACED:
             value *= tl.load(gates + chosen, mask=filled, other=0.0).to(tl.float32)[:, None]
     else:
         value = tl.load(x + where, mask=inside, other=0.0).to(tl.float32)
+    if NORMED:
+        value *= tl.load(inverse + row, mask=filled, other=0.0)[:, None]
+        value *= tl.load(weight + col, mask=col < width, other=0.0).to(x.dtype.element_ty).to(tl.float32)[None, :]
     return value
 
 
 @launched
 @triton.jit
 def _tile_kernel(
-    x, gates, choice, total, q, q_scale, q_stride, t, t_scale, t_stride, tokens, width, t_width,
-    PLACED: tl.constexpr, SWIGLU: tl.constexpr, TRANSPOSE: tl.constexpr, POWERS: tl.constexpr,
+    x, line, gates, choice, total, inverse, weight, q, q_scale, q_stride, t, t_scale, t_stride, tokens, width, t_width,
+    PLACED: tl.constexpr, SWIGLU: tl.constexpr, NORMED: tl.constexpr, TRANSPOSE: tl.constexpr, POWERS: tl.constexpr,
 ):  # fmt: skip
     """One 128x128 tile, as four quarters of every fourth row; programs of the same 128 rows follow each other."""
     column, block = tl.program_id(0), tl.program_id(1)
@@ -297,10 +312,10 @@ def _tile_kernel(
             return
     row = block * 128 + 4 * tl.arange(0, 32)
     col = column * 128 + tl.arange(0, 128)
-    a = _value(x, gates, choice, row, col, tokens, width, PLACED, SWIGLU)
-    b = _value(x, gates, choice, row + 1, col, tokens, width, PLACED, SWIGLU)
-    c = _value(x, gates, choice, row + 2, col, tokens, width, PLACED, SWIGLU)
-    d = _value(x, gates, choice, row + 3, col, tokens, width, PLACED, SWIGLU)
+    a = _value(x, line, gates, choice, inverse, weight, row, col, tokens, width, PLACED, SWIGLU, NORMED)
+    b = _value(x, line, gates, choice, inverse, weight, row + 1, col, tokens, width, PLACED, SWIGLU, NORMED)
+    c = _value(x, line, gates, choice, inverse, weight, row + 2, col, tokens, width, PLACED, SWIGLU, NORMED)
+    d = _value(x, line, gates, choice, inverse, weight, row + 3, col, tokens, width, PLACED, SWIGLU, NORMED)
     inside = col < width
     q_scale += column.to(tl.int64) * q_stride
     _store_rows(q, q_scale, width, a, b, c, d, block, tokens, col, inside, POWERS)
@@ -425,10 +440,10 @@ def _store_block(w, q, q_scale, q_stride, t, t_scale, t_stride, n, k, TRANSPOSE:
     kb, nb, expert = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
     row, col = nb * 128 + 4 * tl.arange(0, 32), kb * 128 + tl.arange(0, 128)
     w += expert * n * k
-    a = _value(w, w, w, row, col, n, k, False, False)
-    b = _value(w, w, w, row + 1, col, n, k, False, False)
-    c = _value(w, w, w, row + 2, col, n, k, False, False)
-    d = _value(w, w, w, row + 3, col, n, k, False, False)
+    a = _value(w, k, w, w, w, w, row, col, n, k, False, False, False)
+    b = _value(w, k, w, w, w, w, row + 1, col, n, k, False, False, False)
+    c = _value(w, k, w, w, w, w, row + 2, col, n, k, False, False, False)
+    d = _value(w, k, w, w, w, w, row + 3, col, n, k, False, False, False)
     scale, inverse = _scale(tl.max(_largest(a, b, c, d), 0), POWERS)
     q += expert * n * k
     where = row.to(tl.int64)[:, None] * k + col[None, :]

@@ -341,6 +341,25 @@ def test_latents(q: int, latent: int) -> None:
     assert all(y.grad is not None and far(x, y.grad) < FP32_ERROR for x, y in zip(d_weights, w, strict=True))
 
 
+def test_latents_are_normed_as_they_are_quantised() -> None:
+    from model import rope
+    from model.kernels.norms import latent_inverses, latents
+    from model.kernels.quantize import quantize_both, quantize_normed
+
+    joint, weights = inputs("random", 300, 768 + 512 + 64), [torch.rand(n, device="cuda") for n in (768, 512)]
+    turns = rope.rotations(torch.arange(300, device="cuda"), torch.rand(32, device="cuda"))
+    *normed, key = latents(joint, turns, *weights, 1e-6)
+    *inverses, same_key = latent_inverses(joint, turns, 768, 512, 1e-6)
+    assert torch.equal(same_key, key)
+    for x, inverse, weight, y in zip(joint.split([768, 512, 64], -1), inverses, weights, normed, strict=False):
+        found, unfused = quantize_normed(x, inverse, weight), quantize_both(y)
+        exact = x.double() * inverse.double()[:, None] * weight.bfloat16().double()
+        padded = torch.nn.functional.pad(exact, (0, 0, 0, -300 % 128))
+        for ours, theirs, expected in zip(found, unfused, (exact, padded.T), strict=True):
+            assert far(ours.scale, theirs.scale.double()) < BF16_ERROR
+            assert far(decoded(ours), expected) < far(decoded(theirs), expected) * 1.02
+
+
 @pytest.mark.parametrize("gated", [True, False])
 def test_swiglu_s_gradient_is_rounded_once(gated: bool) -> None:
     from model.kernels.quantize import swiglu_backward, swiglu_quantize

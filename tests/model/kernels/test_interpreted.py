@@ -14,7 +14,7 @@ from model import digest, fp8
 from model.kernels import elementwise
 from model.kernels.digest import word_sums
 from model.kernels.quantize import (
-    quantize_blocks, quantize_both, quantize_placed, quantize_tiles, swiglu_backward, swiglu_quantize,
+    quantize_blocks, quantize_both, quantize_normed, quantize_placed, quantize_tiles, swiglu_backward, swiglu_quantize,
 )
 from model.kernels.rows import permute, places, unpermute
 from model.kernels.router import route, route_backward
@@ -218,6 +218,17 @@ gradients = [torch.randn_like(e) for e in expected]
 torch.autograd.backward(expected, gradients)
 found = norms.latents_backward(joint.detach(), turns, *weights, 1e-6, *gradients)
 torch.testing.assert_close(found, (joint.grad, pair[0].weight.grad, pair[1].weight.grad))
+
+# Latents normed as they are quantised
+joint, weights = torch.randn(130, 256 + 128 + 8), [torch.rand(256), torch.rand(128)]
+turns = rope.rotations(torch.arange(130), torch.rand(4))
+*normed, key = norms.latents(joint, turns, *weights, 1e-6)
+*inverses, same_key = norms.latent_inverses(joint, turns, 256, 128, 1e-6)
+assert torch.equal(same_key, key)
+for x, inverse, weight, y in zip((joint[:, :256], joint[:, 256:384]), inverses, weights, normed, strict=True):
+    for found, expected in zip(quantize_normed(x, inverse, weight), quantize_both(y), strict=True):
+        torch.testing.assert_close(found.scale, expected.scale)
+        torch.testing.assert_close(found.data.float(), expected.data.float(), rtol=1 / 8, atol=2**-9)
 """
 
 
