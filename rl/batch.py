@@ -6,7 +6,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -40,6 +40,10 @@ class MicroBatch:
     weights: Tensor
     sequences: Tensor
     routes: Tensor | None = None
+
+    def to(self, device: torch.device) -> MicroBatch:
+        moved: dict[str, Any] = {name: None if x is None else x.to(device) for name, x in vars(self).items()}
+        return MicroBatch(**moved)
 
 
 @dataclass(frozen=True)

@@ -38,12 +38,13 @@ def step(policy: Policy, groups: Sequence[Group], settings: StepSettings) -> Met
     """Trains on the groups and reports. Groups without any sample to train on leave the policy as it is."""
     if settings.loss.kl > 0 and policy.reference is None:
         policy.replace_reference()
-    minibatches = pack(
+    packed = pack(
         groups,
         max_tokens=settings.micro_batch_tokens,
         minibatches=settings.minibatches,
         by=settings.aggregation,
     )
+    minibatches = [[micro.to(policy.model.device) for micro in mini] for mini in packed]
     with torch.no_grad():
         starts = [[_forward(policy, m, settings).logp for m in mini] for mini in minibatches[1:]]
     tally = _Tally()
@@ -105,9 +106,7 @@ class _Tally:
         gap = (logp - micro.sampled).abs()
         lag = version - micro.versions
         self.tokens += len(logp)
-        self.largest_gap = max(self.largest_gap, float(gap.max()))
-        self.largest_lag = max(self.largest_lag, int(lag.max()))
-        for name, value in {
+        values = {
             "entropy": out.entropy,
             "kl": parts.kl,
             "clip_share": parts.clipped,
@@ -117,9 +116,13 @@ class _Tally:
             "sampler_kl_k3": (logp - micro.sampled).exp() - (logp - micro.sampled) - 1,
             "importance_left_out": (parts.importance == 0).float(),
             "lag": lag.float(),
-        }.items():
-            self.sums[name] = self.sums.get(name, 0.0) + float(value.sum())
-        self.sums["loss"] = self.sums.get("loss", 0.0) + float(parts.loss.detach())
+            "loss": parts.loss.detach(),
+        }
+        found = torch.stack([gap.max(), lag.max(), *(value.sum() for value in values.values())])
+        gap_here, lag_here, *sums = found.tolist()  # a GPU is waited for once
+        self.largest_gap, self.largest_lag = max(self.largest_gap, gap_here), max(self.largest_lag, int(lag_here))
+        for name, total in zip(values, sums, strict=True):
+            self.sums[name] = self.sums.get(name, 0.0) + total
         if micro.routes is not None:
             known, differ = routes_differ(out.routing, micro.routes)
             self.routed += known
