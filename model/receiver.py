@@ -2,8 +2,9 @@
 
 The sender writes what the publish says of itself (``weights``), ``0.part``, ``1.part``, ... into a folder, and ``end``
 behind the last; each worker says ``i.r.taken`` when it has loaded part i, and the sender then removes it. For a part
-that lies in the trainer's memory the file says where. Files rather than calls, so that one call of vLLM's own
-`reload_weights` takes all parts as one stream.
+that lies in the trainer's memory the file says where. What the trainer found on the probe comes back as ``expected``:
+the sender may not be able to open that memory, as it cannot in the trainer's own process. Files rather than calls, so
+that one call of vLLM's own `reload_weights` takes all parts as one stream.
 """
 
 from __future__ import annotations
@@ -21,16 +22,17 @@ from torch import Tensor
 from model import layout
 from model.config import ModelConfig, load
 from model.parts import SCALE, Part
-from model.probe import norms
+from model.probe import Probed, norms
 from model.publish import Arriving, Published, PublishError
 from model.transport import SharedPart
 
 WEIGHTS = "weights"
+EXPECTED = "expected"
 PART_SECONDS = 600.0
 """How long a worker waits for the next part before it takes the sender for dead, and the sender for a worker."""
 
 
-def write(what: Part | SharedPart | Published, path: Path) -> None:
+def write(what: Part | SharedPart | Published | Probed, path: Path) -> None:
     """A file that is there once it is whole."""
     draft = path.with_suffix(".draft")
     with draft.open("wb") as file:
@@ -88,12 +90,13 @@ class WeightReceiver:
         was sent."""
         config = load(Path(self.model_runner.vllm_config.model_config.model))
         weights = replace(read(Path(folder) / WEIGHTS), parts=parts_in(Path(folder), self.rank))
+        arriving = Arriving(weights)
         problem: str | None = None
 
         def stream() -> Iterator[tuple[str, Tensor]]:
             nonlocal problem
             try:
-                for part in Arriving(weights):
+                for part in arriving:
                     if part.name != "mtp":  # vLLM samples without drafts, and has no place for MTP modules
                         yield from published_names(part, config)
             except PublishError as error:
@@ -102,6 +105,8 @@ class WeightReceiver:
         self.reload_weights(weights_iterator=stream())
         if self.repack:
             self.pack_experts_again()
+        if self.rank == 0 and arriving.expected is not None:
+            write(arriving.expected, Path(folder) / EXPECTED)
         return problem
 
     def pack_experts_again(self) -> None:

@@ -17,6 +17,7 @@ import difflib
 import hashlib
 import itertools
 import os
+import re
 import shutil
 import tempfile
 import threading
@@ -90,7 +91,11 @@ class VllmEngine:
         self.thread = threading.Thread(target=self.loop.run_forever, name="vllm", daemon=True)
         self.thread.start()
         with environment(self.config):
-            self.llm: Any = asyncio.run_coroutine_threadsafe(_started(given), self.loop).result()
+            starting = asyncio.run_coroutine_threadsafe(_started(given), self.loop)
+            try:
+                self.llm: Any = starting.result()
+            except RuntimeError as error:
+                raise EngineError(f"vLLM could not start: {root_cause(own_errors()) or error}") from error
         self.open = asyncio.Event()
         self.sleeps = bool(given.get("enable_sleep_mode"))
         self.asleep, self.calls, self.turn = False, 0, asyncio.Lock()
@@ -257,10 +262,10 @@ class VllmEngine:
             for number, part in enumerate(parts):
                 receiver.write(part, folder / f"{number}.part")
                 await self._taken(folder, number + 1 - AHEAD, loading)
-                if part.name == publish.PROOF and weights.probe:
-                    expected = Probed.of(part.opened())
             (folder / "end").touch()
             problems = [problem for problem in await loading if problem is not None]
+            if not problems and weights.probe:
+                expected = receiver.read(folder / receiver.EXPECTED)
         finally:
             (folder / "end").touch()
             shutil.rmtree(folder, ignore_errors=True)
@@ -363,6 +368,18 @@ def environment(config: ModelConfig) -> Iterator[None]:
     finally:
         for name in added:
             os.environ.pop(name, None)
+
+
+def own_errors() -> str:
+    """The end of what this process and its children wrote as errors, where that is a file, as it is under Ray."""
+    path = Path("/proc/self/fd/2").resolve()
+    return path.read_bytes()[-65536:].decode(errors="replace") if path.is_file() else ""
+
+
+def root_cause(log: str) -> str | None:
+    """The last exception that one of vLLM's processes wrote: that which its caller gets points to "above"."""
+    said = re.findall(r"^\(EngineCore[^)]*\) (?:.*\] )?(\w*(?:Error|Exception|Interrupt): .+)$", log, re.MULTILINE)
+    return str(said[-1]) if said else None
 
 
 async def _started(arguments: Mapping[str, Any]) -> Any:

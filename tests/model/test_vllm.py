@@ -288,3 +288,16 @@ def test_experts_that_vllm_did_not_tell_are_left_to_the_router() -> None:
     known = moe_routes(np.ones((2, 2, 2)), CONFIG, 3)
     assert known[:, 0, 0].tolist() == [1, 1, -1]
     assert (moe_routes(None, CONFIG, 3) == -1).all()
+
+
+def test_why_vllm_could_not_start_is_read_from_its_log() -> None:
+    log = (
+        "(EngineCore pid=7) ERROR 11-25 23:47:34 [core.py:1330] ValueError: no backend for 32 heads\n"
+        "(EngineCore pid=7) Traceback (most recent call last):\n"
+        '(EngineCore pid=7)   File "selector.py", line 193, in choose\n'
+        "(EngineCore pid=7)     raise ValueError(\n"
+        "(EngineCore pid=7) ValueError: no backend for 32 heads\n"
+        "RuntimeError: Engine core initialization failed. See root cause above.\n"
+    )
+    assert vllm_engine_module.root_cause(log) == "ValueError: no backend for 32 heads"
+    assert vllm_engine_module.root_cause("all is well\n") is None
