@@ -23,7 +23,7 @@ from model.config import ModelConfig
 from model.fp8 import BLOCK, Quantized
 from model.kernels import norms, products
 from model.kernels.elementwise import rotate_tail_
-from model.kernels.gradients import keys_backward
+from model.kernels.gradients import keys_backward, queries_backward
 from model.kernels.quantize import (
     Weights,
     quantize_blocks,
@@ -131,8 +131,7 @@ class _Attention(torch.autograd.Function):
         dy_rows, dy_columns = quantize_both(dy)
         d_out = products.matmul(dy_rows, last.turned)
         dq, dk, dv = fused_attention.backward(d_out, fused_attention.Kept(*saved[8:]), ctx.segments, ctx.scale)
-        rotate_tail_(dq, turns, c.qk_nope_head_dim, back=True)
-        dq_rows, dq_columns = quantize_both(dq.flatten(1))
+        dq_rows, dq_columns = queries_backward(dq, turns, c.qk_nope_head_dim)
         d_rows, d_columns, d_key = keys_backward(dk, dv, c.qk_nope_head_dim)
         d_q, d_latent = products.matmul(dq_rows, q_up.turned), products.matmul(d_rows, up.turned)
         d_joint, *d_norms = norms.latents_backward(

@@ -9,7 +9,7 @@ routing and the movement of rows. This folder is the only home of triton; import
 ``digest``    sums of all words of many tensors; its reference is `model.digest`
 ``norms``     the residual stream's sums and norms, the latents' norms
 ``adamw``     AdamW's update, fused with the quantisation of the weight
-``gradients`` the gradient of keys and values, quantised
+``gradients`` the gradients of queries, and of keys and values, quantised
 ``launch``    launches at less cost on the host
 
 Of the native engine, each row the same to the bit whatever else is in the batch:

@@ -1,10 +1,12 @@
-"""The gradient of keys and values, quantised both ways as Dgrad and Wgrad multiply it (`model.kernels.quantize`)."""
+"""The gradients of queries, and of keys and values, quantised both ways as Dgrad and Wgrad multiply them
+(`model.kernels.quantize`)."""
 
 # Kernels are typed by Triton at each launch.
 # mypy: disable-error-code="untyped-decorator, no-untyped-def"
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -35,6 +37,56 @@ def keys_backward(dk: Tensor, dv: Tensor, nope: int) -> tuple[Quantized, Quantiz
         dk, d_key, heads, nope, rope, HEADS=power_of_two(heads), ROPE=power_of_two(rope), num_warps=1
     )
     return rows, columns, d_key
+
+
+def queries_backward(dq: Tensor, turns: Tensor, nope: int) -> tuple[Quantized, Quantized]:
+    """``dq`` BF16 [N, heads, nope + rope], its dimensions from ``nope`` on turned back by ``turns`` complex64
+    [N, rope / 2]: in 1x128 tiles [N, heads (nope + rope)] and in 128x1 tiles. nope and rope are even."""
+    tokens, heads, size = dq.shape
+    width, blocks = heads * size, cdiv(tokens, BLOCK)
+    rows, columns = empty_tiles(dq, tokens, width), empty_tiles(dq, width, blocks * BLOCK)
+    _queries_backward_kernel[(cdiv(width, BLOCK), blocks)](
+        dq.contiguous().view(torch.int32), turns.view(torch.int64),
+        rows.data, rows.scale, rows.scale.stride(1), _in_words(columns), columns.scale, columns.scale.stride(1),
+        tokens, nope // 2, size // 2, width, blocks * BLOCK, num_warps=8,
+    )  # fmt: skip
+    return rows, columns
+
+
+@triton.jit
+def _turned_back(words, turns, row, pair, tokens, nope, size, width):
+    """A quarter of a tile, whose columns come in pairs: a word holds one of BF16 numbers, and one of ``turns`` a
+    complex number."""
+    inside = pair % size - nope
+    known = (row < tokens)[:, None] & (pair < width)[None, :]
+    at = row.to(tl.int64)[:, None]
+    word = tl.load(words + at * width + pair[None, :], mask=known, other=0)
+    a = (word << 16).to(tl.float32, bitcast=True)
+    b = (word & -65536).to(tl.float32, bitcast=True)
+    # What is not turned is turned by 1, of which these are the bits.
+    turn = tl.load(turns + at * (size - nope) + inside[None, :], mask=known & (inside >= 0)[None, :], other=0x3F800000)
+    real = turn.to(tl.int32).to(tl.float32, bitcast=True)
+    imaginary = (turn >> 32).to(tl.int32).to(tl.float32, bitcast=True)
+    return tl.reshape(tl.join(a * real + b * imaginary, b * real - a * imaginary), [32, 128])
+
+
+@launched
+@triton.jit
+def _queries_backward_kernel(
+    words, turns, q, q_scale, q_stride, t, t_scale, t_stride, tokens, nope, size, width, t_width
+):  # fmt: skip
+    """One 128x128 tile, as four quarters of every fourth row. ``nope`` and ``size`` count pairs."""
+    column, block = tl.program_id(0), tl.program_id(1)
+    row, pair = block * 128 + 4 * tl.arange(0, 32), column * 64 + tl.arange(0, 64)
+    a = _turned_back(words, turns, row, pair, tokens, nope, size, width // 2)
+    b = _turned_back(words, turns, row + 1, pair, tokens, nope, size, width // 2)
+    c = _turned_back(words, turns, row + 2, pair, tokens, nope, size, width // 2)
+    d = _turned_back(words, turns, row + 3, pair, tokens, nope, size, width // 2)
+    col = column * 128 + tl.arange(0, 128)
+    known = col < width
+    q_scale += column.to(tl.int64) * q_stride
+    _store_rows(q, q_scale, width, a, b, c, d, block, tokens, col, known, False)
+    _store_turned(t, t_scale, t_stride, t_width, a, b, c, d, block, col, known, False)
 
 
 @triton.jit

@@ -399,6 +399,28 @@ def test_gradients_of_keys_are_the_unfused_ones() -> None:
     assert far(d_key, d_shared.double()) < BF16_ERROR
 
 
+@pytest.mark.parametrize(("tokens", "heads", "nope", "size"), [(300, 6, 128, 192), (128, 3, 64, 112)])
+def test_gradients_of_queries_are_turned_as_they_are_quantised(tokens: int, heads: int, nope: int, size: int) -> None:
+    from model import rope
+    from model.kernels.elementwise import rotate_tail
+    from model.kernels.gradients import queries_backward
+    from model.kernels.quantize import quantize_both
+
+    dq = inputs("random", tokens, heads, size)
+    turns = rope.rotations(torch.arange(tokens, device="cuda"), torch.rand((size - nope) // 2, device="cuda"))
+    head, tail = dq.double().split([nope, size - nope], -1)
+    tail = torch.view_as_real(torch.view_as_complex(tail.unflatten(-1, (-1, 2))) * turns.conj().unsqueeze(1)).flatten(
+        -2
+    )
+    exact = torch.cat([head, tail], -1).flatten(1)
+    padded = torch.nn.functional.pad(exact, (0, 0, 0, -tokens % 128))
+    found = queries_backward(dq, turns, nope)
+    unfused = quantize_both(rotate_tail(dq, turns, nope, back=True).flatten(1))
+    for ours, theirs, expected in zip(found, unfused, (exact, padded.T), strict=True):
+        assert far(ours.scale, theirs.scale.double()) < BF16_ERROR
+        assert far(decoded(ours), expected) < far(decoded(theirs), expected) * 1.02
+
+
 @pytest.mark.parametrize("precision", ["bf16", "fp8"])
 def test_a_row_s_bits_do_not_depend_on_the_batch(precision: str) -> None:
     from model.kernels import stream
