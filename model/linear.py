@@ -7,6 +7,8 @@ not quantised again.
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -104,7 +106,12 @@ class RMSNorm(nn.Module):
 
 def _inverse_rms(x: Tensor, eps: float) -> Tensor:
     size: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return size.square_().mul_(1 / x.shape[-1]).add_(eps).rsqrt_()
+    return torch.add(_number(eps), size.square_(), alpha=1 / x.shape[-1]).rsqrt_()
+
+
+@functools.cache
+def _number(value: float) -> Tensor:
+    return torch.tensor(value, dtype=torch.float32, device="cpu")
 
 
 @on_gpu("add_norm")

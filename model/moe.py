@@ -58,9 +58,11 @@ class Router(nn.Module):
         indices = own if given is None else torch.where(given < 0, own, given)
         gates = scores.gather(-1, indices)
         if c.norm_topk_prob:
-            gates = gates / (gates.sum(-1, keepdim=True) + 1e-20)
+            gates = gates / gates.sum(-1, keepdim=True).add_(1e-20)
+        if c.routed_scaling_factor != 1:
+            gates = gates * c.routed_scaling_factor
         counts = torch.bincount(indices.flatten(), minlength=c.n_routed_experts)
-        return Routing(scores, indices, gates * c.routed_scaling_factor, counts, own)
+        return Routing(scores, indices, gates, counts, own)
 
     def choose(self, choice: Tensor) -> Tensor:
         """choice FP32 [T, E], scores and bias together -> the chosen experts [T, K]."""
@@ -189,7 +191,7 @@ def _to_experts(x: Tensor, order: Tensor, k: int) -> Tensor:
 def _to_tokens(x: Tensor, order: Tensor, k: int) -> Tensor:
     inverse = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
     # Reads and adds in one pass.
-    return F.embedding_bag(inverse.view(-1, k), x, mode="sum")
+    return torch.embedding_bag(x, inverse, torch.arange(0, len(order), k, device=order.device))[0]
 
 
 class _ToExperts(torch.autograd.Function):

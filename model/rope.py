@@ -73,7 +73,7 @@ def _turn_tail(x: Tensor, turns: Tensor, start: int) -> Tensor:
     """In place."""
     tail = x[..., start:]
     if x.dtype == torch.float32:
-        torch.view_as_complex(tail.unflatten(-1, (-1, 2))).mul_(turns)
+        tail.view(torch.complex64).mul_(turns)
     else:
         tail.copy_(rotate(tail, turns))
     return x

@@ -117,14 +117,20 @@ def draw(logits: Tensor, keys: Tensor, sampling: Sampling) -> tuple[Tensor, Tens
     scores = logits if sampling.temperature in (0, 1) else logits / sampling.temperature
     probs, total = distribution(scores)
     if sampling.temperature == 0:
-        tokens = logits.argmax(-1)
+        tokens = largest(logits)
     else:
         if sampling.top_p < 1:
             ranked, order = probs.sort(-1, descending=True)
             ranked = ranked.masked_fill(ranked.cumsum(-1) - ranked >= sampling.top_p, 0.0)
             probs = torch.zeros_like(probs).scatter(-1, order, ranked)
-        tokens = (probs / exponentials(keys, logits.shape[-1])).argmax(-1)
+        tokens = largest(probs / exponentials(keys, logits.shape[-1]))
     return tokens, scores.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - total
+
+
+def largest(scores: Tensor) -> Tensor:
+    """The first place [R] of the largest number in each row of scores [R, V]. torch looks for it one number at a time
+    on a CPU."""
+    return torch.from_numpy(scores.numpy().argmax(-1)) if scores.device.type == "cpu" else scores.argmax(-1)
 
 
 BELOW_1 = 2**-31 * (1 - 2**-23)
@@ -146,6 +152,13 @@ def _hashes(width: int, device: torch.device) -> Tensor:
 def _mixed(x: Tensor) -> Tensor:
     """A hash int32 of each int32, in place (lowbias32 of hash-prospector, of whose bits flips of one of the input's
     change half)."""
+    if x.device.type == "cpu":
+        bits = x.numpy().view(np.uint32)  # whose shifts are logical: half the passes
+        for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+            bits ^= bits >> shift
+            bits *= factor
+        bits ^= bits >> 16
+        return x
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B - 2**32)):
         x.bitwise_xor_((x >> shift) & (2 ** (32 - shift) - 1)).mul_(factor)
     return x.bitwise_xor_((x >> 16) & 0xFFFF)

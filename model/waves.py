@@ -7,7 +7,7 @@ take one token a step until each has ended. Rows that have ended are dropped now
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -23,56 +23,47 @@ COMPACT_EVERY = 8
 
 
 @dataclass
-class _Rows:
-    """The rows still sampling, R of them. ``which`` [R] is each row's place in the wave; cache is one
-    [R, T, kv_lora_rank + rope] a layer; ``lengths`` [R] counts cached tokens; ``room`` [R] the tokens that a row may
-    sample in this call; ``keys`` [R, the largest room]."""
+class _Row:
+    """What is sampled from one start. ``routes`` [tokens before the last sampled one, MoE layers, K], where they are
+    recorded, as they come in."""
 
-    which: Tensor
-    tokens: Tensor
-    lengths: Tensor
-    room: Tensor
-    alive: Tensor
-    keys: Tensor
-    cache: list[Tensor]
+    start: Start
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    routes: list[Routes] = field(default_factory=list)
+    stopped: bool = False
+    ended: bool = False
 
-    def keep(self) -> _Rows:
-        index = self.alive.nonzero().squeeze(-1)
-        return _Rows(
-            self.which[index],
-            self.tokens[index],
-            self.lengths[index],
-            self.room[index],
-            self.alive[index],
-            self.keys[index],
-            [layer[index] for layer in self.cache],
+    def take(self, token: int, logprob: float, end: int, stops: Stops | None) -> None:
+        """The next token of a row that has not ended; ``end`` is the end token."""
+        self.tokens.append(token)
+        self.logprobs.append(logprob)
+        # Few tokens can end a completion, so that few rows are decoded.
+        self.stopped = token == end or (
+            stops is not None
+            and stops.may_end(token)
+            and stops.first(self.start, self.tokens, len(self.tokens) - 1) is not None
         )
+        self.ended = self.stopped or len(self.tokens) == self.start.room
+
+    def sampled(self) -> Sampled:
+        return Sampled(self.tokens, self.logprobs, self.stopped, np.concatenate(self.routes) if self.routes else None)
 
 
 @dataclass
-class _Drawn:
-    """What W rows of a wave have drawn: ``tokens`` and ``logprobs`` [W, most], of which ``sizes`` [W] count;
-    ``stopped`` [W]; ``routes`` int16 [W, most, MoE layers, K] of each sampled token, where they are recorded."""
+class _Wave:
+    """R rows that are being sampled, some of which may have ended. cache is one [R, T, kv_lora_rank + rope] a layer;
+    ``lengths`` [R] counts cached tokens; ``keys`` [R, the largest room]."""
 
-    tokens: Tensor
-    logprobs: Tensor
-    sizes: Tensor
-    stopped: Tensor
-    routes: Tensor | None
+    rows: list[_Row]
+    lengths: Tensor
+    keys: Tensor
+    cache: list[Tensor]
 
-    @staticmethod
-    def empty(count: int, most: int, model: Transformer, record: bool) -> _Drawn:
-        device, c = model.device, model.c
-        layers = c.num_hidden_layers - c.first_k_dense_replace
-        return _Drawn(
-            torch.zeros(count, most, dtype=torch.int64, device=device),
-            torch.zeros(count, most, device=device),
-            torch.zeros(count, dtype=torch.int64, device=device),
-            torch.zeros(count, dtype=torch.bool, device=device),
-            torch.zeros(count, most, layers, c.num_experts_per_tok, dtype=torch.int16, device=device)
-            if record
-            else None,
-        )
+    def keep(self, index: list[int]) -> _Wave:
+        """These rows of it."""
+        rows = [self.rows[i] for i in index]
+        return _Wave(rows, self.lengths[index], self.keys[index], [layer[index] for layer in self.cache])
 
 
 class Waves:
@@ -87,46 +78,40 @@ class Waves:
             done += self._wave(starts[first : first + self.max_rows], sampling, stops)
         return done
 
-    def _wave(self, wave: Sequence[Start], sampling: Sampling, stops: Stops | None = None) -> list[Sampled]:
-        model, most = self.model, max(start.room for start in wave)
+    def _wave(self, starts: Sequence[Start], sampling: Sampling, stops: Stops | None = None) -> list[Sampled]:
+        model, most = self.model, max(start.room for start in starts)
         absorbed = model.absorbed()
-        rows, hidden, prompt_routes = self._prefill(wave, most)
-        sampled = _Drawn.empty(len(wave), most, model, self.record_routes)
+        rows = [_Row(start) for start in starts]
+        wave, hidden = self._prefill(rows, most)
         for step in range(most):
-            rows.tokens, logp = draw(model.logits(hidden), rows.keys[:, step], sampling)
-            sampled.tokens[rows.which, step], sampled.logprobs[rows.which, step] = rows.tokens, logp
-            sampled.sizes[rows.which] += rows.alive
-            ended = rows.tokens == model.c.eos_token_id
-            if stops is not None:
-                for row, (i, token) in enumerate(zip(rows.which.tolist(), rows.tokens.tolist(), strict=True)):
-                    # Few tokens can end a completion, so that few rows are read.
-                    if stops.may_end(token):
-                        ended[row] |= stops.first(wave[i], sampled.tokens[i, : step + 1].tolist(), step) is not None
-            sampled.stopped[rows.which] |= rows.alive & ended
-            rows.alive &= ~ended & (rows.room > step + 1)
-            if not rows.alive.any():
+            tokens, logp = draw(model.logits(hidden), wave.keys[:, step], sampling)
+            for row, token, logprob in zip(wave.rows, tokens.tolist(), logp.tolist(), strict=True):
+                if not row.ended:
+                    row.take(token, logprob, model.c.eos_token_id, stops)
+            going = [i for i, row in enumerate(wave.rows) if not row.ended]
+            if not going:
                 break
-            if step % COMPACT_EVERY == COMPACT_EVERY - 1 and rows.alive.float().mean() < 0.75:
-                rows = rows.keep()
-            used = int(rows.lengths.max()) + 1
-            hidden, routing = model.decode(
-                rows.tokens, [layer[:, :used] for layer in rows.cache], rows.lengths, absorbed
-            )
-            if sampled.routes is not None:
-                sampled.routes[rows.which, step] = stacked(routing)
-            rows.lengths = (rows.lengths + 1).clamp_max(model.c.max_position_embeddings - 1)
-        return self._results(sampled, prompt_routes)
+            if step % COMPACT_EVERY == COMPACT_EVERY - 1 and len(going) < 0.75 * len(wave.rows):
+                wave, tokens = wave.keep(going), tokens[going]
+            used = int(wave.lengths.max()) + 1
+            hidden, routing = model.decode(tokens, [layer[:, :used] for layer in wave.cache], wave.lengths, absorbed)
+            if self.record_routes:
+                for row, routes in zip(wave.rows, stacked(routing).cpu().numpy(), strict=True):
+                    if not row.ended:
+                        row.routes.append(routes[None])
+            wave.lengths = (wave.lengths + 1).clamp_max(model.c.max_position_embeddings - 1)
+        return [row.sampled() for row in rows]
 
-    def _prefill(self, wave: Sequence[Start], most: int) -> tuple[_Rows, Tensor, list[Routes] | None]:
-        """Runs each different beginning once; returns a row for every start, the hidden state [R, H] of its last token
-        and, where they are recorded, the routes of its tokens."""
+    def _prefill(self, rows: Sequence[_Row], most: int) -> tuple[_Wave, Tensor]:
+        """Runs each different beginning once; gives rows the routes of its tokens, where they are recorded, and returns
+        the wave and the hidden state [R, H] of each row's last token."""
         device = self.model.device
-        prompts = list(dict.fromkeys(start.ids for start in wave))
+        prompts = list(dict.fromkeys(row.start.ids for row in rows))
         place = {prompt: i for i, prompt in enumerate(prompts)}
         segments = Segments.of([len(p) for p in prompts], device)
         flat = torch.tensor([token for prompt in prompts for token in prompt], device=device)
         out = self.model(flat, segments)
-        source = torch.tensor([place[start.ids] for start in wave], device=device)
+        source = torch.tensor([place[row.start.ids] for row in rows], device=device)
         lengths = torch.tensor(segments.lengths, device=device)
         longest = min(segments.longest + most, self.model.c.max_position_embeddings)
         cache = []
@@ -135,32 +120,13 @@ class Waves:
             spread[segments.ids, segments.positions] = cached
             cache.append(spread[source])
         last = lengths.cumsum(0) - 1
-        random = [keys(start.seed, start.done + most)[start.done :] for start in wave]
-        rows = _Rows(
-            which=torch.arange(len(wave), device=device),
-            tokens=torch.zeros(len(wave), dtype=torch.int64, device=device),
-            lengths=lengths[source],
-            room=torch.tensor([start.room for start in wave], device=device),
-            alive=torch.ones(len(wave), dtype=torch.bool, device=device),
-            keys=torch.from_numpy(np.stack(random)).to(device),
-            cache=cache,
-        )
-        routes = None
+        random = [keys(row.start.seed, row.start.done + most)[row.start.done :] for row in rows]
         if self.record_routes:
             each = stacked(out.routing).cpu().split(list(segments.lengths))
-            routes = [each[place[start.ids]].numpy() for start in wave]
-        return rows, out.hidden[last][source], routes
-
-    def _results(self, sampled: _Drawn, prompt_routes: list[Routes] | None) -> list[Sampled]:
-        tokens, logprobs = sampled.tokens.tolist(), sampled.logprobs.tolist()
-        routes = None if sampled.routes is None else sampled.routes.cpu().numpy()
-        done = []
-        for i, (n, stopped) in enumerate(zip(sampled.sizes.tolist(), sampled.stopped.tolist(), strict=True)):
-            own = None
-            if routes is not None and prompt_routes is not None:
-                own = np.concatenate([prompt_routes[i], routes[i, : n - 1]])
-            done.append(Sampled(tokens[i][:n], logprobs[i][:n], stopped, own))
-        return done
+            for row in rows:
+                row.routes.append(each[place[row.start.ids]].numpy())
+        wave = _Wave(list(rows), lengths[source], torch.from_numpy(np.stack(random)).to(device), cache)
+        return wave, out.hidden[last][source]
 
 
 def stacked(routing: Sequence[Routing]) -> Tensor:
