@@ -3,7 +3,7 @@ forward, Dgrad and Wgrad, grouped by expert or dense (one expert). Results are w
 decoded operands in BF16, of which rounding the result is 1.7e-3, and within 1e-3 in FP32.
 
 Two libraries take over where they are faster: DeepGEMM, where it is installed, forward and Dgrad of experts; cuBLASLt
-dense products, but for Wgrad of some narrow weights. ``ours`` asks for our kernel all the same.
+dense products. ``ours`` asks for our kernel all the same.
 """
 
 from __future__ import annotations
@@ -26,8 +26,6 @@ from model.kernels.launch import Tiles
 STAGES, HALVES_STAGES, WGRAD_STAGES = 5, 3, 4
 """Depth of the ring of tiles: what fits in shared memory beside the result's staging, for tiles of 128 rows, of two
 halves, and in Wgrad, whose results are FP32."""
-NARROW = 1024
-"""Below this, cuBLASLt's Wgrad takes tiles of 64 rows, which are little more than half as fast as its others."""
 GROUP = 8
 """Row tiles that are walked together, so that the tiles in flight share operands in the L2 cache."""
 
@@ -74,7 +72,6 @@ def matmul(x: Quantized, w: Quantized, *, ours: bool = False) -> Tensor:
 def wgrad(dy: Quantized, x: Quantized, *, dtype: torch.dtype = torch.float32, ours: bool = False) -> Tensor:
     """``dy^T @ x`` of transposed 128x1 tiles [N, P] and [K, P] -> [N, K] in ``dtype``."""
     (n, tokens), k = dy.data.shape, x.data.shape[0]
-    ours = ours or (min(n, k) < NARROW and _one_each(n, k, _multiprocessors(dy.data.device)))
     if not ours and has_scaled_mm() and n % 16 == 0 and k % 16 == 0 and tokens:
         tiles = F.ScalingType.BlockWise1x128
         return F.scaled_mm(dy.data, x.data.T, dy.scale, tiles, x.scale, tiles, output_dtype=dtype)
@@ -144,11 +141,6 @@ def _halves(m_tiles: int, n_tiles: int, processors: int) -> int:
     """Two where tiles of 256 rows keep all processors at work as well as those of 128, which take half as long."""
     small, large = -(-m_tiles * n_tiles // processors), -(-(-(-m_tiles // 2) * n_tiles) // processors)
     return 2 if 2 * large <= 1.1 * small else 1
-
-
-def _one_each(n: int, k: int, processors: int) -> bool:
-    """Whether there is a tile of [n, k] for each processor, but for a few that have none."""
-    return 0.95 * processors <= -(-n // BLOCK) * -(-k // BLOCK) <= processors
 
 
 @functools.cache

@@ -15,7 +15,6 @@ blocks' stride a multiple of 4, as bulk copies, cuBLASLt and DeepGEMM want it.
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -29,9 +28,6 @@ from model.kernels.rows import Places
 from model.kernels.sizes import cdiv
 
 RECIPROCAL = tl.constexpr(1 / 448)
-SLAB = 1
-"""Columns of tiles, over all rows, between which `quantize_placed` moves on: so much of its input stays in the L2 cache
-until the last expert of each token has read it."""
 
 
 def quantize_tiles(x: Tensor, *, powers_of_two: bool = False) -> Quantized:
@@ -58,13 +54,12 @@ def quantize_normed(x: Tensor, inverse: Tensor, weight: Tensor) -> tuple[Quantiz
 
 def quantize_placed(x: Tensor, rows: Quantized, places: Places) -> tuple[Quantized, Quantized]:
     """`quantize_both` of the rows of ``x`` [T, H] in their places. ``rows`` are x's own 1x128 tiles, which are copied
-    there."""
+    there. One column of tiles comes after another: of x that much stays in the L2 cache until each token's last expert
+    has read it (several columns at a time were slower)."""
     width, blocks = x.shape[1], places.choice.shape[0] // BLOCK
-    columns = cdiv(width, BLOCK)
     placed, turned = empty_tiles(x, blocks * BLOCK, width), empty_tiles(x, width, blocks * BLOCK)
     if blocks:
-        together = math.gcd(columns, SLAB)
-        _placed_kernel[(together, blocks, columns // together)](
+        _placed_kernel[(blocks, cdiv(width, BLOCK))](
             x.contiguous(), rows.data, rows.scale, rows.scale.stride(1), places.choice, places.ends[-1:],
             placed.data, placed.scale, placed.scale.stride(1), _in_words(turned), turned.scale, turned.scale.stride(1),
             width, blocks * BLOCK, K=places.place.shape[1], num_warps=8,
@@ -338,8 +333,8 @@ def _placed_kernel(
     x, codes, sizes, size_stride, choice, total, q, q_scale, q_stride, t, t_scale, t_stride, width, t_width,
     K: tl.constexpr,
 ):  # fmt: skip
-    """One 128x128 tile; programs of one slab of columns follow each other."""
-    column, block = tl.program_id(2) * tl.num_programs(0) + tl.program_id(0), tl.program_id(1)
+    """One 128x128 tile."""
+    block, column = tl.program_id(0), tl.program_id(1)
     if block * 128 >= tl.load(total):
         return
     col = column * 128 + tl.arange(0, 128)
