@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+import torch
 from rich.progress import Progress as Bar
 
 from jobs import cluster, config
@@ -90,6 +91,33 @@ def test_a_run_is_whole_with_a_plugin_from_the_working_directory(workspace: Work
     assert last["lag_max"] == 1
     assert "held_out/greedy/math" in last
     assert "held_out/greedy/my_rewards:digits" in last
+
+
+ON_ONE_GPU = ["cluster.gpus_per_trainer=0.5", "cluster.gpus_per_rollout_worker=0.5", "precision.train=bf16"]
+NATIVE = ["precision.rollout=bf16", "precision.exact=true"]
+VLLM = [
+    "precision.rollout=bf16", "rollout.engine=vllm", "rollout.routes=replay", "rollout.vllm.enforce_eager=true",
+    "rollout.vllm.gpu_memory_utilization=0.3",
+]  # fmt: skip
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("engine", [NATIVE, pytest.param(VLLM, marks=pytest.mark.vllm)], ids=["native", "vllm"])
+def test_a_run_on_one_gpu_is_whole(workspace: Workspace, engine: list[str]) -> None:
+    """Of a model whose shape the kernels of both engines take."""
+    policy = tiny_policy(
+        hidden_size=256, intermediate_size=256, moe_intermediate_size=128, num_attention_heads=16, q_lora_rank=128,
+        kv_lora_rank=512, qk_nope_head_dim=128, qk_rope_head_dim=64, v_head_dim=128,
+    )  # fmt: skip
+    checkpoint.save(policy.model, policy.tokenizer, workspace.base)
+    finished(grpo(workspace, *ON_ONE_GPU, *engine))
+    assert steps(workspace) == [0, 1, 2, 3, 4]
+    trained = [json.loads(line) for line in (workspace.run / "metrics.jsonl").read_text().splitlines()][1:]
+    if engine is NATIVE:
+        assert [line["logprob_gap_max"] for line in trained] == [0.0] * 4
+    else:
+        assert all(line["routes_differ"] < 0.5 for line in trained)
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(workspace: Workspace) -> None:
