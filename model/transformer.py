@@ -201,11 +201,11 @@ class Transformer(nn.Module):
         scores: 0 for the keys up to each token's place, -inf past it."""
         width = len(places) // len(cache)
         keys = torch.arange(cache.shape[1], device=cache.device)
-        mask = torch.where(keys <= places.unsqueeze(-1), 0.0, float("-inf")).to(cache.dtype)
-        mask = mask.view(len(cache), width, len(keys))
+        mask = cache.new_zeros(len(places), len(keys)).masked_fill_(keys > places.unsqueeze(-1), float("-inf"))
+        mask, rows = mask.view(len(cache), width, -1), torch.arange(len(cache), device=cache.device)
         if width > 1:
-            mask = mask.repeat_interleave(self.c.num_attention_heads, 1)
-        return (torch.arange(len(cache), device=cache.device).repeat_interleave(width), places), mask
+            mask, rows = mask.repeat_interleave(self.c.num_attention_heads, 1), rows.repeat_interleave(width)
+        return (rows, places), mask
 
     @property
     def head(self) -> nn.Linear:
