@@ -229,35 +229,32 @@ def job_server() -> Iterator[dict[str, str]]:
          *(f"--{name}={port}" for name, port in ports.items())],
         env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
-    yield {**environment, "JOBS": f"http://127.0.0.1:{ports['dashboard-port']}", "HEAD": f"127.0.0.1:{ports['port']}"}
+    server = {
+        **environment,
+        "JOBS": f"http://127.0.0.1:{ports['dashboard-port']}",
+        "HEAD": f"127.0.0.1:{ports['port']}",
+    }
+    # Ray's job agent takes a while to come up: until then it is not there, or leaves a request without an answer.
+    wait_until(lambda: submitted(server, "--no-wait", "--", "true").returncode == 0)
+    yield server
     head.terminate()
     head.wait(timeout=60)
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def submitted(server: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", server["JOBS"], *arguments],
+        env=server, capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+
+
 def submit(
     server: dict[str, str], workspace: Workspace, *arguments: str, options: Sequence[str] = ()
 ) -> subprocess.CompletedProcess[str]:
-    """Submits and, without --no-wait, waits for the end; Ray's job agent takes a while to come up, and says so until
-    then."""
-    deadline = time.monotonic() + 120
-    while True:
-        done = submit_once(server, workspace, *arguments, options=options)
-        starting = "No available agent" in done.stderr or "Failed to connect" in done.stderr
-        if not starting or time.monotonic() > deadline:
-            return done
-        time.sleep(2)
-
-
-def submit_once(
-    server: dict[str, str], workspace: Workspace, *arguments: str, options: Sequence[str] = ()
-) -> subprocess.CompletedProcess[str]:
+    """Submits and, without --no-wait, waits for the end."""
     command = [sys.executable, "-m", "jobs", "grpo", str(workspace.recipe), *arguments]
-    return subprocess.run(
-        [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", server["JOBS"], "--working-dir",
-         str(workspace.folder), *options, "--", *command],
-        env=server, capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
+    return submitted(server, "--working-dir", str(workspace.folder), *options, "--", *command)
 
 
 ARGUMENTS = ("train.steps=24", "rollout.lag=0", "rollout.step_tokens=4", "evaluate.every=8")
