@@ -26,6 +26,7 @@ from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mappin
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -348,11 +349,12 @@ def known(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 @contextmanager
-def environment(config: ModelConfig) -> Iterator[None]:
-    """The environment variables that vLLM's processes are started with, where the user has not set them."""
+def environment(config: ModelConfig, more: Mapping[str, str] = MappingProxyType({})) -> Iterator[None]:
+    """The environment variables that vLLM's processes are started with, and ``more`` of them, where the user has not
+    set them."""
     wanted = {
         "VLLM_LOGGING_LEVEL": "WARNING", "VLLM_LOGGING_STREAM": "ext://sys.stderr", "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_USE_DEEP_GEMM_E8M0": "0",
+        "VLLM_USE_DEEP_GEMM_E8M0": "0", **more,
     }  # fmt: skip
     if torch.cuda.is_available():
         wanted["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"  # to have asked for CUDA is enough for torch to refuse a fork

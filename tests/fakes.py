@@ -44,6 +44,12 @@ LOADABLE: dict[str, int] = {
 }
 """What makes a tiny shape one that vLLM's CPU kernels take."""
 
+SERVED: dict[str, int] = {
+    "hidden_size": 256, "intermediate_size": 256, "moe_intermediate_size": 128, "q_lora_rank": 128, "kv_lora_rank": 128,
+    "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128,
+}  # fmt: skip
+"""What makes it one that the engine's GPU kernels and FP8 training take."""
+
 
 def tiny_tokenizer() -> Tokenizer:
     return train(["User: What is 1+2? Assistant: \\boxed{3}"] * 4, 300)

@@ -21,7 +21,6 @@ import gc
 import importlib
 import importlib.util
 import json
-import os
 import tempfile
 import time
 from collections.abc import Sequence
@@ -60,7 +59,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "rope_original_max_position_embeddings": 2048, "initializer_range": 0.05,
     },
 }  # fmt: skip
-"""The shape that H200 figures are quoted for (3.42 billion parameters), and one for CPUs."""
+"""The shape that GPU figures are quoted for (3.42 billion parameters), and one for CPUs."""
 ENGINES = ("native-fp32", "native-bf16", "native-fp8", "vllm", "vllm-fp8")
 SCORED_AT_ONCE = 32
 
@@ -406,11 +405,10 @@ def _theirs(subject: Subject, loads: Sequence[Load], precision: Precision, row: 
     values = {**to_hf(subject.config), "eos_token_id": 1, "num_nextn_predict_layers": 0, "torch_dtype": "bfloat16"}
     if precision == "fp8":
         values["quantization_config"] = QUANTIZATION
-        os.environ.setdefault("VLLM_USE_DEEP_GEMM", "0")
     (folder / "config.json").write_text(json.dumps(values))
     longest = max(len(p) + n for load in loads for p, n in zip(load.prompts, load.lengths, strict=True))
     on_gpu = {"dtype": "bfloat16", "gpu_memory_utilization": 0.8, "compilation_config": _graphs(loads)}
-    with environment(subject.config):
+    with environment(subject.config, {"VLLM_USE_DEEP_GEMM": "0"} if precision == "fp8" else {}):
         vllm = importlib.import_module("vllm")
         engine = vllm.LLM(
             model=str(folder), skip_tokenizer_init=True, load_format="dummy", max_model_len=longest + 1,

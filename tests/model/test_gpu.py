@@ -17,7 +17,7 @@ from model.native import NativeEngine
 from model.policy import OptimizerSettings, Policy
 from model.sampling import Start
 from model.segments import Segments
-from tests.fakes import tiny_policy, tiny_tokenizer
+from tests.fakes import SERVED, tiny_policy, tiny_tokenizer
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -64,10 +64,8 @@ def test_a_training_step_is_the_reference_s(
     precision: Precision, least: float, segments: Segments, q_lora_rank: int | None, shared: int
 ) -> None:
     """Gradients of the fused operators on a GPU beside those of the references on a CPU, for the same experts."""
-    policy = tiny_policy(
-        hidden_size=256, intermediate_size=256, moe_intermediate_size=128, kv_lora_rank=128, qk_nope_head_dim=128,
-        qk_rope_head_dim=64, v_head_dim=128, q_lora_rank=q_lora_rank, n_shared_experts=shared, initializer_range=0.05,
-    )  # fmt: skip
+    changes = {"q_lora_rank": q_lora_rank, "n_shared_experts": shared, "initializer_range": 0.05}
+    policy = tiny_policy(**{**SERVED, **changes})
     tokens = torch.randint(0, policy.model.c.vocab_size, (len(segments.ids),))
     reference = copy.deepcopy(policy.model).cpu().use("fp32" if precision == "bf16" else "fp8")
     expected = reference(tokens, segments)
@@ -102,11 +100,7 @@ def test_gradients_of_log_probabilities_do_not_depend_on_what_is_kept(chunk: int
 @pytest.mark.parametrize("moments", ["fp32", "bf16"])
 def test_a_trained_model_computes_what_its_weights_say(precision: Precision, moments: Literal["fp32", "bf16"]) -> None:
     """And not what they said before their last update, whose FP8 blocks are kept."""
-    policy = tiny_policy(
-        settings=OptimizerSettings(lr=1e-2, moments=moments),
-        hidden_size=256, intermediate_size=256, moe_intermediate_size=128, kv_lora_rank=128, qk_nope_head_dim=128,
-        qk_rope_head_dim=64, v_head_dim=128, q_lora_rank=128,
-    )  # fmt: skip
+    policy = tiny_policy(settings=OptimizerSettings(lr=1e-2, moments=moments), **SERVED)
     policy.model.use(precision)
     tokens, segments = torch.arange(5, 69, device="cuda"), Segments.of([64], "cuda")
     for _ in range(3):

@@ -15,15 +15,10 @@ from model.policy import OptimizerSettings, Policy
 from rl.loss import LossSettings
 from rl.rollout import Group
 from rl.step import StepSettings, step
-from tests.fakes import tiny_policy
+from tests.fakes import SERVED, tiny_policy
 from tests.rl.makers import group
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
-SERVED = {
-    "hidden_size": 256, "intermediate_size": 256, "moe_intermediate_size": 128, "kv_lora_rank": 128, "q_lora_rank": 128,
-    "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128,
-}  # fmt: skip
-"""A shape that an engine's kernels take."""
 PROMPTS = [(5, 6, 7), (8, 9)]
 
 
