@@ -17,7 +17,7 @@ from typing import Any
 
 from jobs import config, console
 from jobs.config import ChainRecipe, GrpoRecipe, PretrainRecipe, RecipeError, RewardModelRecipe, SftRecipe
-from jobs.files import held
+from jobs.files import FolderError, changes, held, write_whole
 from jobs.grpo import resolved_text
 from jobs.options import DryRun, Overrides, RecipeArgument
 
@@ -26,13 +26,21 @@ KINDS: dict[str, Any] = {
 }  # fmt: skip
 """The stages, in order."""
 
+SETTINGS = "settings.json"
+
 
 @dataclass(frozen=True)
 class Stage:
-    """``made`` is the checkpoint that the stage ends in."""
+    """``made`` is the checkpoint that the stage ends in. ``settings`` are what the chain's recipe says of it."""
 
     name: str
     recipe: Any
+    settings: dict[str, Any]
+
+    @property
+    def begun(self) -> bool:
+        folder: Path = self.recipe.run.dir
+        return (folder / "metrics.jsonl").exists()
 
     @property
     def made(self) -> Path:
@@ -55,6 +63,7 @@ def stages(chain: ChainRecipe, source: str) -> list[Stage]:
     """The stages that the recipe has, each with what earlier ones make. Raises RecipeError."""
     found: dict[str, Stage] = {}
     for name, kind in KINDS.items():
+        settings = {"seed": chain.seed, **getattr(chain, name)}
         values = copy.deepcopy(getattr(chain, name))
         if not values:
             continue
@@ -65,7 +74,7 @@ def stages(chain: ChainRecipe, source: str) -> list[Stage]:
         if name == "grpo" and "reward_model" in found:
             settings = values.setdefault("reward", {}).setdefault("settings", {}).setdefault("learned", {})
             settings.setdefault("model", str(found["reward_model"].made))
-        found[name] = Stage(name, config.build(values, kind, f"{source} [{name}]"))
+        found[name] = Stage(name, config.build(values, kind, f"{source} [{name}]"), settings)
     if not found:
         raise RecipeError(f"{source}: a chain has one of the tables {', '.join(KINDS)}")
     if len({path.stem for path in chain.eval.suites}) < len(chain.eval.suites):
@@ -79,6 +88,7 @@ def run(chain: ChainRecipe, source: str) -> None:
 
     planned = stages(chain, source)
     with held(chain.dir):
+        check_settings(planned, chain.dir / SETTINGS)
         seconds: dict[str, float] = {}
         started = time.monotonic()
         for stage in planned:
@@ -98,6 +108,20 @@ def run(chain: ChainRecipe, source: str) -> None:
         show(result, seconds)
         record.write(record.stamped({**result, "seconds": seconds}), chain.dir / "chain.json")
         console.say(f"everything is in {chain.dir}; the table as JSON: {chain.dir / 'chain.json'}")
+
+
+def check_settings(planned: list[Stage], path: Path) -> None:
+    """Keeps what each stage is made with. Raises FolderError where a stage would be made with something else now, and
+    either is done or was gone on from."""
+    before: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    for i, stage in enumerate(planned):
+        used = stage.made.exists() or any(later.begun for later in planned[i + 1 :])
+        if used and (other := changes(before.get(stage.name, stage.settings), stage.settings)):
+            raise FolderError(
+                f"{path.parent}: its stage {stage.name} was made with other settings ({'; '.join(other)}): set them "
+                "back, or name another dir"
+            )
+    write_whole(path, json.dumps({stage.name: stage.settings for stage in planned}, indent=2) + "\n")
 
 
 def trainer(name: str) -> Callable[..., Any]:

@@ -17,7 +17,8 @@ from typing import Annotated, Any, Literal, TypeVar, cast, get_args, get_origin
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from jobs.files import held
+from jobs import console
+from jobs.files import changes, held, write_whole
 from rl.problems import R1_ZERO
 
 Precision = Literal["fp32", "bf16", "fp8"]
@@ -25,6 +26,9 @@ Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 
+
+RECIPE = "recipe.toml"
+"""The resolved recipe, in a run directory."""
 
 JOB_COPIES = "working_dir_files"
 """The folder under which Ray unpacks the working directories of jobs."""
@@ -84,6 +88,12 @@ class RunTable(Table):
         if "wandb" in names and importlib.util.find_spec("wandb") is None:
             raise ValueError("wandb is not installed (pip install wandb)")
         return names
+
+
+class RunRecipe(Table):
+    """What the recipe of every trainer has."""
+
+    run: RunTable
 
 
 class OptimizerTable(Table):
@@ -200,11 +210,10 @@ class ClusterTable(Table):
     publish_timeout_s: float = Field(600.0, gt=0)
 
 
-class GrpoRecipe(Table):
+class GrpoRecipe(RunRecipe):
     """``base``: the checkpoint folder that training starts from."""
 
     base: Path
-    run: RunTable
     data: DataTable
     train: TrainTable
     optimizer: OptimizerTable
@@ -236,10 +245,9 @@ class PretrainTrainTable(Table):
     threads: Count | None = None
 
 
-class PretrainRecipe(Table):
+class PretrainRecipe(RunRecipe):
     """``model``: the fields of `model.config.ModelConfig`."""
 
-    run: RunTable
     data: PretrainDataTable
     train: PretrainTrainTable
     optimizer: OptimizerTable
@@ -280,11 +288,10 @@ class ValidateTable(Table):
     lines: Count = 1000
 
 
-class SftRecipe(Table):
+class SftRecipe(RunRecipe):
     """``base``: the checkpoint folder that training starts from, ours or one of transformers'."""
 
     base: Path
-    run: RunTable
     data: SftDataTable
     train: SftTrainTable
     optimizer: OptimizerTable
@@ -303,11 +310,10 @@ class RewardEvaluateTable(ValidateTable):
     every: Count = 100
 
 
-class RewardModelRecipe(Table):
+class RewardModelRecipe(RunRecipe):
     """``base``: an SFT checkpoint, ours or one of transformers'."""
 
     base: Path
-    run: RunTable
     data: PreferenceDataTable
     train: SftTrainTable
     optimizer: OptimizerTable
@@ -391,13 +397,15 @@ def build(values: dict[str, Any], kind: type[R], source: str) -> R:
         raise RecipeError("\n".join(messages)) from None
 
 
-def write(recipe: Table, path: Path) -> None:
-    """The resolved recipe, every default included."""
-    path.write_text(tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True)))
+def resolved(recipe: Table) -> dict[str, Any]:
+    """Every key with its value, defaults included, as TOML has them."""
+    return recipe.model_dump(mode="json", exclude_none=True)
 
 
-def check_run_dir(folder: Path, *, resume: bool) -> None:
-    """Raises RecipeError where a run would write over another, has nothing to resume, or would be lost."""
+def check_run(run: RunTable, *, resume: bool) -> None:
+    """Raises RecipeError where a run would write over another, has nothing to resume, would go on in another order, or
+    would be lost."""
+    folder = run.dir
     if JOB_COPIES in folder.resolve().parts:
         raise RecipeError(
             f"{folder} lies in the copy of the working directory that Ray makes for a job and deletes after it: set "
@@ -408,15 +416,31 @@ def check_run_dir(folder: Path, *, resume: bool) -> None:
             raise RecipeError(f"{folder} holds a run already: continue it with --resume, or set another run.dir")
     if resume and not folder.is_dir():
         raise RecipeError(f"{folder}: there is no run to resume here")
+    if resume and (seed := recorded(folder).get("run", {}).get("seed", run.seed)) != run.seed:
+        raise RecipeError(f"{folder}: the run was begun with run.seed = {seed}, and goes on in its order alone")
+
+
+def recorded(folder: Path) -> dict[str, Any]:
+    """The recipe that a run directory holds; empty where there is none."""
+    path = folder / RECIPE
+    return tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 @contextmanager
-def begun(recipe: Table, folder: Path, *, resume: bool) -> Iterator[None]:
-    """The run directory, held, with the resolved recipe in it. Raises as `check_run_dir` and `held` do."""
-    with held(folder):
-        check_run_dir(folder, resume=resume)  # once more: another run may have gone through it since the first time
-        write(recipe, folder / "recipe.toml")
+def begun(run: RunTable, *, resume: bool) -> Iterator[None]:
+    """The run directory, held. Raises as `check_run` and `held` do."""
+    with held(run.dir):
+        check_run(run, resume=resume)  # once more: another run may have gone through it since the first time
         yield
+
+
+def settle(recipe: RunRecipe) -> None:
+    """Puts the resolved recipe into the run directory, in place of that of a run which goes on, and says what has
+    changed. Only once the checkpoint is restored: until then it may be a recipe that the checkpoints do not fit."""
+    before, now = recorded(recipe.run.dir), resolved(recipe)
+    if before and (other := changes(before, now)):
+        console.say(f"{recipe.run.dir} goes on with another recipe: {'; '.join(other)}")
+    write_whole(recipe.run.dir / RECIPE, tomli_w.dumps(now))
 
 
 def shipped() -> list[str]:

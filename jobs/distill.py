@@ -59,7 +59,7 @@ def checked(recipe: DistillRecipe, student: SftRecipe, *, resume: bool) -> None:
     from model.chat import Layout
     from rl.problems import load
 
-    config.check_run_dir(student.run.dir, resume=resume)
+    config.check_run(student.run, resume=resume)
     context, tokenizer = parts.shape(student.base)
     parts.layout(student.data, tokenizer)
     shape, teacher = checkpoint.shape(recipe.teacher)

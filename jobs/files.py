@@ -47,11 +47,25 @@ def same_settings(path: Path, settings: Mapping[str, Any], what: str) -> None:
     if not path.exists():
         write_whole(path, json.dumps(settings, indent=2) + "\n")
         return
-    before, settings = json.loads(path.read_text()), json.loads(json.dumps(settings))
-    other = sorted(key for key in {*before, *settings} if before.get(key) != settings.get(key))
-    if other:
-        changes = "; ".join(f"{key}: {before.get(key)!r} then, {settings.get(key)!r} now" for key in other)
-        raise FolderError(f"{path.parent} holds {what} with other settings ({changes}); name another --out")
+    if other := changes(json.loads(path.read_text()), json.loads(json.dumps(settings))):
+        raise FolderError(f"{path.parent} holds {what} with other settings ({'; '.join(other)}); name another folder")
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two tables, those within them included: a text for each key."""
+    then, new = _flat(before), _flat(now)
+    return [
+        f"{key}: {then.get(key)!r} then, {new.get(key)!r} now"
+        for key in sorted({*then, *new})
+        if then.get(key) != new.get(key)
+    ]
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return flat
 
 
 @contextmanager

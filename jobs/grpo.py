@@ -33,7 +33,7 @@ def command(
 def resolved_text(recipe: config.Table) -> str:
     import tomli_w
 
-    return tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True))
+    return tomli_w.dumps(config.resolved(recipe))
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def checked(recipe: GrpoRecipe, *, resume: bool) -> Checked:
     from rewards import UnknownReward
     from rl.judge import Judge
 
-    config.check_run_dir(recipe.run.dir, resume=resume)
+    config.check_run(recipe.run, resume=resume)
     model, tokenizer = checkpoint.shape(recipe.base)
     parts.check_engine(recipe, model)
     problems = parts.load_problems(recipe)
@@ -80,7 +80,7 @@ def train(recipe: GrpoRecipe, *, resume: bool) -> None:
     ready = checked(recipe, resume=resume)
     table = recipe.cluster
     places = table.trainer_threads + table.rollout_workers * table.rollout_threads + table.reward_workers
-    with config.begun(recipe, recipe.run.dir, resume=resume):
+    with config.begun(recipe.run, resume=resume):
         with console.console.status("starting Ray"), cluster.connect(table.address, places) as ray:
             ray.require(places, table.gpus_per_trainer + table.rollout_workers * table.gpus_per_rollout_worker)
             trainer = ray.trainer(recipe)
@@ -98,18 +98,17 @@ def train(recipe: GrpoRecipe, *, resume: bool) -> None:
 async def drive(recipe: GrpoRecipe, ready: Checked, trainer: Any, engine: Any, reward: Any, bar: Bar) -> int:
     """Builds the pipeline around the parts, wherever they run, and runs it; returns the steps done."""
     from jobs import parts, trackers
-    from rl.journal import Journal, Progress
+    from rl.journal import Journal
     from rl.pipeline import Pipeline
     from rl.problems import Stream
     from rl.rollout import Rollouts
 
     journal = Journal(recipe.run.dir, recipe.run.keep_checkpoints)
-    found = journal.resume()
-    if found is None:
-        journal.forget_after(-1)
-    folder, progress = found or (None, Progress())
+    folder, progress = journal.newest()
     if folder is not None:
         await trainer.restore(folder)
+    journal.forget_after(progress)
+    config.settle(recipe)
     settings = parts.rollout_settings(recipe)
     task = bar.add_task("grpo", total=recipe.train.steps, completed=progress.step, note="")
 

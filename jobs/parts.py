@@ -172,6 +172,7 @@ def check_engine(recipe: GrpoRecipe, model: ModelConfig) -> None:
         raise RecipeError(
             'rollout.routes: vLLM tells its experts on GPUs alone: set it to "off", or cluster.gpus_per_rollout_worker'
         )
+    vllm_engine.check_precision(recipe.precision.rollout, gpu=recipe.cluster.gpus_per_rollout_worker > 0)
     vllm_engine.check_sampling(Sampling(table.temperature, table.top_p), table.top_p < 1)
     vllm_engine.known(table.vllm)
 

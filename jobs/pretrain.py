@@ -37,7 +37,7 @@ def checked(recipe: PretrainRecipe, *, resume: bool) -> tuple[ModelConfig, list[
     """The model's shape and the documents, or an error for the first thing that cannot be used."""
     from model.config import from_recipe
 
-    config.check_run_dir(recipe.run.dir, resume=resume)
+    config.check_run(recipe.run, resume=resume)
     shape = from_recipe({"vocab_size": recipe.data.vocab_size, **recipe.model}, "[model]")
     return shape, documents(recipe.data.documents)
 
@@ -56,10 +56,10 @@ def documents(path: Path) -> list[str]:
 def train(recipe: PretrainRecipe, *, resume: bool) -> Path:
     """A whole run; returns the folder of the last checkpoint."""
     shape, texts = checked(recipe, resume=resume)
-    with supervised.begun(recipe, recipe.run, recipe.train.threads, resume=resume):
+    with supervised.begun(recipe.run, recipe.train.threads, resume=resume):
         policy = make_policy(recipe, shape, texts)
         encoded = policy.tokenizer.encode_batch(texts)
-        course = supervised.Course("pretrain", recipe.run, recipe.train.steps, len(texts), recipe.train.batch_documents)
+        course = supervised.Course("pretrain", recipe, recipe.train.steps, len(texts), recipe.train.batch_documents)
         return supervised.train(course, policy, lambda chosen: update(policy, [encoded[i] for i in chosen], recipe))
 
 

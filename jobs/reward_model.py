@@ -49,7 +49,7 @@ def checked(recipe: RewardModelRecipe, *, resume: bool) -> Data:
     """The preferences, or an error for the first thing that cannot be used."""
     from jobs import parts
 
-    config.check_run_dir(recipe.run.dir, resume=resume)
+    config.check_run(recipe.run, resume=resume)
     context, tokenizer = parts.shape(recipe.base)
     layout = parts.layout(recipe.data, tokenizer)
     limit = min(context, recipe.train.sequence_tokens)
@@ -64,7 +64,7 @@ def train(recipe: RewardModelRecipe, *, resume: bool) -> Path:
     from rl.preferences import update
 
     data = checked(recipe, resume=resume)
-    with supervised.begun(recipe, recipe.run, recipe.train.threads, resume=resume):
+    with supervised.begun(recipe.run, recipe.train.threads, resume=resume):
         settings = parts.optimizer_settings(recipe.optimizer)
         policy = RewardPolicy(
             recipe.base, settings, recipe.precision.train, recipe.data.template, recipe.precision.recompute
@@ -75,7 +75,7 @@ def train(recipe: RewardModelRecipe, *, resume: bool) -> Path:
         policy.describe = lambda: described(policy.updates)
         course = supervised.Course(
             "reward-model",
-            recipe.run,
+            recipe,
             recipe.train.steps,
             len(data.train),
             recipe.train.batch_samples,

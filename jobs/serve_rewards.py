@@ -236,7 +236,7 @@ def _at(values: Sequence[Any] | None, index: int, missing: Any) -> Any:
 def rewards(
     reward: Annotated[list[str], typer.Option(help="A reward to serve; may be given several times.")] = ["math"],  # noqa: B006
     host: Host = "127.0.0.1",
-    port: Port = 8000,
+    port: Port = 5000,
     workers: Annotated[int, typer.Option(help="Samples checked at once by each reward; 0: one for each core.")] = 0,
     queue: Annotated[int, typer.Option(help="Samples in flight before requests are refused.")] = 4096,
     max_body_mb: MaxBodyMb = 8.0,

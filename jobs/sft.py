@@ -44,7 +44,7 @@ def checked(recipe: SftRecipe, *, resume: bool) -> Data:
     """The dialogues, or an error for the first thing that cannot be used."""
     from jobs import parts
 
-    config.check_run_dir(recipe.run.dir, resume=resume)
+    config.check_run(recipe.run, resume=resume)
     context, tokenizer = parts.shape(recipe.base)
     layout = parts.layout(recipe.data, tokenizer)
     if recipe.evaluate.every and recipe.data.held_out is None:
@@ -60,12 +60,12 @@ def train(recipe: SftRecipe, *, resume: bool) -> Path:
     from rl.supervised import update, validate
 
     data = checked(recipe, resume=resume)
-    with supervised.begun(recipe, recipe.run, recipe.train.threads, resume=resume):
+    with supervised.begun(recipe.run, recipe.train.threads, resume=resume):
         policy = parts.make_policy(recipe.base, recipe.optimizer, recipe.precision)
         parts.layout(recipe.data, policy.tokenizer)
         table = recipe.train
         course = supervised.Course(
-            "sft", recipe.run, table.steps, len(data.train), table.batch_samples, recipe.evaluate.every
+            "sft", recipe, table.steps, len(data.train), table.batch_samples, recipe.evaluate.every
         )
         return supervised.train(
             course,

@@ -20,11 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs import config, console, memory
-from jobs.config import RunTable, Table
+from jobs.config import RunRecipe, RunTable
 
 if TYPE_CHECKING:
     from model.policy import Policy
-    from rl.journal import Journal
     from rl.step import Metrics
 
 
@@ -34,11 +33,15 @@ class Course:
     after the last (0: never)."""
 
     title: str
-    run: RunTable
+    recipe: RunRecipe
     steps: int
     items: int
     batch: int
     evaluate_every: int = 0
+
+    @property
+    def run(self) -> RunTable:
+        return self.recipe.run
 
     def batches(self) -> Iterator[list[int]]:
         """Indices of items, shuffled anew each epoch, without end."""
@@ -53,11 +56,11 @@ class Course:
 
 
 @contextmanager
-def begun(recipe: Table, run: RunTable, threads: int | None, *, resume: bool) -> Iterator[None]:
+def begun(run: RunTable, threads: int | None, *, resume: bool) -> Iterator[None]:
     """The run directory as `config.begun` gives it, and as many threads as the recipe says."""
     import torch
 
-    with config.begun(recipe, run.dir, resume=resume):
+    with config.begun(run, resume=resume):
         memory.keep_freed()
         torch.set_num_threads(threads or torch.get_num_threads())
         yield
@@ -74,7 +77,12 @@ def train(
     from rl.journal import Journal, Progress, write_checkpoint
 
     journal = Journal(course.run.dir, course.run.keep_checkpoints)
-    done = _resumed(journal, policy)
+    folder, progress = journal.newest()
+    if folder is not None:
+        policy.restore(folder)
+    journal.forget_after(progress)
+    config.settle(course.recipe)
+    done = progress.step
     with (
         _stopping() as stopping,
         console.progress() as bar,
@@ -110,16 +118,6 @@ def train(
     if done < course.steps:
         raise console.Interrupted(done, course.steps)
     return folder
-
-
-def _resumed(journal: Journal, policy: Policy) -> int:
-    """The steps that the run has done; the policy is as it was after them."""
-    found = journal.resume()
-    if found is None:
-        journal.forget_after(-1)
-        return 0
-    policy.restore(found[0])
-    return found[1].step
 
 
 def _shown(metrics: Metrics, validated: Metrics) -> Iterator[tuple[str, float]]:

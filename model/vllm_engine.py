@@ -79,6 +79,7 @@ class VllmEngine:
         record_routes: bool = False,
         arguments: Mapping[str, Any] | None = None,
     ) -> None:
+        check_precision(precision, gpu=torch.cuda.is_available())
         self.config, self.tokenizer = checkpoint.shape(folder)
         self.precision, self.on_publish = precision, on_publish
         self.before_top_p, self.whole = before_top_p, whole
@@ -316,6 +317,12 @@ def check_sampling(sampling: Sampling, before_top_p: bool) -> None:
         )
 
 
+def check_precision(precision: Precision, *, gpu: bool) -> None:
+    """Raises EngineError where vLLM has no kernels for it, which its own processes say long after they started."""
+    if precision == "fp8" and not gpu and not torch.cpu.get_capabilities().get("amx_tile"):
+        raise EngineError("vLLM computes FP8 on GPUs, and on CPUs with AMX, alone: choose bf16 or fp32 (precision)")
+
+
 def engine_arguments(
     folder: Path, config: ModelConfig, precision: Precision, max_rows: int, before_top_p: bool
 ) -> dict[str, Any]:
@@ -379,9 +386,13 @@ def own_errors() -> str:
 
 
 def root_cause(log: str) -> str | None:
-    """The last exception that one of vLLM's processes wrote: that which its caller gets points to "above"."""
-    said = re.findall(r"^\(EngineCore[^)]*\) (?:.*\] )?(\w*(?:Error|Exception|Interrupt): .+)$", log, re.MULTILINE)
-    return str(said[-1]) if said else None
+    """The last exception that one of vLLM's processes wrote, a worker's before its engine's: that which its caller gets
+    points to "above"."""
+    for who in ("Worker", "EngineCore"):
+        said = re.findall(rf"^\({who}[^)]*\) (?:.*\] )?(\w*(?:Error|Exception|Interrupt): .+)$", log, re.MULTILINE)
+        if said:
+            return str(said[-1])
+    return None
 
 
 async def _started(arguments: Mapping[str, Any]) -> Any:

@@ -100,22 +100,22 @@ class Journal:
         found = (re.fullmatch(r"step-(\d+)", path.name) for path in self.checkpoints.iterdir())
         return sorted(int(match[1]) for match in found if match)
 
-    def resume(self) -> tuple[Path, Progress] | None:
-        """The newest checkpoint and its progress, or None where there is none; drops the lines of later steps."""
+    def newest(self) -> tuple[Path | None, Progress]:
+        """The newest checkpoint and its progress; where there is none, none and the beginning."""
         steps = self.steps()
         if not steps:
-            return None
+            return None, Progress()
         folder = self.checkpoints / f"step-{steps[-1]}"
         kept = folder / "begun.pt"
         begun = map(_found, torch.load(kept, weights_only=True)) if kept.exists() else ()
-        progress = Progress(**json.loads((folder / "progress.json").read_text()), begun=tuple(begun))
-        self.forget_after(progress.step)
-        return folder, progress
+        return folder, Progress(**json.loads((folder / "progress.json").read_text()), begun=tuple(begun))
 
-    def forget_after(self, step: int) -> None:
+    def forget_after(self, progress: Progress) -> None:
+        """Drops the lines of later steps, once a run has been restored to this: they are made again, and so is the
+        evaluation of a run that is still at its beginning."""
         for path in self.paths:
             if path.exists():
-                jsonl.write(path, (line for line in read(path) if line["step"] <= step))
+                jsonl.write(path, (line for line in read(path) if 0 < progress.step >= line["step"]))
 
 
 def write_checkpoint(journal: Journal, progress: Progress, save: Callable[[Path], None]) -> Path:

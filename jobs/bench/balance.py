@@ -171,7 +171,7 @@ def run(folder: Path, way: str, seed: int, steps: int) -> dict[str, float]:
     held_out, trained = json.loads((folder / "pieces.json").read_text())
     tokenizer = tokenizers.load(folder)
     policy = Policy(build_model(from_recipe(recipe.model, way), seed), tokenizer, optimizer_settings(recipe.optimizer))
-    course = Course(way, recipe.run, steps, len(trained), recipe.train.batch_documents)
+    course = Course(way, recipe, steps, len(trained), recipe.train.batch_documents)
     violations: list[float] = []
     for chosen in itertools.islice(course.batches(), steps):
         metrics = update(policy, [trained[i] for i in chosen], recipe)

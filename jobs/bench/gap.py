@@ -122,6 +122,11 @@ def measure(
     from model.tokenizer import train
 
     cuda = torch.cuda.is_available()
+    if "vllm" in engines:
+        from model.vllm_engine import check_precision
+
+        for precision in precisions:
+            check_precision(precision, gpu=cuda)
     model, tokenizer = rollout.model_of(subject, "cuda" if cuda else "cpu"), train(["a"], 300)
     rows: list[dict[str, Any]] = []
     log.results |= {

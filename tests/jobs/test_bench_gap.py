@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from jobs.bench.gap import gap
-from model.engine import Completion, Request, Sampling
+from jobs.bench.gap import gap, measure
+from jobs.bench.record import Log
+from jobs.bench.rollout import subject_of
+from model.engine import Completion, EngineError, Request, Sampling
 from model.native import NativeEngine
 from model.policy import Policy
 from tests.fakes import tiny_policy
@@ -51,6 +55,17 @@ def test_replay_takes_the_engine_s_routes(sampled: tuple[Policy, list[list[Compl
     assert replayed is not None
     assert own["max"] < 1e-5 < replayed["mean"]
     assert own["routes_differ"] == replayed["routes_differ"] > 0.5
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="of a CPU")
+def test_vllm_is_refused_a_precision_that_it_cannot_run_before_anything_is_measured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("torch.cpu.get_capabilities", dict)
+    log = Log({}, tmp_path / "out.json")
+    with pytest.raises(EngineError, match="choose bf16 or fp32"):
+        measure(subject_of("tiny", None, None), ["native", "vllm"], ["fp32", "fp8"], REQUESTS, 2, log)
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_engine_without_routes_has_nothing_to_replay(sampled: tuple[Policy, list[list[Completion]]]) -> None:

@@ -12,6 +12,7 @@ import tomli_w
 from jobs import chain, config, curriculum, working
 from jobs.config import ChainRecipe, GrpoRecipe, PretrainRecipe, RecipeError, RewardModelRecipe, SftRecipe
 from jobs.console import Interrupted
+from jobs.files import FolderError
 from rl.jsonl import write
 from tests.jobs.conftest import Workspace
 
@@ -89,6 +90,23 @@ def test_an_interrupted_chain_goes_on_by_the_same_command(recipe: Path, monkeypa
     monkeypatch.undo()
     chain.run(resolved, str(recipe))
     assert (resolved.dir / "chain.json").exists()
+
+
+def test_a_stage_that_was_gone_on_from_is_not_made_with_other_settings(recipe: Path) -> None:
+    def run(*overrides: str) -> None:
+        chain.run(config.read(recipe, ChainRecipe, overrides), str(recipe))
+
+    run()
+    made = (config.read(recipe, ChainRecipe).dir / "sft" / "recipe.toml").read_text()
+    for other, told in (
+        ("seed=4", r"stage sft .*\(seed: 3 then, 4 now\)"),
+        ("sft.train.steps=3", r"train.steps: 2 then, 3 now"),
+        ("reward_model.optimizer.lr=2e-3", "stage reward_model .*optimizer.lr: 0.001 then, 0.002 now"),
+    ):
+        with pytest.raises(FolderError, match=told):
+            run(other)
+    assert (config.read(recipe, ChainRecipe).dir / "sft" / "recipe.toml").read_text() == made
+    run("reward_model.train.steps=3")
 
 
 def test_a_wrong_key_names_its_stage(recipe: Path) -> None:

@@ -3,6 +3,7 @@ start, so most calls are made in this one."""
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import shutil
@@ -13,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from jobs import serve_model, serve_rewards, serve_sandbox
 from jobs.cli import COMMANDS
+from jobs.view import command as view
 from rl.journal import read_load
 from tests.jobs.conftest import Done, Workspace, Zeroth, assert_refused
 
@@ -214,6 +217,12 @@ def test_every_command_explains_itself(command: str, zeroth: Zeroth) -> None:
     done = zeroth(command, "--help")
     assert done.returncode == 0
     assert "Usage" in done.stdout
+
+
+def test_services_stand_beside_each_other() -> None:
+    services = (serve_model.model, serve_rewards.rewards, serve_sandbox.sandbox, view.command)
+    ports = [inspect.signature(service).parameters["port"].default for service in services]
+    assert len(set(ports)) == len(services)
 
 
 def test_the_version(zeroth: Zeroth) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from jobs import config
-from jobs.config import ChainRecipe, GrpoRecipe, PretrainRecipe, RecipeError, Table
+from jobs.config import ChainRecipe, GrpoRecipe, PretrainRecipe, RecipeError, RunTable, Table
 
 GOOD = """
 base = "b"
@@ -74,8 +74,9 @@ def test_overrides_reach_their_place(tmp_path: Path) -> None:
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     recipe = config.read(written(tmp_path, GOOD), GrpoRecipe)
-    config.write(recipe, tmp_path / "resolved.toml")
-    assert config.read(tmp_path / "resolved.toml", GrpoRecipe) == recipe
+    settled = recipe.model_copy(update={"run": RunTable(dir=tmp_path)})
+    config.settle(settled)
+    assert config.read(tmp_path / "recipe.toml", GrpoRecipe) == settled
 
 
 def test_an_absent_recipe_lists_those_that_are_shipped(tmp_path: Path) -> None:
@@ -109,5 +110,5 @@ def test_a_job_does_not_write_its_run_into_rays_copy(tmp_path: Path, monkeypatch
     copy.mkdir(parents=True)
     monkeypatch.chdir(copy)
     with pytest.raises(RecipeError, match=r"set run\.dir to an absolute path"):
-        config.check_run_dir(Path("runs/r"), resume=False)
-    config.check_run_dir(tmp_path / "r", resume=False)
+        config.check_run(RunTable(dir=Path("runs/r")), resume=False)
+    config.check_run(RunTable(dir=tmp_path / "r"), resume=False)

@@ -133,4 +133,4 @@ def test_what_is_no_regular_file_is_written_through(kind: str, tmp_path: Path) -
 @pytest.mark.parametrize("other", ["--seed=1", "--full"])
 def test_a_quickstart_is_not_continued_by_another_one(other: str, tmp_path: Path, zeroth: Zeroth) -> None:
     (tmp_path / "settings.json").write_text('{"seed": 0, "full": false}')
-    assert_refused(zeroth("quickstart", "--out", tmp_path, other), str(tmp_path), "then", "name another --out")
+    assert_refused(zeroth("quickstart", "--out", tmp_path, other), str(tmp_path), "then", "name another folder")

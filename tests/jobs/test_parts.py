@@ -147,16 +147,18 @@ def test_vllm_is_made_as_the_recipe_says(workspace: Workspace, monkeypatch: pyte
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        (["precision.rollout=fp8"], "vLLM computes FP8 on GPUs"),
         (["rollout.top_p=0.9", "rollout.temperature=0.7"], "rollout.engine to native"),
         (["rollout.routes=record"], "rollout.routes"),
         (["rollout.vllm.max_num_seq=3"], "max_num_seqs"),
     ],
 )
 def test_what_vllm_cannot_do_is_refused_before_the_run(
-    workspace: Workspace, overrides: list[str], message: str
+    workspace: Workspace, overrides: list[str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("vllm", reason="needs vLLM")
-    recipe = config.read(workspace.recipe, GrpoRecipe, ["rollout.engine=vllm", *overrides])
+    monkeypatch.setattr("torch.cpu.get_capabilities", dict)
+    recipe = config.read(workspace.recipe, GrpoRecipe, ["rollout.engine=vllm", "precision.rollout=bf16", *overrides])
     with pytest.raises((RecipeError, EngineError), match=message):
         parts.check_engine(recipe, TINY)
 

@@ -17,7 +17,7 @@ from jobs.view.index import Filter, SampleIndex
 from jobs.view.server import Run, create_app, panels, pieces
 from model.engine import Completion
 from rewards import Score
-from rl.journal import Journal
+from rl.journal import Journal, Progress
 from rl.rollout import Group
 from tests.fakes import tiny_tokenizer
 from tests.jobs.conftest import Zeroth
@@ -99,7 +99,7 @@ def test_the_index_grows_with_the_file_and_leaves_half_a_line(run: Path) -> None
 def test_a_file_that_a_resumed_run_rewrote_is_read_anew(run: Path) -> None:
     index = SampleIndex(run / "samples.jsonl")
     index.refresh()
-    Journal(run, keep=1).forget_after(1)
+    Journal(run, keep=1).forget_after(Progress(1))
     index.refresh()
     assert [index.first(g)["problem"] for g in index.find(Filter())] == ["sum-1"]
 

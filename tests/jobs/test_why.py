@@ -24,7 +24,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     recipe = config.read(workspace.recipe, GrpoRecipe, [*overrides, "evaluate.every=0"])
     ready = grpo.checked(recipe, resume=False)
     workspace.run.mkdir()
-    config.write(recipe, workspace.run / "recipe.toml")
     trainer, engine = parts.make_trainer(recipe), parts.make_engine(recipe.base, 64, 1)
     with console.progress() as bar:
         assert asyncio.run(grpo.drive(recipe, ready, trainer, engine, ready.make_judge(), bar)) == 3

@@ -300,4 +300,6 @@ def test_why_vllm_could_not_start_is_read_from_its_log() -> None:
         "RuntimeError: Engine core initialization failed. See root cause above.\n"
     )
     assert vllm_engine_module.root_cause(log) == "ValueError: no backend for 32 heads"
+    worker = "(Worker pid=8) ERROR 11-26 02:58:08 [multiproc_executor.py:953] ValueError: no kernel\n"
+    assert vllm_engine_module.root_cause(worker + log) == "ValueError: no kernel"
     assert vllm_engine_module.root_cause("all is well\n") is None

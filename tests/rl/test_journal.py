@@ -22,7 +22,9 @@ def test_a_line_cut_off_by_a_kill_is_dropped(tmp_path: Path) -> None:
     journal.metrics(2, {"loss": 2.0})
     with journal.metrics_path.open("a") as file:
         file.write('{"step": 3, "lo')
-    assert journal.resume() == (tmp_path / "checkpoints" / "step-1", Progress(1, 3))
+    newest, progress = journal.newest()
+    assert (newest, progress) == (tmp_path / "checkpoints" / "step-1", Progress(1, 3))
+    journal.forget_after(progress)
     assert journal.metrics_path.read_text() == json.dumps({"step": 1, "loss": 1.0}) + "\n"
 
 
@@ -33,15 +35,14 @@ def test_groups_that_are_begun_come_back_as_they_were(tmp_path: Path) -> None:
     journal = Journal(tmp_path, keep=1)
     progress = Progress(4, 13, (Begun(9, (paused, None)), Begun(12, (ended, paused))))
     write_checkpoint(journal, progress, saved)
-    found = journal.resume()
-    assert found is not None
-    assert found[1] == progress
-    first = found[1].begun[0].completions[0]
+    found = journal.newest()[1]
+    assert found == progress
+    first = found.begun[0].completions[0]
     assert first is not None
     assert first.routes is not None
     assert first.routes.dtype == np.int16
     assert np.array_equal(first.routes, routes)
-    assert found[1].begun[1].going == [1]
+    assert found.begun[1].going == [1]
 
 
 def test_expert_load_is_read_back_and_forgotten_with_its_step(tmp_path: Path) -> None:
@@ -50,8 +51,17 @@ def test_expert_load_is_read_back_and_forgotten_with_its_step(tmp_path: Path) ->
     journal.expert_load(1, {3: [5, 7]})
     journal.expert_load(2, {3: [6, 6]})
     assert read_load(tmp_path) == [(1, {3: [5, 7]}), (2, {3: [6, 6]})]
-    journal.forget_after(1)
+    journal.forget_after(Progress(1))
     assert read_load(tmp_path) == [(1, {3: [5, 7]})]
+
+
+def test_what_is_told_of_the_beginning_is_forgotten_by_a_run_that_begins_anew(tmp_path: Path) -> None:
+    """A run that was stopped before its first step evaluates its base once more."""
+    journal = Journal(tmp_path, keep=1)
+    journal.metrics(0, {"held_out": 1.0})
+    write_checkpoint(journal, Progress(), saved)
+    journal.forget_after(journal.newest()[1])
+    assert list(read(journal.metrics_path)) == []
 
 
 def test_only_the_newest_checkpoints_stay(tmp_path: Path) -> None:

@@ -178,9 +178,10 @@ def resume(folder: Path, until: int, sampling: Sampling) -> list[dict[str, Any]]
     journal = Journal(folder, 1)
 
     async def run() -> None:
-        found = journal.resume()
-        if found:
-            await trainer.restore(found[0])
+        newest, progress = journal.newest()
+        if newest:
+            await trainer.restore(newest)
+        journal.forget_after(progress)
         pipeline = Pipeline(
             Rollouts(
                 Stream(PROBLEMS, 0),

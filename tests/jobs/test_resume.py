@@ -1,0 +1,76 @@
+"""A run goes on as it was begun, or says what is another; where it cannot, its folder is as it was."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.progress import Progress as Bar
+
+from jobs import config, grpo, parts, sft
+from jobs.config import GrpoRecipe, RecipeError, SftRecipe
+from model import checkpoint
+from model.policy import PolicyError
+from tests.fakes import tiny_policy
+from tests.jobs.conftest import Workspace
+from tests.jobs.test_sft import recipe_in
+
+Go = Callable[..., object]
+
+
+def fine_tune(workspace: Workspace, *overrides: str, resume: bool = False) -> object:
+    recipe = workspace.folder / "sft.toml"
+    return sft.train(
+        config.read(recipe if recipe.exists() else recipe_in(workspace), SftRecipe, overrides), resume=resume
+    )
+
+
+def reinforce(workspace: Workspace, *overrides: str, resume: bool = False) -> object:
+    """As `zeroth grpo` does it, with the parts in this process."""
+    settings = ["rollout.lag=0", "evaluate.every=0", "train.steps=3", *overrides]
+    recipe = config.read(workspace.recipe, GrpoRecipe, settings)
+    ready = grpo.checked(recipe, resume=resume)
+    workspace.run.mkdir(exist_ok=True)
+    trainer, engine = parts.make_trainer(recipe), parts.make_engine(recipe.base, 64, 1)
+    with Bar(disable=True) as bar:
+        return asyncio.run(grpo.drive(recipe, ready, trainer, engine, ready.make_judge(), bar))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in (".toml", ".jsonl")}
+
+
+@pytest.mark.parametrize("go", [fine_tune, reinforce])
+def test_a_run_that_cannot_be_restored_keeps_its_recipe_and_its_lines(go: Go, workspace: Workspace) -> None:
+    """The newest checkpoint is gone, so that the lines hold steps which would be made again."""
+    go(workspace)
+    newest = max((workspace.run / "checkpoints").iterdir())
+    newest.rename(workspace.folder / "gone")
+    before = contents(workspace.run)
+    other = tiny_policy(hidden_size=48)
+    checkpoint.save(other.model, other.tokenizer, workspace.base)
+    with pytest.raises(PolicyError, match="another than the recipe's"):
+        go(workspace, "optimizer.lr=2e-3", resume=True)
+    assert contents(workspace.run) == before
+
+
+@pytest.mark.parametrize("go", [fine_tune, reinforce])
+def test_a_run_says_what_of_its_recipe_is_another_than_before(
+    go: Go, workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    go(workspace)
+    assert "goes on" not in capsys.readouterr().err
+    go(workspace, "optimizer.lr=2e-3", "train.steps=7", resume=True)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "optimizer.lr: 0.0" in said
+    assert "then, 0.002 now; train.steps: " in said
+    assert "lr = 0.002" in (workspace.run / "recipe.toml").read_text()
+
+
+@pytest.mark.parametrize("go", [fine_tune, reinforce])
+def test_a_run_does_not_go_on_in_another_order(go: Go, workspace: Workspace) -> None:
+    go(workspace)
+    with pytest.raises(RecipeError, match=r"begun with run\.seed = 0"):
+        go(workspace, "run.seed=1", resume=True)
