@@ -1,4 +1,4 @@
-"""`zeroth quickstart`: the whole stack on a CPU, from nothing to a small reasoner and a report.
+"""`zeroth quickstart`: the whole stack on a CPU or one GPU, from nothing to a small reasoner and a report.
 
 Problems are made from a seed; a small model is pretrained on worked examples of mixed quality; GRPO with math and code
 rewards makes a reasoner of it. Each part is the command that a larger run uses (`zeroth pretrain`, `zeroth grpo`), with
@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from jobs import chain, config, console, curriculum
-from jobs.config import ChainRecipe, GrpoRecipe, PretrainRecipe
+from jobs.config import ChainRecipe, GrpoRecipe, PretrainRecipe, RecipeError
 from jobs.files import held, same_settings
 from rl import jsonl
 
@@ -27,20 +27,36 @@ def command(
     out: Annotated[Path, typer.Option("--out", help="Where everything is written.")] = Path("runs/quickstart"),
     seed: Annotated[int, typer.Option("--seed", help="Seed of problems, weights and samples.")] = 0,
     full: Annotated[bool, typer.Option("--full", help="SFT and a reward model as well: the recipe `chain`.")] = False,
+    gpu: Annotated[bool, typer.Option("--gpu", help="A wider model in block FP8, on one GPU.")] = False,
 ) -> None:
-    """See R1-Zero happen on a CPU: problems, a base model, GRPO, and a report."""
+    """See R1-Zero happen: problems, a base model, GRPO, and a report."""
+    if gpu:
+        check_gpu(full)
+    settings = {"seed": seed, "full": full, **({"gpu": True} if gpu else {})}
     with held(out):
-        same_settings(out / "settings.json", {"seed": seed, "full": full}, "a quickstart")
-        (whole_chain if full else two_stages)(out, seed)
+        same_settings(out / "settings.json", settings, "a quickstart")
+        if full:
+            whole_chain(out, seed)
+        else:
+            two_stages(out, seed, "quickstart-gpu" if gpu else "quickstart")
 
 
-def two_stages(out: Path, seed: int) -> None:
-    """Problems, a base model and GRPO; what is there already is not made again."""
+def check_gpu(full: bool) -> None:
+    import torch
+
+    if full:
+        raise RecipeError("--full is made for a CPU: leave out --gpu")
+    if not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0):
+        raise RecipeError("--gpu needs a Hopper GPU (H100, H200), and torch sees none on this machine: leave it out")
+
+
+def two_stages(out: Path, seed: int, name: str) -> None:
+    """Problems, a base model and GRPO by the shipped recipes of ``name``; what is there already is not made again."""
     from jobs import grpo, pretrain
 
     started = time.monotonic()
     seconds: dict[str, float] = {}
-    base_recipe, recipe = recipes(out, seed)
+    base_recipe, recipe = recipes(out, seed, name)
     base = base_recipe.run.dir / "checkpoints" / f"step-{base_recipe.train.steps}"
     if not (out / "problems" / "held_out.jsonl").exists():
         console.say("1/3  making problems")
@@ -73,16 +89,16 @@ def whole_chain(out: Path, seed: int) -> None:
     chain.run(recipe, str(path))
 
 
-def recipes(out: Path, seed: int) -> tuple[PretrainRecipe, GrpoRecipe]:
-    """The two shipped recipes with their paths under ``out``."""
+def recipes(out: Path, seed: int, name: str) -> tuple[PretrainRecipe, GrpoRecipe]:
+    """The two shipped recipes of ``name`` with their paths under ``out``."""
     base_dir = out / "base"
     base_recipe = config.read(
-        config.find("quickstart-pretrain"),
+        config.find(f"{name}-pretrain"),
         PretrainRecipe,
         [f"run.dir={base_dir}", f"run.seed={seed}", f"data.documents={out / 'problems' / 'documents.jsonl'}"],
     )
     recipe = config.read(
-        config.find("quickstart"),
+        config.find(name),
         GrpoRecipe,
         [
             f"base={base_dir / 'checkpoints' / f'step-{base_recipe.train.steps}'}",

@@ -94,7 +94,7 @@ def test_a_run_is_whole_with_a_plugin_from_the_working_directory(workspace: Work
 
 
 ON_ONE_GPU = ["cluster.gpus_per_trainer=0.5", "cluster.gpus_per_rollout_worker=0.5", "precision.train=bf16"]
-NATIVE = ["precision.rollout=bf16", "precision.exact=true"]
+NATIVE = ["precision.rollout=bf16", "precision.exact=true", "rollout.lag=0"]
 VLLM = [
     "precision.rollout=bf16", "rollout.engine=vllm", "rollout.routes=replay", "rollout.vllm.enforce_eager=true",
     "rollout.vllm.gpu_memory_utilization=0.3",
