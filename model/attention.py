@@ -1,14 +1,11 @@
 """Multi-head latent attention (DeepSeek-V2 report, section 2.1; V3 report, section 2.1.1).
 
 Keys and values are expanded from a latent of ``kv_lora_rank`` numbers a token; one rotated key of
-``qk_rope_head_dim`` numbers is shared by all heads. A cache holds just these two: the latent as kv_b_proj is given it
-(rounded to FP8 tiles when the layer is in fp8) and the rotated key. Decoding never expands it: kv_b_proj is absorbed
-into the query and the output, which gives the same numbers because the expansion is linear.
+``qk_rope_head_dim`` numbers is shared by all heads. A cache holds just these two (`model.decoding`): the latent as
+kv_b_proj is given it (rounded to FP8 tiles when the layer is in fp8) and the rotated key.
 """
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,14 +22,6 @@ def keys_and_values(expanded: Tensor, shared: Tensor, nope: int) -> tuple[Tensor
     """``expanded`` [N, heads, nope + v] and the ``shared`` key [N, rope] -> keys [N, heads, nope + rope], values."""
     k_nope, v = expanded.split([nope, expanded.shape[-1] - nope], -1)
     return torch.cat([k_nope, shared.unsqueeze(-2).expand(-1, expanded.shape[1], -1)], -1), v
-
-
-class Absorbed(NamedTuple):
-    """``to_keys`` [heads, nope + rope, kv_lora_rank + rope] takes a query to where the cache lies and leaves its turned
-    part as it is; ``to_values`` [heads, kv_lora_rank, v] takes back what was attended."""
-
-    to_keys: Tensor
-    to_values: Tensor
 
 
 class Attention(nn.Module):
@@ -97,41 +86,6 @@ class Attention(nn.Module):
         k, v = keys_and_values(expanded, key, self.c.qk_nope_head_dim)
         return attention(self.turned(self.queries(q), turns), k, v, segments, self.scale).flatten(-2)
 
-    def decode(
-        self, x: Tensor, turns: Tensor, cache: Tensor, where: tuple[Tensor, Tensor], mask: Tensor, absorbed: Absorbed
-    ) -> Tensor:
-        """W new tokens a row against the cache.
-
-        x [B W, H]; cache [B, T, kv_lora_rank + rope] is written at ``where``: row and place of each token, both [B W];
-        mask [B, 1 or W heads, T] is added to the scores: -inf past the token, else 0. Returns [B W, H].
-        """
-        c = self.c
-        q, latent, k_rope = self.project(x, turns)
-        cache[where] = torch.cat([self.as_cached(latent), k_rope], -1)
-        q = self.turned(self.queries(q), turns)
-        # [B, W heads, kv_lora_rank + rope]
-        q = torch.bmm(q.transpose(0, 1), absorbed.to_keys).transpose(0, 1).reshape(len(cache), -1, cache.shape[-1])
-        # With the cache as the left factor it is read as it lies, and only the few scores are turned.
-        scores = q.new_empty(*q.shape[:2], cache.shape[1])
-        torch.add(mask, torch.bmm(cache, q.mT).mT, alpha=self.scale, out=scores)
-        attended = torch.bmm(scores.softmax(-1, dtype=torch.float32).to(x.dtype), cache[..., : c.kv_lora_rank])
-        attended = attended.view(len(x), c.num_attention_heads, -1)
-        out = torch.bmm(attended.transpose(0, 1), absorbed.to_values).transpose(0, 1)  # [B W, heads, v]
-        projected: Tensor = self.o_proj(out.flatten(-2))
-        return projected
-
     def as_cached(self, latent: Tensor) -> Tensor:
         """The latent as kv_b_proj multiplies it."""
         return fp8.round_tiles(latent) if self.kv_b_proj.fp8 else latent
-
-    def absorbed(self, dtype: torch.dtype) -> Absorbed:
-        """kv_b_proj for `decode`, while the weights stay as they are."""
-        c, layer = self.c, self.kv_b_proj
-        weight = fp8.round_blocks(layer.weight) if layer.fp8 and not layer.rounded else layer.weight
-        up_k, up_v = (
-            weight.to(dtype).unflatten(0, (c.num_attention_heads, -1)).split([c.qk_nope_head_dim, c.v_head_dim], 1)
-        )
-        to_keys = up_k.new_zeros(c.num_attention_heads, c.qk_head_dim, c.kv_lora_rank + c.qk_rope_head_dim)
-        to_keys[:, : c.qk_nope_head_dim, : c.kv_lora_rank] = up_k
-        to_keys[:, c.qk_nope_head_dim :, c.kv_lora_rank :] = torch.eye(c.qk_rope_head_dim)
-        return Absorbed(to_keys, up_v.mT)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from model import rope
-from model.attention import Absorbed
+from model.decoding import Decoder
 from model.engine import Sampling
 from model.sampling import Sampled, Start, Stops, draw, keys
 from model.segments import Segments
@@ -38,7 +38,7 @@ class _Rows:
     """The rows still sampling, R of them. ``which`` [R] is each row's place in the wave; ``tokens`` [R] its last token,
     which is to come to place ``lengths`` [R], and ``guess`` [R] a guess at the next. Of ``room`` [R] tokens ``count``
     [R] are sampled. ``cache`` is one [R, T, kv_lora_rank + rope] a layer, the MTP module's last; ``routes`` [R, T, MoE
-    layers, K] by place. ``absorbed`` is the model's."""
+    layers, K] by place. ``decoder`` is the model's."""
 
     which: Tensor
     tokens: Tensor
@@ -49,7 +49,7 @@ class _Rows:
     alive: Tensor
     routes: Tensor
     cache: list[Tensor]
-    absorbed: list[Absorbed]
+    decoder: Decoder
 
     def keep(self) -> _Rows:
         index = self.alive.nonzero().squeeze(-1)
@@ -63,7 +63,7 @@ class _Rows:
             self.alive[index],
             self.routes[index],
             [layer[index] for layer in self.cache],
-            self.absorbed,
+            self.decoder,
         )
 
 
@@ -111,7 +111,7 @@ class DraftedWaves:
         places = (rows.lengths.unsqueeze(1) + pair).flatten()
         given = torch.stack([rows.tokens, rows.guess], 1).flatten()
         used = [layer[:, : int(rows.lengths.max()) + 2] for layer in rows.cache]
-        hidden, routing = model.decode(given, used[:-1], places, rows.absorbed)
+        hidden, routing = rows.decoder.step(given, used[:-1], places)
         rows.routes[torch.arange(count).repeat_interleave(2), places] = stacked(routing)
         index = rows.count.unsqueeze(1) + pair
         drawn, logp = draw(model.logits(hidden), own[rows.which.unsqueeze(1), index].flatten(), sampling)
@@ -124,7 +124,7 @@ class DraftedWaves:
         taken = rows.alive.long() + hit
         rows.count = rows.count + taken
         rows.alive = going & (~hit | ((second != end) & (rows.count < rows.room)))
-        further = model.decode_draft(hidden, drawn, used[-1], places, rows.absorbed[-1]).view(count, 2, -1)
+        further = rows.decoder.draft(hidden, drawn, used[-1], places).view(count, 2, -1)
         further = further[torch.arange(count, device=own.device), hit.long()]
         rows.tokens = torch.where(hit, second, first)
         rows.lengths = torch.where(rows.alive, rows.lengths + taken, rows.lengths)
@@ -191,5 +191,5 @@ class DraftedWaves:
             torch.ones(len(wave), dtype=torch.bool, device=device),
             routes[source],
             [layer[source] for layer in cache],
-            model.absorbed(),
+            Decoder(model),
         )

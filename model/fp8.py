@@ -159,6 +159,13 @@ def grouped_matmul(x: Tensor, w: Tensor, counts: list[int]) -> Tensor:
     return out
 
 
+def grouped_rows(x: Tensor, w: Tensor, counts: Tensor) -> Tensor:
+    """`grouped_matmul` for counts [E] as the router has them, which the host need not know for one call."""
+    if _one_call_pays(x, w):
+        return F.grouped_mm(x, w.mT, offs=counts.cumsum(0, dtype=torch.int32))
+    return grouped_matmul(x, w, counts.tolist())
+
+
 def _one_call_pays(x: Tensor, w: Tensor) -> bool:
     """Whether `F.grouped_mm` takes these operands (rows of whole 16 bytes; BF16 on a GPU) and beats the loop."""
     aligned = w.shape[1] * x.element_size() % 16 == 0 and w.shape[2] * x.element_size() % 16 == 0

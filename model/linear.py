@@ -49,6 +49,10 @@ class GroupedLinear(nn.Module):
     def multiply(self, operand: Tensor, counts: list[int]) -> Tensor:
         return fp8.product(operand, self.weight.to(operand.dtype), counts, self.fp8 and not self.rounded)
 
+    def multiplied(self, dtype: torch.dtype) -> Tensor:
+        """The weight as it is multiplied in ``dtype``, which a fp8 layer has rounded its operand to beforehand."""
+        return (fp8.round_blocks(self.weight) if self.fp8 and not self.rounded else self.weight).to(dtype)
+
 
 class Linear(GroupedLinear):
     """A linear layer without bias. ``weight`` [N, K]."""
@@ -89,11 +93,9 @@ class RMSNorm(nn.Module):
         nn.init.ones_(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu" or x.dtype != torch.float32:
-            return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
-        if not torch.is_grad_enabled():
-            return (x * _inverse_rms(x, self.eps)).mul_(self.weight)
-        return self.handing_on(x)[1]
+        if x.device.type == "cpu" and x.dtype == torch.float32 and torch.is_grad_enabled():
+            return self.handing_on(x)[1]
+        return rms_norm(x, self.weight.to(x.dtype), self.eps)
 
     def handing_on(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x itself and its norm. The gradients of both are added in one backward pass, where one of x and one of the
@@ -102,6 +104,13 @@ class RMSNorm(nn.Module):
             return x, self(x)
         both: tuple[Tensor, Tensor] = _Norm.apply(x, self.weight, self.eps)
         return both
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """`RMSNorm` where no gradient is wanted of what torch does not compose well on a CPU: x and weight of one dtype."""
+    if x.device.type != "cpu" or x.dtype != torch.float32:
+        return F.rms_norm(x, weight.shape, weight, eps)
+    return (x * _inverse_rms(x, eps)).mul_(weight)
 
 
 def _inverse_rms(x: Tensor, eps: float) -> Tensor:

@@ -53,7 +53,7 @@ def rotate_tail(x: Tensor, turns: Tensor, start: int) -> Tensor:
     """`rotate` for the dimensions from ``start`` on; those before stay. One copy of x, where cutting it apart and
     joining it again would take several; where no gradient is wanted x itself is turned."""
     if not torch.is_grad_enabled():
-        return _turn_tail(x, turns, start)
+        return turn_tail(x, turns, start)
     turned: Tensor = _RotateTail.apply(x, turns, start)
     return turned
 
@@ -62,15 +62,15 @@ class _RotateTail(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, turns: Tensor, start: int) -> Tensor:  # type: ignore[no-untyped-def]
         ctx.turns, ctx.start = turns, start
-        return _turn_tail(x.clone(memory_format=torch.contiguous_format), turns, start)
+        return turn_tail(x.clone(memory_format=torch.contiguous_format), turns, start)
 
     @staticmethod
     def backward(ctx, dy: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def]
-        return _turn_tail(dy.clone(memory_format=torch.contiguous_format), ctx.turns.conj(), ctx.start), None, None
+        return turn_tail(dy.clone(memory_format=torch.contiguous_format), ctx.turns.conj(), ctx.start), None, None
 
 
-def _turn_tail(x: Tensor, turns: Tensor, start: int) -> Tensor:
-    """In place."""
+def turn_tail(x: Tensor, turns: Tensor, start: int) -> Tensor:
+    """`rotate_tail` in place, without gradient."""
     tail = x[..., start:]
     if x.dtype == torch.float32:
         tail.view(torch.complex64).mul_(turns)

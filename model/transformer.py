@@ -6,7 +6,6 @@ The file reads as if there were one device; parallelism wraps the model from out
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -15,7 +14,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from model import rope
-from model.attention import Absorbed, Attention
+from model.attention import Attention
 from model.config import ModelConfig, Precision
 from model.linear import RMSNorm, add_norm, compute_dtype, set_precision
 from model.moe import MLP, MoE, Router, Routing
@@ -58,14 +57,6 @@ class Block(nn.Module):
         x, normed = add_norm(x, attended, self.post_attention_layernorm)
         out, routing = self.feed_forward(normed, given)
         return x, out, cached, routing
-
-    def decode(
-        self, x: Tensor, turns: Tensor, cache: Tensor, where: tuple[Tensor, Tensor], mask: Tensor, absorbed: Absorbed
-    ) -> tuple[Tensor, Routing | None]:
-        attended = self.self_attn.decode(self.input_layernorm(x), turns, cache, where, mask, absorbed)
-        x, normed = add_norm(x, attended, self.post_attention_layernorm)
-        out, routing = self.feed_forward(normed)
-        return x + out, routing
 
     def feed_forward(self, normed: Tensor, given: Tensor | None = None) -> tuple[Tensor, Routing | None]:
         if isinstance(self.mlp, MLP):
@@ -144,40 +135,6 @@ class Transformer(nn.Module):
         out.hidden = add_norm(out.hidden, more, self.norm)[1]
         return out
 
-    def absorbed(self) -> list[Absorbed]:
-        """What `decode` multiplies queries and outputs with in each layer, and `decode_draft` in the first MTP module,
-        until the weights change."""
-        blocks = [*self.blocks(), *(module.block for module in self.mtp if isinstance(module, MTP))]
-        return [block.self_attn.absorbed(self.dtype) for block in blocks]
-
-    def decode(
-        self, tokens: Tensor, cache: Sequence[Tensor], places: Tensor, absorbed: Sequence[Absorbed]
-    ) -> tuple[Tensor, list[Routing]]:
-        """The next tokens of each row, as many of one as of another: tokens [B W], cache of [B, T, kv_lora_rank +
-        rope] a layer, which is written at ``places`` [B W] and read up to them. Returns hidden [B W, H] after the final
-        norm and each MoE layer's routing."""
-        x = self.embed_tokens(tokens).to(self.dtype)
-        turns = rope.rotations(places, self.freqs)
-        where, mask = self._reach(places, cache[0])
-        found: list[Routing] = []
-        for layer, kept, up in zip(self.blocks(), cache, absorbed, strict=False):
-            x, routing = layer.decode(x, turns, kept, where, mask, up)
-            if routing is not None:
-                found.append(routing)
-        return self.norm(x), found
-
-    def decode_draft(
-        self, hidden: Tensor, following: Tensor, cache: Tensor, places: Tensor, absorbed: Absorbed
-    ) -> Tensor:
-        """The first MTP module on tokens that `decode` took: their hidden [B W, H] and the tokens [B W] behind them ->
-        hidden [B W, H] that predicts the ones behind those. ``cache`` is the module's own."""
-        module = self.mtp[0]
-        assert isinstance(module, MTP)
-        x = module.joined(hidden, self.embed_tokens(following).to(self.dtype))
-        x, _ = module.block.decode(x, rope.rotations(places, self.freqs), cache, *self._reach(places, cache), absorbed)
-        normed: Tensor = module.norm(x)
-        return normed
-
     def mtp_hidden(self, out: Output, tokens: Tensor, segments: Segments) -> list[tuple[Tensor, Tensor]]:
         """The MTP modules' full causal chain. For each depth k = 1, 2, ...: hidden [N, H], which at token i predicts
         token i+1+k, and a mask [N] of the tokens whose prediction lies in their own segment. Appends their routing to
@@ -195,17 +152,6 @@ class Transformer(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden [..., H] -> FP32 logits [..., V]."""
         return F.linear(hidden, self.lm_head.weight.to(hidden.dtype)).float()
-
-    def _reach(self, places: Tensor, cache: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
-        """For tokens at ``places`` [B W] of a cache [B, T, ...] their rows and places, and what is added to their
-        scores: 0 for the keys up to each token's place, -inf past it."""
-        width = len(places) // len(cache)
-        keys = torch.arange(cache.shape[1], device=cache.device)
-        mask = cache.new_zeros(len(places), len(keys)).masked_fill_(keys > places.unsqueeze(-1), float("-inf"))
-        mask, rows = mask.view(len(cache), width, -1), torch.arange(len(cache), device=cache.device)
-        if width > 1:
-            mask, rows = mask.repeat_interleave(self.c.num_attention_heads, 1), rows.repeat_interleave(width)
-        return (rows, places), mask
 
     @property
     def head(self) -> nn.Linear:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model.decoding import Decoder
 from model.engine import Routes, Sampling
 from model.moe import Routing
 from model.sampling import Sampled, Start, Stops, draw, keys
@@ -80,7 +81,7 @@ class Waves:
 
     def _wave(self, starts: Sequence[Start], sampling: Sampling, stops: Stops | None = None) -> list[Sampled]:
         model, most = self.model, max(start.room for start in starts)
-        absorbed = model.absorbed()
+        decoder = Decoder(model)
         rows = [_Row(start) for start in starts]
         wave, hidden = self._prefill(rows, most)
         for step in range(most):
@@ -94,7 +95,7 @@ class Waves:
             if step % COMPACT_EVERY == COMPACT_EVERY - 1 and len(going) < 0.75 * len(wave.rows):
                 wave, tokens = wave.keep(going), tokens[going]
             used = int(wave.lengths.max()) + 1
-            hidden, routing = model.decode(tokens, [layer[:, :used] for layer in wave.cache], wave.lengths, absorbed)
+            hidden, routing = decoder.step(tokens, [layer[:, :used] for layer in wave.cache], wave.lengths)
             if self.record_routes:
                 for row, routes in zip(wave.rows, stacked(routing).cpu().numpy(), strict=True):
                     if not row.ended:

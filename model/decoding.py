@@ -1,0 +1,167 @@
+"""Decoding in waves: the next tokens of every row against a cache of latents.
+
+A step has a token a row, and of an operator that short a CPU has half the time for finding it. So a `Decoder` takes
+the weights out of the modules once, as they are multiplied, and runs plain functions over them. What it computes is the
+modules' own arithmetic, but for attention: the cache holds a token's latent, as kv_b_proj is given it, and its turned
+key, and is never expanded. kv_b_proj is absorbed into the query and the output (DeepSeek-V2 report, section 2.1.2),
+which gives the same numbers because the expansion is linear.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from model import fp8, rope
+from model.attention import Attention
+from model.linear import rms_norm
+from model.moe import MLP, Routing, swiglu, to_experts, to_tokens
+from model.transformer import MTP, Block, Transformer
+
+
+class Reach(NamedTuple):
+    """Of W new tokens a row, B W in all: their ``turns`` [B W, rope / 2], their rows and places in the cache, and the
+    ``mask`` [B, 1 or W heads, T] that is added to their scores: 0 for the keys up to each token's place, -inf past
+    it."""
+
+    turns: Tensor
+    rows: Tensor
+    places: Tensor
+    mask: Tensor
+
+
+class Decoder:
+    """A model's weights as its steps multiply them, for as long as they stay as they are."""
+
+    def __init__(self, model: Transformer) -> None:
+        self.model = model
+        self.layers = [Layer(block, model.dtype) for block in model.blocks()]
+        self.module = next((module for module in model.mtp if isinstance(module, MTP)), None)
+        self.drafter = self.module and Layer(self.module.block, model.dtype)
+
+    def step(self, tokens: Tensor, cache: Sequence[Tensor], places: Tensor) -> tuple[Tensor, list[Routing]]:
+        """The next tokens of each row, as many of one as of another: tokens [B W], cache of [B, T, kv_lora_rank +
+        rope] a layer, which is written at ``places`` [B W] and read up to them. Returns hidden [B W, H] after the final
+        norm and each MoE layer's routing."""
+        x = self.model.embed_tokens(tokens).to(self.model.dtype)
+        reach = self._reach(places, cache[0])
+        found: list[Routing] = []
+        for layer, kept in zip(self.layers, cache, strict=True):
+            x, routing = layer(x, kept, reach)
+            if routing is not None:
+                found.append(routing)
+        return self.model.norm(x), found
+
+    def draft(self, hidden: Tensor, following: Tensor, cache: Tensor, places: Tensor) -> Tensor:
+        """The first MTP module on tokens that `step` took: their hidden [B W, H] and the tokens [B W] behind them ->
+        hidden [B W, H] that predicts the ones behind those. ``cache`` is the module's own."""
+        assert self.module is not None
+        assert self.drafter is not None
+        x = self.module.joined(hidden, self.model.embed_tokens(following).to(self.model.dtype))
+        normed: Tensor = self.module.norm(self.drafter(x, cache, self._reach(places, cache))[0])
+        return normed
+
+    def _reach(self, places: Tensor, cache: Tensor) -> Reach:
+        width = len(places) // len(cache)
+        keys = torch.arange(cache.shape[1], device=cache.device)
+        mask = cache.new_zeros(len(places), len(keys)).masked_fill_(keys > places.unsqueeze(-1), float("-inf"))
+        mask, rows = mask.view(len(cache), width, -1), torch.arange(len(cache), device=cache.device)
+        if width > 1:
+            mask, rows = mask.repeat_interleave(self.model.c.num_attention_heads, 1), rows.repeat_interleave(width)
+        return Reach(rope.rotations(places, self.model.freqs), rows, places, mask)
+
+
+class Layer:
+    """One block. ``rounded`` is what becomes of an operand before it is multiplied."""
+
+    def __init__(self, block: Block, dtype: torch.dtype) -> None:
+        attention, mlp = block.self_attn, block.mlp
+        self.c, self.scale, self.dtype = attention.c, attention.scale, dtype
+        self.rounded = fp8.round_tiles if attention.o_proj.fp8 else _as_it_is
+        self.norms = [n.weight.to(dtype) for n in (block.input_layernorm, block.post_attention_layernorm)]
+        self.latent_norm = attention.kv_a_layernorm.weight.to(dtype)
+        self.low_rank = attention.c.q_lora_rank is not None
+        if self.low_rank:
+            self.query_norm = attention.q_a_layernorm.weight.to(dtype)
+            self.query_up = attention.q_b_proj.multiplied(dtype)
+        self.query = (attention.q_a_proj if self.low_rank else attention.q_proj).multiplied(dtype)
+        self.compress = attention.kv_a_proj_with_mqa.multiplied(dtype)
+        self.to_keys, self.to_values = absorbed(attention, dtype)
+        self.out = attention.o_proj.multiplied(dtype)
+        dense = mlp if isinstance(mlp, MLP) else mlp.shared_experts if mlp.shared else None
+        self.dense = dense is not None
+        if dense is not None:
+            self.gate, self.up, self.down = (
+                p.multiplied(dtype) for p in (dense.gate_proj, dense.up_proj, dense.down_proj)
+            )
+        self.router = None if isinstance(mlp, MLP) else mlp.gate
+        if not isinstance(mlp, MLP):
+            self.experts_in, self.experts_out = (
+                p.multiplied(dtype) for p in (mlp.experts.gate_up_proj, mlp.experts.down_proj)
+            )
+
+    def __call__(self, x: Tensor, cache: Tensor, reach: Reach) -> tuple[Tensor, Routing | None]:
+        """The residual stream x [B W, H] -> the next one, and where an MoE sent it."""
+        x = x + self.attended(self._norm(x, self.norms[0]), cache, reach)
+        normed = self._norm(x, self.norms[1])
+        operand, routing, out = self.rounded(normed), None, None
+        if self.router is not None:
+            routing = self.router(normed)
+            out = self._experts(operand, routing)
+        if self.dense:
+            inner = swiglu(F.linear(operand, self.gate), F.linear(operand, self.up))
+            dense = F.linear(self.rounded(inner), self.down)
+            out = dense if out is None else out + dense
+        assert out is not None
+        return x + out, routing
+
+    def attended(self, x: Tensor, cache: Tensor, reach: Reach) -> Tensor:
+        """x [B W, H] -> [B W, H], against the cache and itself."""
+        c, operand = self.c, self.rounded(x)
+        q, compressed = F.linear(operand, self.query), F.linear(operand, self.compress)
+        latent, key = rope.turn_tail(compressed, reach.turns, c.kv_lora_rank).tensor_split([c.kv_lora_rank], -1)
+        cache[reach.rows, reach.places] = torch.cat([self.rounded(self._norm(latent, self.latent_norm)), key], -1)
+        if self.low_rank:
+            q = F.linear(self.rounded(self._norm(q, self.query_norm)), self.query_up)
+        q = q.view(len(x), c.num_attention_heads, -1)
+        q = rope.turn_tail(q, reach.turns.unsqueeze(-2), c.qk_nope_head_dim)
+        # [B, W heads, kv_lora_rank + rope]
+        q = torch.bmm(q.transpose(0, 1), self.to_keys).transpose(0, 1).reshape(len(cache), -1, cache.shape[-1])
+        # With the cache as the left factor it is read as it lies, and only the few scores are turned.
+        scores = q.new_empty(*q.shape[:2], cache.shape[1])
+        torch.add(reach.mask, torch.bmm(cache, q.mT).mT, alpha=self.scale, out=scores)
+        found = torch.bmm(scores.softmax(-1, dtype=torch.float32).to(x.dtype), cache[..., : c.kv_lora_rank])
+        found = found.view(len(x), c.num_attention_heads, -1)
+        values = torch.bmm(found.transpose(0, 1), self.to_values).transpose(0, 1)  # [B W, heads, v]
+        return F.linear(self.rounded(values.flatten(-2)), self.out)
+
+    def _experts(self, operand: Tensor, routing: Routing) -> Tensor:
+        k = routing.indices.shape[-1]
+        order = routing.indices.flatten().argsort(stable=True)
+        gate, up = fp8.grouped_rows(to_experts(operand, order, k), self.experts_in, routing.counts).chunk(2, -1)
+        weights = routing.gates.to(self.dtype).view(-1, 1).index_select(0, order)
+        rows = fp8.grouped_rows(self.rounded(swiglu(gate, up, weights)), self.experts_out, routing.counts)
+        return to_tokens(rows, order, k)
+
+    def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
+        return rms_norm(x, weight, self.c.rms_norm_eps)
+
+
+def absorbed(attention: Attention, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """What kv_b_proj comes to: [heads, nope + rope, kv_lora_rank + rope], which takes a query to where the cache lies
+    and leaves its turned part as it is, and [heads, kv_lora_rank, v], which takes back what was attended."""
+    c = attention.c
+    weight = attention.kv_b_proj.multiplied(dtype).unflatten(0, (c.num_attention_heads, -1))
+    up_k, up_v = weight.split([c.qk_nope_head_dim, c.v_head_dim], 1)
+    to_keys = up_k.new_zeros(c.num_attention_heads, c.qk_head_dim, c.kv_lora_rank + c.qk_rope_head_dim)
+    to_keys[:, : c.qk_nope_head_dim, : c.kv_lora_rank] = up_k
+    to_keys[:, c.qk_nope_head_dim :, c.kv_lora_rank :] = torch.eye(c.qk_rope_head_dim)
+    return to_keys, up_v.mT
+
+
+def _as_it_is(x: Tensor) -> Tensor:
+    return x
