@@ -377,7 +377,7 @@ def read(path: Path, kind: type[R], overrides: Sequence[str] = ()) -> R:
     """A recipe with its overrides applied and checked. Paths in it are relative to the working directory. Raises
     RecipeError."""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise RecipeError(f"{path}: no such recipe; recipes that come with zeroth: {', '.join(shipped())}") from None
     except OSError as error:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -97,18 +98,14 @@ def siblings(run_dir: Path, sample_id: str) -> list[Line]:
 
 def problem_of(recipe: GrpoRecipe, problem_id: str) -> tuple[Problem | None, int | None]:
     """The problem and its line in the file, or nothing where the file has changed or gone."""
-    from rl.jsonl import DataError
-    from rl.problems import load
+    from rl import jsonl
+    from rl.problems import from_fields
 
-    try:
-        problems = {problem.id: problem for problem in load(recipe.data.train)}
-    except DataError:
-        return None, None
-    if problem_id not in problems:
-        return None, None
-    lines = recipe.data.train.read_text(encoding="utf-8").split("\n")
-    place = next(i for i, text in enumerate(lines, 1) if text.strip() and str(json.loads(text)["id"]) == problem_id)
-    return problems[problem_id], place
+    with suppress(jsonl.DataError):
+        for place, fields in jsonl.lines(recipe.data.train, "problems"):
+            if str(fields.get("id")) == problem_id:
+                return from_fields(fields, place), int(place.rpartition(":")[2])
+    return None, None
 
 
 def checkpoint_of(run_dir: Path, recipe: GrpoRecipe, line: Line) -> tuple[Path | None, str]:

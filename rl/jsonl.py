@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+"""In text that was read from JSON it is half of a pair, which no tokenizer takes and UTF-8 does not know."""
 
 
 class DataError(ValueError):
@@ -17,11 +21,12 @@ class DataError(ValueError):
 
 def lines(path: Path, what: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """The objects of a JSONL file (packed where it ends in .gz), each with its place (file:line); blank lines are
-    skipped. ``what`` names the objects in errors. Raises DataError, for a file without any as well."""
+    skipped, and so is a byte order mark. ``what`` names the objects in errors. Raises DataError, for a file without any
+    as well."""
     opened = gzip.open if path.suffix == ".gz" else open
     found = False
     try:
-        with opened(path, "rt", encoding="utf-8", newline="\n") as file:
+        with opened(path, "rt", encoding="utf-8-sig", newline="\n") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     found = True
@@ -39,10 +44,12 @@ def lines(path: Path, what: str) -> Iterator[tuple[str, dict[str, Any]]]:
 def _object(line: str, place: str, what: str) -> dict[str, Any]:
     try:
         value = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{place}: not JSON ({error}); {what} are one JSON object a line") from None
     if not isinstance(value, dict):
         raise DataError(f"{place}: a JSON object is wanted, not {type(value).__name__}")
+    if "\\u" in line and (half := _SURROGATE.search(json.dumps(value, ensure_ascii=False))):
+        raise DataError(f"{place}: half a character ({half[0]!r}): a text was cut in the middle of one; take it out")
     return value
 
 

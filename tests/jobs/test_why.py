@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from jobs import config, console, grpo, parts
 from jobs.cli import main
 from jobs.config import GrpoRecipe
+from jobs.why import problem_of
 from rl.journal import read
 from rl.rollout import sample_seed
 from tests.jobs.conftest import Workspace
@@ -54,6 +56,15 @@ def test_a_sample_is_traced_to_its_problem_seed_weights_and_reward(
     assert found["weight_versions"] == [{"version": 1, "tokens": line["tokens"]}]
     assert (found["score"], found["parts"], found["advantage"]) == (line["score"], line["parts"], line["advantage"])
     assert len(found["scores_of_its_group"]) == 2
+
+
+def test_a_problem_is_found_in_a_packed_file(workspace: Workspace) -> None:
+    packed = workspace.folder / "problems.jsonl.gz"
+    packed.write_bytes(gzip.compress(b"\n" + workspace.problems.read_bytes()))
+    recipe = config.read(workspace.recipe, GrpoRecipe, [f"data.train={packed}"])
+    problem, line = problem_of(recipe, "3")
+    assert problem is not None
+    assert (problem.id, line) == ("3", 5)
 
 
 @pytest.mark.parametrize("step", [1, 3])

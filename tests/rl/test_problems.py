@@ -47,6 +47,8 @@ def test_a_packed_file_is_read_and_a_damaged_one_named(tmp_path: Path) -> None:
         (json.dumps({**GOOD, "prompt": "  "}), '"prompt" must be'),
         (json.dumps({**GOOD, "prompt": []}), '"prompt" list'),
         (json.dumps({**GOOD, "prompt": [{"role": "user"}]}), '"prompt" list'),
+        (json.dumps({**GOOD, "prompt": "x \ud83d"}), "half a character"),
+        ("[" * 100_000, "not JSON"),
     ],
 )
 def test_a_malformed_line_is_named_by_file_and_number(tmp_path: Path, line: str, message: str) -> None:
@@ -54,6 +56,12 @@ def test_a_malformed_line_is_named_by_file_and_number(tmp_path: Path, line: str,
     with pytest.raises(DataError, match=message) as error:
         load(path)
     assert str(error.value).startswith(f"{path}:2: ")
+
+
+def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "problems.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + b'{"id": "a", "prompt": "x", "reward": "math"}\r\n')
+    assert [problem.id for problem in load(path)] == ["a"]
 
 
 def test_a_repeated_id_is_an_error_that_names_both_lines(tmp_path: Path) -> None:
