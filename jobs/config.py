@@ -69,7 +69,7 @@ def precisions_of(values: str) -> list[Precision]:
 
 
 class Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class RunTable(Table):

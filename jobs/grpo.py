@@ -61,6 +61,7 @@ def checked(recipe: GrpoRecipe, *, resume: bool) -> Checked:
     files = ((problems.train, str(recipe.data.train)), (problems.held_out, str(recipe.data.held_out)))
     for part, source in files:
         parts.check_lengths(part, encode, limit, source)
+    parts.check_reward_settings(recipe, problems.rewards)
     make_judge = partial(Judge, problems.rewards, recipe.reward.added, parts.reward_settings(recipe))
     try:
         judge = make_judge()

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from model.engine import Engine, Request, Sampling
 from model.native import NativeEngine
 from model.policy import OptimizerSettings, Policy
 from model.tokenizer import Tokenizer
-from rewards import Reward, Sample
+from rewards import Reward, Sample, UnknownReward
+from rewards.table import known_names
 from rl.loss import LossSettings
 from rl.pipeline import PipelineSettings
 from rl.problems import Draw, Problem, load
@@ -85,6 +86,13 @@ def reward_settings(recipe: GrpoRecipe) -> dict[str, dict[str, Any]]:
     if isinstance(learned.get("model"), str):
         settings["learned"] = {**learned, "model": str(Path(learned["model"]).resolve())}
     return settings
+
+
+def check_reward_settings(recipe: GrpoRecipe, used: Collection[str]) -> None:
+    """Raises RecipeError for settings of a reward that there is not; those of one that no problem uses may stay."""
+    known = {*used, *recipe.reward.added, *known_names()}
+    if unknown := sorted(recipe.reward.settings.keys() - known):
+        raise RecipeError(f"reward.settings: {UnknownReward(unknown[0], sorted(known))}")
 
 
 def make_trainer(recipe: GrpoRecipe) -> LocalTrainer:

@@ -53,6 +53,11 @@ def test_an_unknown_reward(workspace: Workspace, zeroth: Zeroth) -> None:
     assert_refused(zeroth("grpo", workspace.recipe), f"{workspace.problems}: problem 'p'", "'maths'", "math")
 
 
+def test_settings_of_an_unknown_reward(workspace: Workspace, zeroth: Zeroth) -> None:
+    settings = ("reward.settings.maths.timeout_s=3", "reward.settings.code.workers=1")
+    assert_refused(zeroth("grpo", workspace.recipe, *settings), "reward.settings", "'maths'", "'math'")
+
+
 def test_a_missing_checkpoint(workspace: Workspace, zeroth: Zeroth) -> None:
     assert_refused(zeroth("grpo", workspace.recipe, f"base={workspace.folder / 'nowhere'}"), "nowhere", "checkpoint")
 

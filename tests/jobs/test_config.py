@@ -47,6 +47,8 @@ def test_an_unknown_key_names_file_key_and_nearest(tmp_path: Path, line: str, ke
     ("override", "message"),
     [
         ("train.steps=0", "train.steps: .*greater than or equal to 1, not 0"),
+        ("optimizer.lr=inf", "optimizer.lr: .*finite number"),
+        ("reward.added.format=nan", "finite number"),
         ("optimizer.lr=fast", "optimizer.lr: .*number.*not 'fast'"),
         ("rollout.samples_per_group=1", "samples_per_group"),
         ("precision.train=fp4", "precision.train"),
