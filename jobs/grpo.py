@@ -105,10 +105,9 @@ async def drive(recipe: GrpoRecipe, ready: Checked, trainer: Any, engine: Any, r
     from rl.rollout import Rollouts
 
     journal = Journal(recipe.run.dir, recipe.run.keep_checkpoints)
-    folder, progress = journal.newest()
-    if folder is not None:
-        await trainer.restore(folder)
-    journal.forget_after(progress)
+    with journal.resuming() as (folder, progress):
+        if folder is not None:
+            await trainer.restore(folder)
     config.settle(recipe)
     settings = parts.rollout_settings(recipe)
     task = bar.add_task("grpo", total=recipe.train.steps, completed=progress.step, note="")

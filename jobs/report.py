@@ -44,7 +44,9 @@ def command(
 ) -> None:
     """Write a run's report.html and print where it lies."""
     if not (run_dir / "metrics.jsonl").is_file():
-        raise RecipeError(f"{run_dir}: not a run directory, there is no metrics.jsonl in it")
+        raise RecipeError(
+            f"{run_dir}: not a run directory, or of a run without a step: there is no metrics.jsonl in it"
+        )
     page = write(run_dir)
     if png is not None:
         picture(run_dir, png)

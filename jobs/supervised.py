@@ -77,10 +77,9 @@ def train(
     from rl.journal import Journal, Progress, write_checkpoint
 
     journal = Journal(course.run.dir, course.run.keep_checkpoints)
-    folder, progress = journal.newest()
-    if folder is not None:
-        policy.restore(folder)
-    journal.forget_after(progress)
+    with journal.resuming() as (folder, progress):
+        if folder is not None:
+            policy.restore(folder)
     config.settle(course.recipe)
     done = progress.step
     with (

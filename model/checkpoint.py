@@ -21,11 +21,11 @@ from model import fp8, layout, shards
 from model import tokenizer as tokenizers
 from model.config import ModelConfig, Precision
 from model.layout import SCALE
-from model.shards import SHARD_BYTES, WEIGHTS, CheckpointError, Shards
+from model.shards import SHARD_BYTES, WEIGHTS, CheckpointError, Shards, intact
 from model.tokenizer import Tokenizer
 from model.transformer import Transformer, allocate
 
-__all__ = ["WEIGHTS", "CheckpointError", "export", "load", "save", "shape", "written_whole"]
+__all__ = ["WEIGHTS", "CheckpointError", "export", "intact", "load", "save", "shape", "written_whole"]
 
 
 @contextmanager

@@ -231,7 +231,8 @@ class Policy:
     def restore(self, folder: Path) -> None:
         """Takes weights, optimizer, reference and counters from a folder that `save` wrote."""
         self.load_weights(folder)
-        state = torch.load(folder / "trainer.pt", map_location=self.model.device, weights_only=True)
+        with checkpoint.intact(folder / "trainer.pt"):
+            state = torch.load(folder / "trainer.pt", map_location=self.model.device, weights_only=True)
         self.optimizer.load_state_dict(state["optimizer"])
         self.updates = int(state["updates"])
         if state["reference"] is not None:

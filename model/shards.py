@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +31,16 @@ class CheckpointError(ValueError):
     """A checkpoint that is absent, damaged or of another shape. Nothing was changed."""
 
     exit_status = 2
+
+
+@contextmanager
+def intact(path: Path) -> Iterator[None]:
+    """Around what reads a file of a checkpoint: whichever exception tells that it is not whole, the file is named.
+    Raises CheckpointError."""
+    try:
+        yield
+    except Exception as error:
+        raise CheckpointError(f"{path}: damaged ({str(error).partition(chr(10))[0]})") from error
 
 
 class Entry(NamedTuple):

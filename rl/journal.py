@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from model.checkpoint import written_whole
+from model.checkpoint import CheckpointError, intact, written_whole
 from model.engine import Completion
 from model.moe import ExpertLoad
 from rl import jsonl
@@ -100,22 +100,35 @@ class Journal:
         found = (re.fullmatch(r"step-(\d+)", path.name) for path in self.checkpoints.iterdir())
         return sorted(int(match[1]) for match in found if match)
 
-    def newest(self) -> tuple[Path | None, Progress]:
-        """The newest checkpoint and its progress; where there is none, none and the beginning."""
+    @contextmanager
+    def resuming(self) -> Iterator[tuple[Path | None, Progress]]:
+        """The newest checkpoint, which the block restores, and its progress; where there is none, none and the
+        beginning. Then drops the lines of later steps, which are made again. Raises JournalError where the checkpoint
+        is damaged."""
+        try:
+            folder, progress = self._newest()
+            yield folder, progress
+        except CheckpointError as error:
+            newest = self.checkpoints / f"step-{self.steps()[-1]}"
+            raise JournalError(f"{error}\nremove {newest}, and --resume goes on at the checkpoint before") from None
+        self.forget_after(progress.step)
+
+    def _newest(self) -> tuple[Path | None, Progress]:
         steps = self.steps()
         if not steps:
             return None, Progress()
         folder = self.checkpoints / f"step-{steps[-1]}"
         kept = folder / "begun.pt"
-        begun = map(_found, torch.load(kept, weights_only=True)) if kept.exists() else ()
-        return folder, Progress(**json.loads((folder / "progress.json").read_text()), begun=tuple(begun))
+        with intact(kept):
+            begun = tuple(map(_found, torch.load(kept, weights_only=True))) if kept.exists() else ()
+        with intact(folder / "progress.json"):
+            return folder, Progress(**json.loads((folder / "progress.json").read_text()), begun=begun)
 
-    def forget_after(self, progress: Progress) -> None:
-        """Drops the lines of later steps, once a run has been restored to this: they are made again, and so is the
-        evaluation of a run that is still at its beginning."""
+    def forget_after(self, step: int) -> None:
+        """The beginning has no lines that stay: a run that is still there evaluates once more."""
         for path in self.paths:
             if path.exists():
-                jsonl.write(path, (line for line in read(path) if 0 < progress.step >= line["step"]))
+                jsonl.write(path, (line for line in read(path) if 0 < step >= line["step"]))
 
 
 def write_checkpoint(journal: Journal, progress: Progress, save: Callable[[Path], None]) -> Path:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from model.checkpoint import intact
 from model.config import Precision
 from model.moe import ExpertLoad
 from model.policy import Policy
@@ -51,7 +52,8 @@ class LocalTrainer:
 
     async def restore(self, folder: Path) -> None:
         self.policy.restore(folder)
-        self.steps = int((folder / "steps").read_text())
+        with intact(folder / "steps"):
+            self.steps = int((folder / "steps").read_text())
 
     def update_now(self, groups: Sequence[Group]) -> Metrics:
         if self.settings.loss.kl > 0 and self.steps % self.settings.reference_every == 0:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.config import RecipeError
+from jobs.config import RECIPE, RecipeError
 from jobs.options import Host, Port
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -20,8 +20,8 @@ def command(
     port: Port = 8200,
 ) -> None:
     """Follow a run in the browser: its curves, and every rollout with its scores."""
-    if not (run_dir / "metrics.jsonl").is_file():
-        raise RecipeError(f"{run_dir}: not a run directory, there is no metrics.jsonl in it")
+    if not any((run_dir / name).is_file() for name in (RECIPE, "metrics.jsonl")):
+        raise RecipeError(f"{run_dir}: not a run directory, there is no {RECIPE} in it")
     import uvicorn
 
     from jobs.lifecycle import serve_until_signal

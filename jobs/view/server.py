@@ -53,6 +53,8 @@ class Run:
         from rl.journal import read
 
         path = self.folder / "metrics.jsonl"
+        if not path.exists():  # a run that has only begun
+            return {"stamp": "", "step": 0, "panels": []}
         state = path.stat()
         now = f"{state.st_ino}-{state.st_size}"
         if stamp == now:

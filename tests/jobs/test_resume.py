@@ -13,6 +13,7 @@ from jobs import config, grpo, parts, sft
 from jobs.config import GrpoRecipe, RecipeError, SftRecipe
 from model import checkpoint
 from model.policy import PolicyError
+from rl.journal import JournalError
 from tests.fakes import tiny_policy
 from tests.jobs.conftest import Workspace
 from tests.jobs.test_sft import recipe_in
@@ -54,6 +55,15 @@ def test_a_run_that_cannot_be_restored_keeps_its_recipe_and_its_lines(go: Go, wo
     with pytest.raises(PolicyError, match="another than the recipe's"):
         go(workspace, "optimizer.lr=2e-3", resume=True)
     assert contents(workspace.run) == before
+
+
+@pytest.mark.parametrize("name", ["trainer.pt", "model.safetensors", "steps"])
+def test_a_file_of_the_checkpoint_that_is_cut_off_is_named_with_the_remedy(name: str, workspace: Workspace) -> None:
+    reinforce(workspace)
+    newest = max((workspace.run / "checkpoints").iterdir())
+    (newest / name).write_bytes((newest / name).read_bytes()[:-30])
+    with pytest.raises(JournalError, match=rf"(?s){name}.*remove {newest}, and --resume goes on"):
+        reinforce(workspace, resume=True)
 
 
 @pytest.mark.parametrize("go", [fine_tune, reinforce])

@@ -17,7 +17,7 @@ from jobs.view.index import Filter, SampleIndex
 from jobs.view.server import Run, create_app, panels, pieces
 from model.engine import Completion
 from rewards import Score
-from rl.journal import Journal, Progress
+from rl.journal import Journal
 from rl.rollout import Group
 from tests.fakes import tiny_tokenizer
 from tests.jobs.conftest import Zeroth
@@ -99,7 +99,7 @@ def test_the_index_grows_with_the_file_and_leaves_half_a_line(run: Path) -> None
 def test_a_file_that_a_resumed_run_rewrote_is_read_anew(run: Path) -> None:
     index = SampleIndex(run / "samples.jsonl")
     index.refresh()
-    Journal(run, keep=1).forget_after(Progress(1))
+    Journal(run, keep=1).forget_after(1)
     index.refresh()
     assert [index.first(g)["problem"] for g in index.find(Filter())] == ["sum-1"]
 
@@ -129,6 +129,11 @@ def client(run: Path) -> Any:
     from starlette.testclient import TestClient
 
     return TestClient(create_app(Run(run), ["localhost"]), base_url="http://localhost")
+
+
+def test_a_run_that_has_only_begun_has_no_curves_yet(tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text("")
+    assert client(tmp_path).get("/api/curves").json()["panels"] == []
 
 
 def test_curves_are_sent_once_for_each_state(run: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +23,8 @@ def test_a_line_cut_off_by_a_kill_is_dropped(tmp_path: Path) -> None:
     journal.metrics(2, {"loss": 2.0})
     with journal.metrics_path.open("a") as file:
         file.write('{"step": 3, "lo')
-    newest, progress = journal.newest()
-    assert (newest, progress) == (tmp_path / "checkpoints" / "step-1", Progress(1, 3))
-    journal.forget_after(progress)
+    with journal.resuming() as newest:
+        assert newest == (tmp_path / "checkpoints" / "step-1", Progress(1, 3))
     assert journal.metrics_path.read_text() == json.dumps({"step": 1, "loss": 1.0}) + "\n"
 
 
@@ -35,8 +35,8 @@ def test_groups_that_are_begun_come_back_as_they_were(tmp_path: Path) -> None:
     journal = Journal(tmp_path, keep=1)
     progress = Progress(4, 13, (Begun(9, (paused, None)), Begun(12, (ended, paused))))
     write_checkpoint(journal, progress, saved)
-    found = journal.newest()[1]
-    assert found == progress
+    with journal.resuming() as (_, found):
+        assert found == progress
     first = found.begun[0].completions[0]
     assert first is not None
     assert first.routes is not None
@@ -51,7 +51,7 @@ def test_expert_load_is_read_back_and_forgotten_with_its_step(tmp_path: Path) ->
     journal.expert_load(1, {3: [5, 7]})
     journal.expert_load(2, {3: [6, 6]})
     assert read_load(tmp_path) == [(1, {3: [5, 7]}), (2, {3: [6, 6]})]
-    journal.forget_after(Progress(1))
+    journal.forget_after(1)
     assert read_load(tmp_path) == [(1, {3: [5, 7]})]
 
 
@@ -60,8 +60,25 @@ def test_what_is_told_of_the_beginning_is_forgotten_by_a_run_that_begins_anew(tm
     journal = Journal(tmp_path, keep=1)
     journal.metrics(0, {"held_out": 1.0})
     write_checkpoint(journal, Progress(), saved)
-    journal.forget_after(journal.newest()[1])
+    with journal.resuming():
+        pass
     assert list(read(journal.metrics_path)) == []
+
+
+@pytest.mark.parametrize("name", ["progress.json", "begun.pt"])
+def test_a_damaged_checkpoint_says_how_the_run_goes_on_and_no_line_is_dropped(tmp_path: Path, name: str) -> None:
+    journal = Journal(tmp_path, keep=2)
+    write_checkpoint(journal, Progress(1, 1), saved)
+    write_checkpoint(journal, Progress(2, 2, (Begun(1, (None,)),)), saved)
+    journal.metrics(3, {"loss": 1.0})
+    damaged = journal.checkpoints / "step-2" / name
+    damaged.write_bytes(damaged.read_bytes()[:-20])
+    with pytest.raises(JournalError, match=rf"(?s)step-2/{name}: damaged .*remove .*step-2, "), journal.resuming():
+        pass
+    assert [line["step"] for line in read(journal.metrics_path)] == [3]
+    shutil.rmtree(journal.checkpoints / "step-2")
+    with journal.resuming() as (_, progress):
+        assert progress == Progress(1, 1)
 
 
 def test_only_the_newest_checkpoints_stay(tmp_path: Path) -> None:

@@ -178,10 +178,9 @@ def resume(folder: Path, until: int, sampling: Sampling) -> list[dict[str, Any]]
     journal = Journal(folder, 1)
 
     async def run() -> None:
-        newest, progress = journal.newest()
-        if newest:
-            await trainer.restore(newest)
-        journal.forget_after(progress)
+        with journal.resuming() as (newest, progress):
+            if newest:
+                await trainer.restore(newest)
         pipeline = Pipeline(
             Rollouts(
                 Stream(PROBLEMS, 0),
@@ -194,7 +193,7 @@ def resume(folder: Path, until: int, sampling: Sampling) -> list[dict[str, Any]]
             engine.publish,
             journal,
             PipelineSettings(until, groups_per_step=8, lag=0),
-            **({"progress": found[1]} if found else {}),
+            progress=progress,
         )
         await pipeline.run()
 
