@@ -67,12 +67,12 @@ class TrainerActor:
     transport: Shared | Broadcast | None = None
     listener: socket.socket | None = None
 
-    def __init__(self, recipe: GrpoRecipe) -> None:
+    def __init__(self, recipe: GrpoRecipe, text: tuple[int, ...]) -> None:
         from jobs.parts import make_trainer
 
         memory.keep_freed()
         self.threads = recipe.cluster.trainer_threads
-        self.trainer = make_trainer(recipe)
+        self.trainer = make_trainer(recipe, text)
         for block in self.trainer.policy.model.blocks():
             block.self_attn.register_forward_hook(self._set_threads)
 
@@ -95,7 +95,7 @@ class TrainerActor:
 
     def publish(self, checks: Collection[Check] = CHECKS) -> Published:
         place = StoredParts.put if self.transport is None else self.transport.place
-        return self.trainer.policy.publish(self.trainer.rollout_precision, place, checks=checks)
+        return self.trainer.publish_now(place, checks)
 
     def share(self) -> None:
         from model.transport import Shared
@@ -347,10 +347,11 @@ class Cluster:
         if lacking:
             console.say(f"waiting for the cluster to grow: the recipe's [cluster] asks for {', '.join(lacking)}")
 
-    def trainer(self, recipe: GrpoRecipe) -> RemoteTrainer:
+    def trainer(self, recipe: GrpoRecipe, text: tuple[int, ...] = ()) -> RemoteTrainer:
+        """``text`` as for `rl.trainer.LocalTrainer`."""
         table, absolute = recipe.cluster, recipe_with_absolute_paths(recipe)
         threads = table.trainer_threads
-        return RemoteTrainer(_place(TrainerActor, threads, table.gpus_per_trainer, absolute, calls=3), threads)
+        return RemoteTrainer(_place(TrainerActor, threads, table.gpus_per_trainer, absolute, text, calls=3), threads)
 
     def engine(self, recipe: GrpoRecipe, trainer: RemoteTrainer | None = None) -> RemoteEngine:
         """Idle workers' threads go to ``trainer``, on one machine and with lag. Without lag a resumed run repeats every

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from rich.progress import Progress as Bar
@@ -43,6 +44,14 @@ class Checked:
     problems: Any
     make_judge: Callable[[], Any]
     encode: Callable[[Any], tuple[int, ...]]
+
+    @property
+    def text(self) -> tuple[int, ...]:
+        """Tokens that mean something to the model: those of the first prompts."""
+        from model.probe import LONGEST
+        from rl.problems import Draw
+
+        return tuple(chain.from_iterable(self.encode(Draw(p, -1)) for p in self.problems.train[:LONGEST]))[:LONGEST]
 
 
 def checked(recipe: GrpoRecipe, *, resume: bool) -> Checked:
@@ -84,7 +93,7 @@ def train(recipe: GrpoRecipe, *, resume: bool) -> None:
     with config.begun(recipe.run, resume=resume):
         with console.console.status("starting Ray"), cluster.connect(table.address, places) as ray:
             ray.require(places, table.gpus_per_trainer + table.rollout_workers * table.gpus_per_rollout_worker)
-            trainer = ray.trainer(recipe)
+            trainer = ray.trainer(recipe, ready.text)
             engine = ray.engine(recipe, trainer)
             reward = ray.reward(ready.make_judge, table.reward_workers)
             with console.progress() as bar:

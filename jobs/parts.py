@@ -95,13 +95,13 @@ def check_reward_settings(recipe: GrpoRecipe, used: Collection[str]) -> None:
         raise RecipeError(f"reward.settings: {UnknownReward(unknown[0], sorted(known))}")
 
 
-def make_trainer(recipe: GrpoRecipe) -> LocalTrainer:
+def make_trainer(recipe: GrpoRecipe, text: tuple[int, ...] = ()) -> LocalTrainer:
     torch.set_num_threads(recipe.cluster.trainer_threads)
     model, tokenizer = checkpoint.load(recipe.base)
     settings, precision = optimizer_settings(recipe.optimizer), recipe.precision
     exact = precision.rollout if precision.exact else None
     policy = Policy(model, tokenizer, settings, precision.train, recompute=precision.recompute, exact=exact)
-    return LocalTrainer(policy, step_settings(recipe), recipe.precision.rollout)
+    return LocalTrainer(policy, step_settings(recipe), recipe.precision.rollout, text)
 
 
 def shape(folder: Path) -> tuple[int, Tokenizer]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from model.graphs import Graphs
     from model.serving import Served
 
-OTHER_KERNELS = Tolerance(2.0, 0.3, 0.1)
+OTHER_KERNELS = Tolerance(6.0, 0.4, 0.1)
 """A trainer without kernels rounds elsewhere in BF16 and FP8 than an engine on a GPU (measured in FP8: 0.14 on average
 on a random model)."""
 CACHE_SHARE = 0.7

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -213,10 +213,11 @@ class Policy:
         precision: Precision,
         place: Callable[[Iterable[Part]], Iterable[Part]] = list,
         *,
+        text: Sequence[int] = (),
         checks: Collection[Check] = CHECKS,
     ) -> Published:
-        """This version of the weights; ``place`` and ``checks`` as for `publish.publish`."""
-        return publish.publish(self.model, self.updates, precision, place, checks=checks)
+        """This version of the weights; the rest as for `publish.publish`."""
+        return publish.publish(self.model, self.updates, precision, place, text=text, checks=checks)
 
     def save(self, folder: Path) -> None:
         """Writes the weights, and what resuming needs beside them, into an existing folder."""

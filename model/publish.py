@@ -27,7 +27,7 @@ from model.digest import Kind, digests, kind_on
 from model.dispatch import has_triton
 from model.linear import GroupedLinear, set_rounded
 from model.parts import SCALE, Outline, Part, decoded, split
-from model.probe import Probe, Probed, probed
+from model.probe import Probe, Probed, probe_prompt, probed
 from model.transformer import Transformer
 
 if TYPE_CHECKING:
@@ -84,12 +84,14 @@ def publish(
     precision: Precision,
     place: Callable[[Iterable[Part]], Iterable[Part]] = list,
     *,
+    text: Sequence[int] = (),
     checks: Collection[Check] = CHECKS,
 ) -> Published:
     """The model's weights as an engine of ``precision`` multiplies them. ``place`` puts the parts, which are made as it
-    goes through them, where engines can fetch them. With fewer ``checks`` less is proven: to measure what one costs."""
+    goes through them, where engines can fetch them. ``text``: tokens that mean something to the model, for the fixed
+    prompt (`model.probe.probe_prompt`). With fewer ``checks`` less is proven: to measure what one costs."""
     kind = kind_on(model.device) if "digests" in checks else None
-    probe = prober(model.c, precision, model.device) if "probe" in checks else None
+    probe = prober(model.c, precision, model.device, probe_prompt(model.c, text)) if "probe" in checks else None
     names: list[str] = []
 
     def proven() -> Iterator[Part]:
@@ -112,15 +114,17 @@ def publish(
 
 
 @functools.lru_cache(maxsize=1)
-def prober(c: ModelConfig, precision: Precision, device: torch.device) -> Probe | serving.Probe:
+def prober(
+    c: ModelConfig, precision: Precision, device: torch.device, prompt: tuple[int, ...]
+) -> Probe | serving.Probe:
     """By the kernels of an engine on a GPU where they run here, by the modules elsewhere. It is kept for the next
     publish."""
     if device.type == "cuda" and has_triton():
         from model import serving
 
         if serving.unsupported(c, precision) is None:
-            return serving.Probe(c, precision, device)
-    return Probe(c, precision, device)
+            return serving.Probe(c, precision, device, prompt)
+    return Probe(c, precision, device, prompt)
 
 
 @torch.no_grad()

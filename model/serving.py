@@ -26,7 +26,7 @@ from model.kernels import latent, stream
 from model.kernels.invariant import Chosen, Weight, experts, experts_swiglu, linear, linear_parts, linear_quantized
 from model.kernels.latent import PAGE, Places
 from model.parts import SCALE, Part
-from model.probe import Probed, chosen, norms, probe_prompt
+from model.probe import Probed, chosen, norms
 
 T = TypeVar("T")
 
@@ -356,8 +356,8 @@ class Walk:
 class Probe:
     """`model.probe.Probe` by the kernels of an engine on a GPU, whose numbers it gives to the bit."""
 
-    def __init__(self, c: ModelConfig, precision: Precision, device: torch.device) -> None:
-        self.prompt = probe_prompt(c)
+    def __init__(self, c: ModelConfig, precision: Precision, device: torch.device, prompt: tuple[int, ...]) -> None:
+        self.prompt = prompt
         self.served = Served(c, precision, device)
         self.walk = Walk(self.served, self.prompt)
         self.x = self.logprobs = torch.empty(0)

@@ -45,9 +45,11 @@ T = TypeVar("T")
 OnPublish = Literal["drained", "paused", "mixed"]
 PAUSE = {"drained": "wait", "paused": "abort", "mixed": "keep"}
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp8": "bfloat16"}
-TOLERANCES = {"fp32": publish.ROUNDING, "bf16": Tolerance(1.0, 0.2, 0.1), "fp8": Tolerance(2.0, 0.3, 0.1)}
-"""In BF16 and FP8 other kernels round differently and near ties of the router fall the other way (measured in BF16, on
-random weights: 0.30 at most and 0.12 on average on an H100, 0.26 and 0.012 on a CPU)."""
+TOLERANCES = {"fp32": publish.ROUNDING, "bf16": Tolerance(3.0, 0.2, 0.1), "fp8": Tolerance(6.0, 0.4, 0.1)}
+"""In BF16 and FP8 other kernels round differently and near ties of the router fall the other way. Measured: in BF16, on
+random weights, 0.30 at most and 0.12 on average on an H100, 0.26 and 0.012 on a CPU; between FP32 and another
+precision, on trained models of 1 and of 20 million weights and prompts that they know, up to 0.36 and 0.02 in BF16, up
+to 3.8 and 0.11 in FP8."""
 AHEAD = 2
 """Parts that are written and not yet loaded."""
 

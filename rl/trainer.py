@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from model.checkpoint import intact
 from model.config import Precision
 from model.moe import ExpertLoad
+from model.parts import Part
 from model.policy import Policy
+from model.publish import CHECKS, Check, Published
 from rl.rollout import Group
 from rl.step import Metrics, StepSettings, step
 
@@ -31,10 +33,13 @@ class Trainer(Protocol):
 
 
 class LocalTrainer:
-    """A trainer in this process. ``steps`` counts calls of `update`."""
+    """A trainer in this process. ``steps`` counts calls of `update`. ``text``: tokens to prove publishes with
+    (`model.publish.publish`)."""
 
-    def __init__(self, policy: Policy, settings: StepSettings, rollout_precision: Precision) -> None:
-        self.policy, self.settings, self.rollout_precision = policy, settings, rollout_precision
+    def __init__(
+        self, policy: Policy, settings: StepSettings, rollout_precision: Precision, text: tuple[int, ...] = ()
+    ) -> None:
+        self.policy, self.settings, self.rollout_precision, self.text = policy, settings, rollout_precision, text
         self.steps = 0
 
     async def update(self, groups: Sequence[Group]) -> Metrics:
@@ -44,7 +49,7 @@ class LocalTrainer:
         return self.policy.take_load()
 
     async def publish(self) -> Any:
-        return self.policy.publish(self.rollout_precision)
+        return self.publish_now()
 
     async def save(self, folder: Path) -> None:
         self.policy.save(folder)
@@ -54,6 +59,12 @@ class LocalTrainer:
         self.policy.restore(folder)
         with intact(folder / "steps"):
             self.steps = int((folder / "steps").read_text())
+
+    def publish_now(
+        self, place: Callable[[Iterable[Part]], Iterable[Part]] = list, checks: Collection[Check] = CHECKS
+    ) -> Published:
+        """As `publish.publish`."""
+        return self.policy.publish(self.rollout_precision, place, text=self.text, checks=checks)
 
     def update_now(self, groups: Sequence[Group]) -> Metrics:
         if self.settings.loss.kl > 0 and self.steps % self.settings.reference_every == 0:

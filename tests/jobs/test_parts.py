@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from jobs import config, parts
+from jobs import config, grpo, parts
 from jobs.config import GrpoRecipe, RecipeError
+from model import checkpoint
 from model.engine import EngineError
 from model.native import NativeEngine
 from model.policy import PolicyError
@@ -111,6 +113,14 @@ def test_the_precisions_reach_policy_and_publish(workspace: Workspace, precision
     assert set(fp8) == {precision == "fp8"}
     assert str(trainer.policy.model.dtype) == {"bf16": "torch.bfloat16"}.get(precision, "torch.float32")
     assert trainer.policy.publish(trainer.rollout_precision).precision == precision
+
+
+def test_publishes_are_proven_with_the_first_problems(workspace: Workspace) -> None:
+    recipe = config.read(workspace.recipe, GrpoRecipe)
+    text = grpo.checked(recipe, resume=False).text
+    probe = asyncio.run(parts.make_trainer(recipe, text).publish()).probe
+    tokenizer = checkpoint.shape(workspace.base)[1]
+    assert tokenizer.decode(probe).startswith("0+1=1+1=")
 
 
 def test_recomputation_reaches_the_model(workspace: Workspace) -> None:

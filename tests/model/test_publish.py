@@ -152,6 +152,10 @@ def test_the_probe_reaches_the_experts_of_any_shape() -> None:
     assert len(probe.probe_prompt(TINY)) == 8
 
 
+def test_the_probe_is_made_of_the_text_that_is_given() -> None:
+    assert publish.publish(build(TINY, seed=0), 1, "fp32", text=(5, 6, 7)).probe == (5, 6, 7, 5, 6, 7, 5, 6)
+
+
 @pytest.mark.parametrize(
     ("checks", "found"),
     [((), None), (("digests",), "down_proj.weight differs"), (("probe",), "in layers.1, the first")],

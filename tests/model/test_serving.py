@@ -81,7 +81,7 @@ class OnKernels(NativeEngine):
         return True
 
 published = publish.publish(build(C, 1), 4, "fp32")
-probe = serving.Probe(C, "fp32", torch.device("cpu"))
+probe = serving.Probe(C, "fp32", torch.device("cpu"), published.probe)
 for part in published.parts[:-1]:
     probe.through(part)
 found = probe.found()
