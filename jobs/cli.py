@@ -7,6 +7,7 @@ Exit status: 0 for success, 1 for a failed run, 2 for a bad call.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -36,6 +37,8 @@ from jobs import (
     why,
 )
 from jobs.view import command as view
+
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 app = typer.Typer(
     name="zeroth",
@@ -92,8 +95,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs one command and ends the process with its exit status.
 
     An exception that carries an integer ``exit_status`` is a message for the user (2: the call or its input was bad,
-    1: the run failed) and is printed without a traceback, and so is a file that the system does not let us have. Any
-    other exception is a bug and keeps its traceback.
+    1: the run failed) and is printed without a traceback, and so is a file that the system does not let us have or
+    write to its end. Any other exception is a bug and keeps its traceback.
     """
     # OpenMP's threads spin for milliseconds while they wait for each other, by default: on a machine that also does
     # something else, a training step on two cores then took four times as long. Never spinning is slow on an idle one.
@@ -115,6 +118,8 @@ def main(arguments: list[str] | None = None) -> None:
         status, message = getattr(error, "exit_status", None), str(error)
         if isinstance(error, OSError) and error.filename is not None:
             status, message = 1, f"{os.fspath(error.filename)}: {error.strerror}"
+        elif isinstance(error, OSError) and error.errno in FULL_DISK:
+            status, message = 1, f"{error.strerror}: free space; a run then continues with --resume"
         if not isinstance(status, int):
             raise
         console.error(message)

@@ -88,8 +88,9 @@ class Journal:
         except Exception as error:
             if not (isinstance(error, OSError) or any(sign in str(error) for sign in FULL_DISK)):
                 raise
+            reason = str(error).rpartition("\n")[2]  # Ray puts the traceback of another process before it
             raise JournalError(
-                f"{self.checkpoints}: cannot write the checkpoint of step {progress.step} ({error}); the last whole "
+                f"{self.checkpoints}: cannot write the checkpoint of step {progress.step} ({reason}); the last whole "
                 "checkpoint is untouched: free space, then continue with --resume"
             ) from None
         for old in self.steps()[: -self.keep]:

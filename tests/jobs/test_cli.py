@@ -90,6 +90,17 @@ def test_ctrl_c_outside_a_loop_that_answers_it_is_told(
     assert (done.returncode, done.stderr) == (130, "error: interrupted\n")
 
 
+def test_a_full_disk_is_told_whatever_is_written(
+    workspace: Workspace, zeroth: Zeroth, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(name: str) -> None:
+        Path("/dev/full").write_text("x")
+
+    monkeypatch.setattr("jobs.config.find", full)
+    done = zeroth("grpo", workspace.recipe)
+    assert (done.returncode, done.stderr.split(":")[:2]) == (1, ["error", " No space left on device"])
+
+
 def test_a_template_without_a_prompt(workspace: Workspace, zeroth: Zeroth) -> None:
     assert_refused(zeroth("grpo", workspace.recipe, "data.template=nothing"), "{prompt}")
 

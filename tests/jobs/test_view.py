@@ -248,7 +248,7 @@ def test_a_folder_that_is_no_run_is_a_clear_error(tmp_path: Path, capsys: pytest
     with pytest.raises(SystemExit) as stopped:
         main(["view", str(tmp_path)])
     assert stopped.value.code == 2
-    assert "metrics.jsonl" in capsys.readouterr().err
+    assert "recipe.toml" in capsys.readouterr().err
 
 
 def test_a_port_that_is_taken_is_told_without_a_traceback(tmp_path: Path, zeroth: Zeroth) -> None:
