@@ -9,6 +9,7 @@ what cannot be read is answered by an error that names the line.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import sys
@@ -77,7 +78,8 @@ async def _run(scorer: Any, workers: int, tally: Tally) -> None:
             progress.update(bar, advance=1, note=tally.rate())
 
         try:
-            await stream(scorer, lines(lambda: os.read(0, CHUNK)), done, window=max(64, workers * 32))
+            with contextlib.redirect_stdout(sys.stderr):  # what a plugin prints is no answer
+                await stream(scorer, lines(lambda: os.read(0, CHUNK)), done, window=max(64, workers * 32))
         finally:
             await scorer.close()
 
@@ -118,8 +120,6 @@ async def answer_line(scorer: Any, number: int, line: bytes | None) -> dict[str,
         return failed(identity, f"line {number}: {str(error) or type(error).__name__}", started)
     except Exception as error:  # noqa: BLE001  one line's failure is that line's answer
         return failed(identity, f"line {number}: {type(error).__name__}: {error}", started)
-    if given.value is not None and abs(given.value) == float("inf"):
-        return failed(identity, f"line {number}: an infinite score", started)
     return {
         "id": identity,
         "value": given.value,
@@ -135,7 +135,7 @@ def parse_line(line: bytes | None) -> dict[str, Any]:
     if line is None:
         raise ValueError(f"longer than {MAX_LINE_MB} MB")
     try:
-        problem = json.loads(line.decode("utf-8"))
+        problem = json.loads(line.decode("utf-8-sig"))
     except ValueError as error:
         raise ValueError(f"not JSON ({error})") from None
     if not isinstance(problem, dict):

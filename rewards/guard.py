@@ -45,6 +45,8 @@ class Guarded:
         except Exception as error:  # noqa: BLE001  a plugin may raise anything; the samples are reported, the run goes on
             remedy = f"raised {raised(error)}"
             return [Score(None, "error", detail=self._about(sample, remedy)) for sample in samples]
+        if hasattr(answered, "tolist"):  # an array or a tensor
+            answered = answered.tolist()
         if not isinstance(answered, (list, tuple)) or len(answered) != len(samples):
             got = f"{len(answered)} values" if isinstance(answered, (list, tuple)) else type(answered).__name__
             remedy = f"must return a list of {len(samples)} Scores, one for each sample, not {got}"
@@ -59,17 +61,30 @@ class Guarded:
 
     async def _ask(self, samples: Sequence[Sample]) -> Any:
         call = self.inner if inspect.isroutine(self.inner) else type(self.inner).__call__
-        if inspect.iscoroutinefunction(call):
-            return await self.inner(samples)
-        result = await asyncio.to_thread(self.inner, samples)
-        return await result if inspect.isawaitable(result) else result
+        try:
+            if inspect.iscoroutinefunction(call):
+                return await self.inner(samples)
+            result = await asyncio.to_thread(self.inner, samples)
+            return await result if inspect.isawaitable(result) else result
+        except SystemExit as error:  # which would end the whole process
+            raise RuntimeError(f"SystemExit({error})").with_traceback(error.__traceback__) from None
 
     def _score(self, sample: Sample, value: Any) -> Score:
-        if isinstance(value, Score):
-            return value
-        if isinstance(value, (int, float)) and not math.isnan(value):
-            return Score(float(value))
-        return Score(None, "error", detail=self._about(sample, f"must return Scores or numbers, not {value!r:.80}"))
+        try:
+            if not isinstance(value, Score):
+                return Score(_number(value))
+            known = None if value.value is None else _number(value.value)
+            return Score(known, value.status, {str(n): _number(p) for n, p in value.parts.items()}, str(value.detail))
+        except (TypeError, ValueError):
+            remedy = f"must return Scores or finite numbers, not {value!r:.80}"
+            return Score(None, "error", detail=self._about(sample, remedy))
 
     def _about(self, sample: Sample, what: str) -> str:
         return f"reward {self.name!r}, sample {sample.problem.get('id', '?')!r}: {what}"
+
+
+def _number(value: Any) -> float:
+    """A float from whatever number it is, NumPy's and tensors of one element included. Raises TypeError, ValueError."""
+    if isinstance(value, str) or not math.isfinite(value):
+        raise ValueError(value)
+    return float(value)

@@ -6,6 +6,7 @@ by a batch; a reward that looks at one response at a time loops over it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -33,8 +34,10 @@ class Score:
             raise ValueError(
                 f"a Score has a value exactly when its status is ok, not {self.value!r} with {self.status!r}"
             )
-        if self.value is not None and self.value != self.value:
-            raise ValueError("a Score's value is a number, not NaN: report what could not be judged as an error")
+        if self.value is not None and not math.isfinite(self.value):
+            raise ValueError(
+                f"a Score's value is a finite number, not {self.value}: report what could not be judged as an error"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -309,7 +309,7 @@ def number(value: Any) -> float:
 
 
 def is_number(value: Any) -> bool:
-    return isinstance(value, (bool, int, float)) and not math.isnan(value)
+    return isinstance(value, (bool, int, float)) and math.isfinite(value)
 
 
 def listed(values: Any, count: int) -> list[Any]:

@@ -1,6 +1,9 @@
 """Rewards as an outsider would write them."""
 
 import asyncio
+import sys
+
+import numpy as np
 
 from rewards import Score
 
@@ -41,6 +44,29 @@ def raising(samples):
 
 def too_few(samples):
     return [1.0]
+
+
+def exits(samples):
+    sys.exit(3)
+
+
+def infinite(samples):
+    return [float("inf") for _ in samples]
+
+
+def unwritable(samples):
+    """With a part that no line of JSON holds."""
+    return [Score(1.0, parts={"share": float("nan")}) for _ in samples]
+
+
+def array(samples):
+    """As NumPy users write them."""
+    print("scoring")
+    return np.ones(len(samples), np.float32)
+
+
+def scalars(samples):
+    return [Score(np.float32(0.5), parts={"words": np.int64(3)}) for _ in samples]
 
 
 def words(samples):

@@ -1,6 +1,7 @@
 """Rewards by ``module:object`` and by entry point, and what a plugin's failure looks like."""
 
 import asyncio
+import json
 from importlib.metadata import EntryPoint
 
 import pytest
@@ -27,13 +28,27 @@ def test_a_class_a_function_and_an_async_function_are_rewards():
 
 
 @pytest.mark.parametrize(
-    ("plugin", "says"), [("raising", "plugins.py:"), ("too_few", "list of 2"), ("words", "numbers")]
+    ("plugin", "says"),
+    [
+        ("raising", "plugins.py:"),
+        ("too_few", "list of 2"),
+        ("words", "numbers"),
+        ("infinite", "finite"),
+        ("unwritable", "finite"),
+        ("exits", "SystemExit(3) (plugins.py:"),
+    ],
 )
 def test_a_failing_plugin_is_named_with_the_sample_and_the_remedy(plugin, says):
     name = f"tests.rewards.plugins:{plugin}"
     for index, one in enumerate(score(name, "a", "b")):
         assert (one.value, one.status) == (None, "error")
         assert all(part in one.detail for part in (name, f"p{index}", says))
+
+
+def test_numbers_of_numpy_are_numbers():
+    assert [one.value for one in score("tests.rewards.plugins:array", "a", "b")] == [1.0, 1.0]
+    (one,) = score("tests.rewards.plugins:scalars", "a")
+    assert json.loads(json.dumps([one.value, dict(one.parts)])) == [0.5, {"words": 3.0}]
 
 
 def test_a_plugin_that_hangs_is_a_timeout():

@@ -62,6 +62,12 @@ def test_no_line_ends_the_run():
     assert "line 1: not JSON" in found[0]["detail"]
 
 
+def test_what_a_plugin_prints_is_no_answer():
+    ended = run(line("7", "7"), "--reward", "tests.rewards.plugins:array")
+    assert [one["value"] for one in answers(ended)] == [1.0]
+    assert b"scoring\n" in ended.stderr
+
+
 def test_an_unknown_reward_is_a_bad_call():
     ended = run("", "--reward", "mth")
     assert (ended.returncode, ended.stdout) == (2, b"")
