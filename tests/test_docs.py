@@ -215,6 +215,16 @@ def test_the_readme_has_the_speeds_on_a_gpu() -> None:
         assert f"{found['tokens_per_second'] / best:.2f} times" in text
 
 
+def test_the_benchmarks_page_has_grpo_on_a_gpu() -> None:
+    text = (ROOT / "docs" / "benchmarks.md").read_text()
+    (run,) = recorded("grpo-*.json")
+    for name, row in run["runs"].items():
+        for step, found in row["accuracy"].items():
+            assert f"| {name} | {step} | {' | '.join(f'{found[key]:.1%}' for key in sorted(found))} |" in text
+        for figure in (row["seconds_a_step_median"], row["gap_max"]):
+            assert f"{figure:.2f}" in text
+
+
 def test_every_result_is_quoted_on_a_page() -> None:
     text = "".join(page.read_text() for page in (ROOT / "docs").glob("*.md"))
     for path in RESULTS.glob("*.json"):
