@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import torch
 
 from jobs import serve_model, serve_rewards, serve_sandbox
 from jobs.cli import COMMANDS
@@ -244,3 +245,12 @@ def test_services_stand_beside_each_other() -> None:
 def test_the_version(zeroth: Zeroth) -> None:
     done = zeroth("--version")
     assert (done.returncode, done.stdout) == (0, f"zeroth {version('zeroth')}\n")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a CUDA device")
+@pytest.mark.parametrize(("other", "words"), [((), "--gpu needs a Hopper GPU"), (("--full",), "leave out --gpu")])
+def test_a_quickstart_on_a_gpu_is_refused_where_it_cannot_run(
+    other: tuple[str, ...], words: str, tmp_path: Path, zeroth: Zeroth
+) -> None:
+    assert_refused(zeroth("quickstart", "--gpu", *other, "--out", tmp_path / "run"), words)
+    assert not (tmp_path / "run").exists()

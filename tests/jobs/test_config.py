@@ -7,6 +7,7 @@ import pytest
 
 from jobs import config
 from jobs.config import ChainRecipe, GrpoRecipe, PretrainRecipe, RecipeError, RunTable, Table
+from model.config import Precision, from_recipe
 
 GOOD = """
 base = "b"
@@ -114,3 +115,12 @@ def test_a_job_does_not_write_its_run_into_rays_copy(tmp_path: Path, monkeypatch
     with pytest.raises(RecipeError, match=r"set run\.dir to an absolute path"):
         config.check_run(RunTable(dir=Path("runs/r")), resume=False)
     config.check_run(RunTable(dir=tmp_path / "r"), resume=False)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp8"])
+def test_the_gpu_quickstarts_model_has_the_sizes_that_kernels_take(precision: Precision) -> None:
+    pytest.importorskip("triton", reason="needs Triton")
+    from model.serving import unsupported
+
+    shape = config.read(config.find("quickstart-gpu-pretrain"), PretrainRecipe)
+    assert unsupported(from_recipe(shape.model, "[model]"), precision) is None
