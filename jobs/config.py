@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import re
 import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -457,13 +458,14 @@ def find(name: str) -> Path:
 
 def _set(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
-    if not equals or not key:
+    if not equals or not key.strip('".'):
         raise RecipeError(f"{override!r}: an override is key=value, as in optimizer.lr=1e-4")
     try:
         value = tomllib.loads(f"v = {text}")["v"]
     except tomllib.TOMLDecodeError:
         value = text
-    *tables, last = key.split(".")
+    # As in TOML, quotes are around a name with dots, such as a reward's in reward.settings."verl:file.py:f".timeout_s.
+    *tables, last = (part.strip('"') for part in re.findall(r'"[^"]+"|[^."]+', key))
     for table in tables:
         values = values.setdefault(table, {})
         if not isinstance(values, dict):

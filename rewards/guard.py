@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 from rewards.errors import raised
@@ -17,8 +19,8 @@ class Guarded:
 
     A reward that raises, takes longer than ``timeout_s`` seconds for a batch, or answers anything but one Score (or
     number) for each sample, gives Scores without a value that name the plugin, the sample and the remedy. A plain
-    function is called in a thread, which cannot be killed: a plugin that may hang belongs behind a dialect prefix,
-    whose functions run in killable processes.
+    function is called in a thread, which cannot be killed and is left alone: a plugin that often hangs belongs behind a
+    dialect prefix, whose functions run in killable processes.
     """
 
     DEFAULT_TIMEOUT_S = 60.0
@@ -64,7 +66,7 @@ class Guarded:
         try:
             if inspect.iscoroutinefunction(call):
                 return await self.inner(samples)
-            result = await asyncio.to_thread(self.inner, samples)
+            result = await _called(self.inner, samples)
             return await result if inspect.isawaitable(result) else result
         except SystemExit as error:  # which would end the whole process
             raise RuntimeError(f"SystemExit({error})").with_traceback(error.__traceback__) from None
@@ -81,6 +83,21 @@ class Guarded:
 
     def _about(self, sample: Sample, what: str) -> str:
         return f"reward {self.name!r}, sample {sample.problem.get('id', '?')!r}: {what}"
+
+
+async def _called(function: Callable[[Sequence[Sample]], Any], samples: Sequence[Sample]) -> Any:
+    """In a thread of its own, which neither later calls nor the end of the process wait for once it is late."""
+    answer: Future[Any] = Future()
+
+    def call() -> None:
+        answer.set_running_or_notify_cancel()
+        try:
+            answer.set_result(function(samples))
+        except BaseException as error:  # noqa: BLE001  raised again where it is awaited
+            answer.set_exception(error)
+
+    threading.Thread(target=call, daemon=True).start()
+    return await asyncio.wrap_future(answer)
 
 
 def _number(value: Any) -> float:

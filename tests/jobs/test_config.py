@@ -55,6 +55,7 @@ def test_an_unknown_key_names_file_key_and_nearest(tmp_path: Path, line: str, ke
         ("precision.train=fp4", "precision.train"),
         ("optimizer=3", "'optimizer' is a table"),
         ("nothing", "key=value"),
+        (".=3", "key=value"),
         ("base.x=1", "'base' is a value"),
     ],
 )
@@ -69,6 +70,10 @@ def test_a_missing_key_is_named(tmp_path: Path) -> None:
 
 
 def test_overrides_reach_their_place(tmp_path: Path) -> None:
+    quoted = 'reward.settings."verl:f.py:g".timeout_s=2'
+    assert config.read(written(tmp_path, GOOD), GrpoRecipe, [quoted]).reward.settings == {
+        "verl:f.py:g": {"timeout_s": 2}
+    }
     overrides = ["rollout.lag=0", "optimizer.lr=2e-5", "base=other", "reward.added.format=0.5"]
     recipe = config.read(written(tmp_path, GOOD), GrpoRecipe, overrides)
     assert (recipe.rollout.lag, recipe.optimizer.lr, str(recipe.base)) == (0, 2e-5, "other")

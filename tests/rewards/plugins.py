@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+import time
 
 import numpy as np
 
@@ -71,6 +72,12 @@ def scalars(samples):
 
 def words(samples):
     return ["good" for _ in samples]
+
+
+def hanging(samples):
+    if samples[0].response == "hang":
+        time.sleep(60)
+    return [1.0 for _ in samples]
 
 
 async def sleeping(samples):

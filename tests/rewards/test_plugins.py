@@ -57,6 +57,18 @@ def test_a_plugin_that_hangs_is_a_timeout():
     assert "timeout_s" in one.detail
 
 
+def test_calls_that_hang_are_in_no_later_call_s_way():
+    async def go():
+        reward = find("tests.rewards.plugins:hanging", timeout_s=5)
+        hanging = [asyncio.create_task(reward([Sample({"id": "p"}, "hang")])) for _ in range(40)]
+        await asyncio.sleep(0)
+        return (await reward([Sample({"id": "p"}, "good")]))[0], await asyncio.gather(*hanging)
+
+    good, hung = asyncio.run(go())
+    assert good.value == 1.0
+    assert {one.status for (one,) in hung} == {"timeout"}
+
+
 @pytest.mark.parametrize(
     ("plugin", "says"),
     [
