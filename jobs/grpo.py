@@ -113,7 +113,8 @@ async def drive(recipe: GrpoRecipe, ready: Checked, trainer: Any, engine: Any, r
     from rl.problems import Stream
     from rl.rollout import Rollouts
 
-    journal = Journal(recipe.run.dir, recipe.run.keep_checkpoints)
+    stream = Stream(ready.problems.train, recipe.run.seed)
+    journal = Journal(recipe.run.dir, recipe.run.keep_checkpoints, stream.order)
     with journal.resuming() as (folder, progress):
         if folder is not None:
             await trainer.restore(folder)
@@ -132,7 +133,7 @@ async def drive(recipe: GrpoRecipe, ready: Checked, trainer: Any, engine: Any, r
 
     with trackers.opened(recipe.run.trackers, recipe.run.dir, progress.step) as tracking:
         pipeline = Pipeline(
-            Rollouts(Stream(ready.problems.train, recipe.run.seed), ready.encode, engine, reward, settings),
+            Rollouts(stream, ready.encode, engine, reward, settings),
             trainer,
             engine.publish,
             journal,

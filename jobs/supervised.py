@@ -76,7 +76,7 @@ def train(
     from jobs import trackers
     from rl.journal import Journal, Progress, write_checkpoint
 
-    journal = Journal(course.run.dir, course.run.keep_checkpoints)
+    journal = Journal(course.run.dir, course.run.keep_checkpoints, f"{course.items} samples")
     with journal.resuming() as (folder, progress):
         if folder is not None:
             policy.restore(folder)

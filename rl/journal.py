@@ -48,10 +48,11 @@ class Progress:
 
 
 class Journal:
-    """One run directory. ``keep`` bounds how many checkpoints stay (the newest ones)."""
+    """One run directory. ``keep`` bounds how many checkpoints stay (the newest ones). ``order`` says what the run goes
+    through, where it can be another: a run goes on in the order that it was begun in."""
 
-    def __init__(self, folder: Path, keep: int) -> None:
-        self.folder, self.keep = folder, keep
+    def __init__(self, folder: Path, keep: int, order: str = "") -> None:
+        self.folder, self.keep, self.order = folder, keep, order
         self.metrics_path, self.samples_path = folder / "metrics.jsonl", folder / "samples.jsonl"
         self.load_path = folder / "expert_load.jsonl"
         self.paths = (self.metrics_path, self.samples_path, self.load_path)
@@ -82,7 +83,8 @@ class Journal:
         try:
             with written_whole(self.checkpoints / f"step-{progress.step}") as draft:
                 yield draft
-                (draft / "progress.json").write_text(json.dumps({"step": progress.step, "place": progress.place}))
+                kept = {"step": progress.step, "place": progress.place, "order": self.order}
+                (draft / "progress.json").write_text(json.dumps(kept))
                 if progress.begun:
                     torch.save(list(map(_kept, progress.begun)), draft / "begun.pt")
         except Exception as error:
@@ -105,7 +107,7 @@ class Journal:
     def resuming(self) -> Iterator[tuple[Path | None, Progress]]:
         """The newest checkpoint, which the block restores, and its progress; where there is none, none and the
         beginning. Then drops the lines of later steps, which are made again. Raises JournalError where the checkpoint
-        is damaged."""
+        is damaged, or of another order."""
         try:
             folder, progress = self._newest()
             yield folder, progress
@@ -123,7 +125,14 @@ class Journal:
         with intact(kept):
             begun = tuple(map(_found, torch.load(kept, weights_only=True))) if kept.exists() else ()
         with intact(folder / "progress.json"):
-            return folder, Progress(**json.loads((folder / "progress.json").read_text()), begun=begun)
+            found = json.loads((folder / "progress.json").read_text())
+            progress = Progress(found["step"], found["place"], begun)
+        if (order := found.get("order", self.order)) != self.order:
+            raise JournalError(
+                f"{self.folder}: the run was begun on other data ({order} then, {self.order} now), and would lose and "
+                f"repeat some of it: put it back, or begin a new run with base = {str(folder)!r}"
+            )
+        return folder, progress
 
     def forget_after(self, step: int) -> None:
         """The beginning has no lines that stay: a run that is still there evaluates once more."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -95,6 +97,12 @@ class Stream:
     def __init__(self, problems: Sequence[Problem], seed: int) -> None:
         self.problems = problems
         self._order = lru_cache(maxsize=2)(lambda epoch: _shuffled(len(problems), f"{seed}/{epoch}"))
+
+    @property
+    def order(self) -> str:
+        """What tells problems from others, or from the same in another order."""
+        ids = json.dumps([problem.id for problem in self.problems])
+        return f"{len(self.problems)} problems, {hashlib.blake2b(ids.encode(), digest_size=4).hexdigest()}"
 
     def __getitem__(self, place: int) -> Draw:
         epoch, index = divmod(place, len(self.problems))

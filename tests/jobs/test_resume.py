@@ -84,3 +84,14 @@ def test_a_run_does_not_go_on_in_another_order(go: Go, workspace: Workspace) -> 
     go(workspace)
     with pytest.raises(RecipeError, match=r"begun with run\.seed = 0"):
         go(workspace, "run.seed=1", resume=True)
+    fewer = workspace.folder / "fewer.jsonl"
+    whole = workspace.problems if go is reinforce else workspace.folder / "samples.jsonl"
+    fewer.write_text("".join(whole.read_text().splitlines(keepends=True)[1:]))
+    with pytest.raises(JournalError, match="begun on other data"):
+        go(workspace, f"data.train={fewer}", resume=True)
+
+
+def test_a_run_goes_on_with_problems_that_were_put_right(workspace: Workspace) -> None:
+    reinforce(workspace)
+    workspace.problems.write_text(workspace.problems.read_text().replace('"answer": "3"', '"answer": "4"'))
+    reinforce(workspace, "train.steps=4", resume=True)
