@@ -15,7 +15,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -62,10 +62,11 @@ class StoredParts:
 
 
 class TrainerActor:
-    """Three calls may overlap: `use`, `send` or `expert_load`, and another."""
+    """Four calls may overlap: `use`, `send` or `expert_load`, `publish`, and another."""
 
     transport: Shared | Broadcast | None = None
     listener: socket.socket | None = None
+    publishing = False
 
     def __init__(self, recipe: GrpoRecipe, text: tuple[int, ...]) -> None:
         from jobs.parts import make_trainer
@@ -74,28 +75,40 @@ class TrainerActor:
         self.threads = recipe.cluster.trainer_threads
         self.trainer = make_trainer(recipe, text)
         for block in self.trainer.policy.model.blocks():
-            block.self_attn.register_forward_hook(self._set_threads)
+            # A function, which copies of the model share: with a bound method they would copy the trainer.
+            block.self_attn.register_forward_hook(lambda layer, inputs, outputs: self._set_threads(outputs))
 
     def use(self, threads: int) -> None:
         """From the next layer on, forward or backward."""
         self.threads = threads
 
-    def _set_threads(self, layer: Any, inputs: Any, outputs: tuple[Any, ...]) -> None:
+    def _set_threads(self, outputs: tuple[Any, ...]) -> None:
         import torch
 
-        torch.set_num_threads(self.threads)
+        def set_threads(gradient: Any = None) -> None:
+            if not self.publishing:  # whose prompt takes one thread (`model.probe.one_thread`)
+                torch.set_num_threads(self.threads)
+
+        set_threads()
         if outputs[0].requires_grad:
-            outputs[0].register_hook(lambda gradient: torch.set_num_threads(self.threads))
+            outputs[0].register_hook(set_threads)
 
     def update(self, groups: Sequence[Group]) -> Metrics:
-        return self.trainer.update_now(groups)
+        policy = self.trainer.policy
+        # Of two threads that launch a GPU's kernels neither gets on sooner.
+        with policy.weights if policy.model.device.type == "cuda" else nullcontext():
+            return self.trainer.update_now(groups)
 
     def expert_load(self) -> ExpertLoad:
         return self.trainer.policy.take_load()
 
     def publish(self, checks: Collection[Check] = CHECKS) -> Published:
         place = StoredParts.put if self.transport is None else self.transport.place
-        return self.trainer.publish_now(place, checks)
+        self.publishing = True
+        try:
+            return self.trainer.publish_now(place, checks)
+        finally:
+            self.publishing = False
 
     def share(self) -> None:
         from model.transport import Shared
@@ -351,7 +364,7 @@ class Cluster:
         """``text`` as for `rl.trainer.LocalTrainer`."""
         table, absolute = recipe.cluster, recipe_with_absolute_paths(recipe)
         threads = table.trainer_threads
-        return RemoteTrainer(_place(TrainerActor, threads, table.gpus_per_trainer, absolute, text, calls=3), threads)
+        return RemoteTrainer(_place(TrainerActor, threads, table.gpus_per_trainer, absolute, text, calls=4), threads)
 
     def engine(self, recipe: GrpoRecipe, trainer: RemoteTrainer | None = None) -> RemoteEngine:
         """Idle workers' threads go to ``trainer``, on one machine and with lag. Without lag a resumed run repeats every

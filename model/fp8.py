@@ -86,10 +86,10 @@ def round_tiles(x: Tensor) -> Tensor:
     k = x.shape[-1]
     if k % BLOCK and k > BLOCK:
         return dequantize_tiles(quantize_tiles(x)).to(x.dtype)
-    tiles = x.float().unflatten(-1, (-1, min(k, BLOCK)))
+    tiles = x.float() if k <= BLOCK else x.float().unflatten(-1, (-1, BLOCK))
     scale = tiles.abs().amax(-1, keepdim=True).clamp_min_(AMAX_FLOOR).div_(E4M3_MAX)
     rounded: Tensor = round_e4m3(tiles / scale).mul_(scale)
-    return rounded.flatten(-2).to(x.dtype)
+    return rounded.view_as(x).to(x.dtype)
 
 
 def round_e4m3(y: Tensor) -> Tensor:

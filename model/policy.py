@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +90,8 @@ def _exact(model: Transformer, precision: Precision) -> Exact:
 
 
 class Policy:
-    """A model in training. ``updates`` counts optimizer steps; the weight version that is published is theirs."""
+    """A model in training. ``updates`` counts optimizer steps; the weight version that is published is theirs.
+    ``weights`` is held while a step changes them and while a publish reads them, which may be in another thread."""
 
     def __init__(
         self,
@@ -113,6 +115,7 @@ class Policy:
         self.model: Transformer = self.accelerator.unwrap_model(self.wrapped)
         self.reference: Transformer | None = None
         self.updates = 0
+        self.weights = threading.RLock()
         routers = self.model.routers()
         shape = len(routers), len(routers[0].weight) if routers else 1
         self.counts = torch.zeros(shape, device=self.model.device)
@@ -163,6 +166,10 @@ class Policy:
     def apply(self) -> dict[str, float]:
         """One optimizer step from the gathered gradients, then the routing bias. A gradient that is not finite is
         dropped and counted, the weights stay."""
+        with self.weights:
+            return self._apply()
+
+    def _apply(self) -> dict[str, float]:
         lr = self.settings.lr_at(self.updates)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
@@ -217,7 +224,8 @@ class Policy:
         checks: Collection[Check] = CHECKS,
     ) -> Published:
         """This version of the weights; the rest as for `publish.publish`."""
-        return publish.publish(self.model, self.updates, precision, place, text=text, checks=checks)
+        with self.weights:
+            return publish.publish(self.model, self.updates, precision, place, text=text, checks=checks)
 
     def save(self, folder: Path) -> None:
         """Writes the weights, and what resuming needs beside them, into an existing folder."""

@@ -14,8 +14,9 @@ Where samples are carried over (`rl.rollout`), a group that a wave leaves unfini
 waves after, and takes a slot again when it ends. If a sample can take W waves, at most (W - 1) x groups_per_step groups
 are carried over, and no token is older than ``lag`` + 2 (W - 1) versions when it is trained on.
 
-The loop waits for: the oldest wave; the trainer. A wave waits for the publish before it, then for the engine, then for
-the rewards. A bad rollout is data and is trained on or left out; an exception is a bug and ends the run.
+The loop waits for: the oldest wave; the trainer's update, beside which the publish before is made. A wave waits for the
+publish before it, then for the engine, then for the rewards. A bad rollout is data and is trained on or left out; an
+exception is a bug and ends the run.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ class Pipeline:
     async def run(self) -> Progress:
         """Trains until the last step or `stop`; returns how far it came."""
         try:
-            self._hand_over(await self.trainer.publish())
+            self._hand_over(asyncio.create_task(self.trainer.publish()))
             self.ready.extend(await self.rollouts.resume(self.start.begun))
             self.slots -= len(self.ready)
             if self.step == 0:
@@ -114,12 +115,13 @@ class Pipeline:
         started = time.perf_counter()
         groups, dropped = await self._next_groups()
         sampled = time.perf_counter()
-        metrics = await self.trainer.update(groups)
+        metrics, _ = await asyncio.gather(self.trainer.update(groups), self._recorded(groups, dropped))
         trained = time.perf_counter()
         self.step += 1
         self._use(groups)
-        weights, _ = await asyncio.gather(self.trainer.publish(), self._recorded(groups, dropped))
-        self._hand_over(weights)
+        self._hand_over(asyncio.create_task(self.trainer.publish()))
+        await asyncio.sleep(0)  # it has begun, and is made beside what follows
+        self.journal.expert_load(self.step, await self.trainer.expert_load())
         metrics |= rollout_metrics([*groups, *dropped])
         metrics["groups_begun"] = float(len(self.rollouts.begun))
         metrics |= {"seconds_waiting": sampled - started, "seconds_training": trained - sampled}
@@ -132,10 +134,9 @@ class Pipeline:
             await self._checkpoint()
 
     async def _recorded(self, groups: Sequence[Group], dropped: Sequence[Group]) -> None:
-        """What a step was trained on; written while the trainer makes its publish."""
-        self.journal.samples(self.step, dropped, trained=False)
-        self.journal.samples(self.step, groups, trained=True)
-        self.journal.expert_load(self.step, await self.trainer.expert_load())
+        """What the next step is trained on; written while the trainer trains on it."""
+        self.journal.samples(self.step + 1, dropped, trained=False)
+        self.journal.samples(self.step + 1, groups, trained=True)
 
     async def _next_groups(self) -> tuple[list[Group], list[Group]]:
         """The next groups to train on, and those dropped on the way."""
@@ -183,12 +184,13 @@ class Pipeline:
         self.slots += len(places) - len(groups)
         return groups
 
-    def _hand_over(self, weights: Any) -> None:
+    def _hand_over(self, weights: asyncio.Task[Any]) -> None:
         before = self.published
 
         async def in_order() -> None:
+            made = await weights
             await before
-            await self.publish(weights)
+            await self.publish(made)
 
         self.published = asyncio.get_running_loop().create_task(in_order())
 

@@ -24,7 +24,8 @@ class Trainer(Protocol):
     async def expert_load(self) -> ExpertLoad:
         """That of the last update."""
 
-    async def publish(self) -> Any: ...
+    async def publish(self) -> Any:
+        """The weights as they are. May be called beside the update that follows."""
 
     async def save(self, folder: Path) -> None:
         """Writes into an existing folder."""

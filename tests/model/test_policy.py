@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -7,6 +9,7 @@ import pytest
 import torch
 
 from model import derived
+from model.parts import Part
 from model.policy import OptimizerSettings, Policy, PolicyError
 from model.segments import Segments
 from tests.fakes import tiny_policy
@@ -38,6 +41,23 @@ def test_a_restored_policy_goes_on_bit_for_bit(tmp_path: Path) -> None:
     assert all(torch.equal(t, weights(policy)[name]) for name, t in weights(resumed).items())
     arguments = (TOKENS, Segments.of([24]), AT, TOKENS[1:], 1.0)
     assert torch.equal(resumed.reference_logprobs(*arguments), policy.reference_logprobs(*arguments))
+
+
+def test_a_step_waits_for_the_publish_that_reads_its_weights() -> None:
+    policy = tiny_policy()
+    before, update, waits = weights(policy), threading.Thread(target=lambda: one_update(policy)), []
+
+    def place(parts: Iterable[Part]) -> list[Part]:
+        update.start()
+        update.join(0.5)
+        waits.append(update.is_alive())
+        return list(parts)
+
+    published = policy.publish("fp32", place)
+    update.join()
+    sent = {name: tensor for part in published.parts for name, tensor in part.tensors.items()}
+    assert waits == [True]
+    assert all(torch.equal(sent[name], tensor) for name, tensor in before.items())
 
 
 def test_a_checkpoint_of_another_shape_is_not_restored(tmp_path: Path) -> None:

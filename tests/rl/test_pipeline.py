@@ -122,17 +122,35 @@ def test_sampling_goes_on_while_the_trainer_trains(tmp_path: Path) -> None:
     assert busy[0] == 2
 
 
-def test_samples_are_written_while_the_trainer_makes_its_publish(tmp_path: Path) -> None:
+def test_samples_are_written_while_the_trainer_trains_on_them(tmp_path: Path) -> None:
     run, written, file = Run(tmp_path, steps=2), [], tmp_path / "samples.jsonl"
 
-    async def slow() -> int:
+    update = run.trainer.update
+
+    async def slow(groups: list[Group]) -> dict[str, float]:
         await asyncio.sleep(0.01)
         written.append(len(list(read(file))) if file.exists() else 0)
-        return len(run.trainer.trained)
+        return await update(groups)
+
+    run.trainer.update = slow  # type: ignore[assignment, method-assign]
+    run.go()
+    assert written == [3 * 4, 2 * 3 * 4]
+
+
+def test_the_next_update_does_not_wait_for_a_publish(tmp_path: Path) -> None:
+    run = Run(tmp_path, lag=1, steps=3)
+    trained: list[int] = []
+
+    async def slow() -> int:
+        version = run.trainer.version
+        await asyncio.sleep(0.05)
+        trained.append(run.trainer.version - version)
+        return version
 
     run.trainer.publish = slow  # type: ignore[method-assign]
     run.go()
-    assert written == [0, 3 * 4, 2 * 3 * 4]
+    assert max(trained) == 1
+    assert max(run.lags()) == 1
 
 
 def test_groups_without_signal_are_replaced_and_reported(tmp_path: Path) -> None:
