@@ -3,7 +3,8 @@ forward, Dgrad and Wgrad, grouped by expert or dense (one expert). Results are w
 decoded operands in BF16, of which rounding the result is 1.7e-3, and within 1e-3 in FP32.
 
 Two libraries take over where they are faster: DeepGEMM, where it is installed, forward and Dgrad of experts; cuBLASLt
-dense products. ``ours`` asks for our kernel all the same.
+dense products over a long contraction and Wgrad of many tiles. ``ours`` asks for our kernel all the same, or for the
+library's.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ STAGES, HALVES_STAGES, WGRAD_STAGES = 5, 3, 4
 halves, and in Wgrad, whose results are FP32."""
 GROUP = 8
 """Row tiles that are walked together, so that the tiles in flight share operands in the L2 cache."""
+LONG = 4096
+"""Over a longer contraction cuBLASLt is the faster one in forward and Dgrad."""
 
 
 def grouped_matmul(x: Quantized, w: Quantized, ends: Tensor, *, ours: bool = False) -> Tensor:
@@ -56,9 +59,10 @@ def grouped_wgrad(dy: Quantized, x: Quantized, ends: Tensor, *, dtype: torch.dty
     return out
 
 
-def matmul(x: Quantized, w: Quantized, *, ours: bool = False) -> Tensor:
+def matmul(x: Quantized, w: Quantized, *, ours: bool | None = None) -> Tensor:
     """``x @ w^T``: x [M, K] in 1x128 tiles, w [1, N, K] in 128x128 blocks -> BF16 [M, N]."""
     (m, _), (_, n, k) = x.data.shape, w.data.shape
+    ours = k <= LONG if ours is None else ours
     if not ours and has_scaled_mm() and m and m % 4 == 0 and n % 16 == 0 and k % BLOCK == 0:
         blocks, padded = -(-n // BLOCK), w.scale.stride(-2)
         return F.scaled_mm(
@@ -69,13 +73,19 @@ def matmul(x: Quantized, w: Quantized, *, ours: bool = False) -> Tensor:
     return grouped_matmul(x, w, _all(m, x.data.device), ours=True)
 
 
-def wgrad(dy: Quantized, x: Quantized, *, dtype: torch.dtype = torch.float32, ours: bool = False) -> Tensor:
-    """``dy^T @ x`` of transposed 128x1 tiles [N, P] and [K, P] -> [N, K] in ``dtype``."""
-    (n, tokens), k = dy.data.shape, x.data.shape[0]
+def wgrad(dy: Quantized, x: Quantized, *, dtype: torch.dtype = torch.float32, ours: bool | None = None) -> Tensor:
+    """``dy^T @ x`` of transposed 128x1 tiles [N, P] and [K, P] -> [N, K] in ``dtype``. Where the result has so few
+    tiles that processors would wait for others, ours multiplies the tokens in parts and adds those in FP32, which
+    cuBLASLt does not."""
+    (n, tokens), k, device = dy.data.shape, x.data.shape[0], dy.data.device
+    parts = _parts(-(-n // BLOCK) * -(-k // BLOCK), _multiprocessors(device))
+    ours = parts > 1 if ours is None else ours
     if not ours and has_scaled_mm() and n % 16 == 0 and k % 16 == 0 and tokens:
         tiles = F.ScalingType.BlockWise1x128
         return F.scaled_mm(dy.data, x.data.T, dy.scale, tiles, x.scale, tiles, output_dtype=dtype)
-    return grouped_wgrad(dy, x, _all(tokens, dy.data.device), dtype=dtype)[0]
+    if parts > 1:
+        return grouped_wgrad(dy, x, _all(tokens, device, parts)).sum(0).to(dtype)
+    return grouped_wgrad(dy, x, _all(tokens, device), dtype=dtype)[0]
 
 
 @functools.cache
@@ -106,8 +116,18 @@ def _experts_of_rows(ends: Tensor, rows: int) -> Tensor:
 
 
 @functools.lru_cache(maxsize=64)
-def _all(rows: int, device: torch.device) -> Tensor:
-    return torch.full((1,), rows, dtype=torch.int32, device=device)
+def _all(rows: int, device: torch.device, parts: int = 1) -> Tensor:
+    """The ends of ``parts`` about equal parts of all rows, each but the last a multiple of 128."""
+    blocks = -(-rows // BLOCK)
+    ends = [min(rows, blocks * (part + 1) // parts * BLOCK) for part in range(parts)]
+    return torch.tensor(ends, dtype=torch.int32, device=device)
+
+
+def _parts(tiles: int, processors: int) -> int:
+    """The number, up to 4, of parts with ``tiles`` each that keep the processors busiest; 1 where one part keeps them
+    busy for 60 % of the time."""
+    busy = {parts: parts * tiles / (-(-parts * tiles // processors) * processors) for parts in (1, 2, 3, 4)}
+    return 1 if busy[1] >= 0.6 else max(busy, key=lambda parts: busy[parts])
 
 
 def _check(x: Quantized, w: Quantized, ends: Tensor) -> None:

@@ -53,16 +53,16 @@ def quantize_normed(x: Tensor, inverse: Tensor, weight: Tensor) -> tuple[Quantiz
 
 
 def quantize_placed(x: Tensor, rows: Quantized, places: Places) -> tuple[Quantized, Quantized]:
-    """`quantize_both` of the rows of ``x`` [T, H] in their places. ``rows`` are x's own 1x128 tiles, which are copied
-    there. One column of tiles comes after another: of x that much stays in the L2 cache until each token's last expert
-    has read it (several columns at a time were slower)."""
+    """`quantize_both` of the rows of ``x`` [T, H] in their places. ``rows`` are x's own 1x128 tiles, whose scales are
+    copied there. One column of tiles comes after another: of x that much stays in the L2 cache until each token's last
+    expert has read it."""
     width, blocks = x.shape[1], places.choice.shape[0] // BLOCK
     placed, turned = empty_tiles(x, blocks * BLOCK, width), empty_tiles(x, width, blocks * BLOCK)
     if blocks:
         _placed_kernel[(blocks, cdiv(width, BLOCK))](
-            x.contiguous(), rows.data, rows.scale, rows.scale.stride(1), places.choice, places.ends[-1:],
+            x.contiguous(), rows.scale, rows.scale.stride(1), places.choice, places.ends[-1:],
             placed.data, placed.scale, placed.scale.stride(1), _in_words(turned), turned.scale, turned.scale.stride(1),
-            width, blocks * BLOCK, K=places.place.shape[1], num_warps=8,
+            width, blocks * BLOCK, K=places.place.shape[1], num_warps=4,
         )  # fmt: skip
     return placed, turned
 
@@ -152,7 +152,7 @@ def _tiles(
             rows.data, rows.scale, rows.scale.stride(1), _in_words(columns), columns.scale, columns.scale.stride(1),
             tokens, width, blocks * BLOCK, PLACED=places is not None, SWIGLU=swiglu, NORMED=norm is not None,
             TRANSPOSE=transpose, POWERS=powers_of_two,
-            num_warps=4 if transpose and not swiglu else 8,
+            num_warps=4 if transpose else 8,
         )  # fmt: skip
     return rows, columns if transpose else None
 
@@ -180,9 +180,14 @@ def _scale(amax, POWERS: tl.constexpr):
     if POWERS:
         bits = scale.to(tl.int32, bitcast=True)
         scale = ((bits + 0x7FFFFF) & 0x7F800000).to(tl.float32, bitcast=True)
+    return scale, _inverse(scale)
+
+
+@triton.jit
+def _inverse(scale):
     root = tl.rsqrt(scale)
     inverse = root * root
-    return scale, tl.fma(tl.fma(-scale, inverse, 1.0), inverse, inverse)
+    return tl.fma(tl.fma(-scale, inverse, 1.0), inverse, inverse)
 
 
 @triton.jit
@@ -319,41 +324,47 @@ def _tile_kernel(
 
 
 @triton.jit
-def _of_token(x, choice, row, col, width, K: tl.constexpr):
-    """What is quantised in these places and columns: ``x`` of their tokens, FP32; zero where nothing is."""
+def _of_token(x, sizes, choice, row, col, width, K: tl.constexpr):
+    """What is quantised in these places and columns, ``x`` of their tokens, FP32, and the scales of its 1x128 tiles;
+    zero and one where nothing is."""
     chosen = tl.load(choice + row)
-    inside = (chosen >= 0)[:, None] & (col < width)[None, :]
-    where = (chosen // K).to(tl.int64)[:, None] * width + col[None, :]
-    return tl.load(x + where, mask=inside, other=0.0).to(tl.float32)
+    token, known = chosen // K, chosen >= 0
+    where = token.to(tl.int64)[:, None] * width + col[None, :]
+    value = tl.load(x + where, mask=known[:, None] & (col < width)[None, :], other=0.0)
+    return value.to(tl.float32), tl.load(sizes + token, mask=known, other=1.0)
+
+
+@triton.jit
+def _place_quarter(q, q_scale, value, scale, row, col, width):
+    code = (value * _inverse(scale)[:, None]).to(tl.float8e4nv)
+    where = row.to(tl.int64)[:, None] * width + col[None, :]
+    tl.store(q + where, code, mask=(col < width)[None, :], eviction_policy="evict_first")  # the cache is to keep x
+    tl.store(q_scale + row, scale)
 
 
 @launched
 @triton.jit
 def _placed_kernel(
-    x, codes, sizes, size_stride, choice, total, q, q_scale, q_stride, t, t_scale, t_stride, width, t_width,
+    x, sizes, size_stride, choice, total, q, q_scale, q_stride, t, t_scale, t_stride, width, t_width,
     K: tl.constexpr,
 ):  # fmt: skip
-    """One 128x128 tile."""
+    """One 128x128 tile. To round x again for its rows takes less time than to fetch the codes, which the cache would
+    have to hand out as often as x."""
     block, column = tl.program_id(0), tl.program_id(1)
     if block * 128 >= tl.load(total):
         return
-    col = column * 128 + tl.arange(0, 128)
-    inside = col < width
-    row = block * 128 + tl.arange(0, 128)
-    chosen = tl.load(choice + row)
-    token = chosen // K
-    known = (chosen >= 0)[:, None] & inside[None, :]
-    code = tl.load(codes + token.to(tl.int64)[:, None] * width + col[None, :], mask=known, other=0.0)
-    size = tl.load(sizes + column.to(tl.int64) * size_stride + token, mask=chosen >= 0, other=0.0)
-    quarter = block * 128 + 4 * tl.arange(0, 32)
-    a = _of_token(x, choice, quarter, col, width, K)
-    b = _of_token(x, choice, quarter + 1, col, width, K)
-    c = _of_token(x, choice, quarter + 2, col, width, K)
-    d = _of_token(x, choice, quarter + 3, col, width, K)
-    to = q + row.to(tl.int64)[:, None] * width + col[None, :]
-    tl.store(to, code, mask=inside[None, :], eviction_policy="evict_first")  # x is what the cache is to keep
-    tl.store(q_scale + column.to(tl.int64) * q_stride + row, size)
-    _store_turned(t, t_scale, t_stride, t_width, a, b, c, d, block, col, inside, False)
+    row, col = block * 128 + 4 * tl.arange(0, 32), column * 128 + tl.arange(0, 128)
+    sizes += column.to(tl.int64) * size_stride
+    q_scale += column.to(tl.int64) * q_stride
+    a, a_scale = _of_token(x, sizes, choice, row, col, width, K)
+    b, b_scale = _of_token(x, sizes, choice, row + 1, col, width, K)
+    c, c_scale = _of_token(x, sizes, choice, row + 2, col, width, K)
+    d, d_scale = _of_token(x, sizes, choice, row + 3, col, width, K)
+    _place_quarter(q, q_scale, a, a_scale, row, col, width)
+    _place_quarter(q, q_scale, b, b_scale, row + 1, col, width)
+    _place_quarter(q, q_scale, c, c_scale, row + 2, col, width)
+    _place_quarter(q, q_scale, d, d_scale, row + 3, col, width)
+    _store_turned(t, t_scale, t_stride, t_width, a, b, c, d, block, col, col < width, False)
 
 
 @triton.jit

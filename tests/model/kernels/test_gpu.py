@@ -209,7 +209,9 @@ def test_forward_and_dgrad(
 
 
 @pytest.mark.parametrize("kind", ["random", "outliers", "adversarial"])
-@pytest.mark.parametrize(("m", "n", "k"), [(384, 256, 512), (129, 200, 320), (1, 2112, 128), (1000, 576, 1344)])
+@pytest.mark.parametrize(
+    ("m", "n", "k"), [(384, 256, 512), (129, 200, 320), (1, 2112, 128), (1000, 576, 1344), (384, 256, 4224)]
+)
 @pytest.mark.parametrize("ours", [True, False])
 def test_dense(kind: str, m: int, n: int, k: int, ours: bool) -> None:
     from model.kernels.products import matmul
@@ -219,13 +221,15 @@ def test_dense(kind: str, m: int, n: int, k: int, ours: bool) -> None:
     assert far(matmul(x, w, ours=ours), decoded(x) @ decoded(w, blocks=True)[0].T) < BF16_ERROR
 
 
-@pytest.mark.parametrize("tokens", [100, 300])
+@pytest.mark.parametrize("tokens", [100, 300, 1300])
+@pytest.mark.parametrize(("n", "k"), [(384, 256), (1536, 1024)])
 @pytest.mark.parametrize("ours", [True, False])
-def test_dense_wgrad(tokens: int, ours: bool) -> None:
+def test_dense_wgrad(tokens: int, n: int, k: int, ours: bool) -> None:
+    """Of few tiles, for which tokens are multiplied in parts, and of enough."""
     from model.kernels.products import wgrad
     from model.kernels.quantize import quantize_both
 
-    (_, dy), (_, x) = quantize_both(inputs("random", tokens, 384)), quantize_both(inputs("random", tokens, 256))
+    (_, dy), (_, x) = quantize_both(inputs("random", tokens, n)), quantize_both(inputs("random", tokens, k))
     assert far(wgrad(dy, x, ours=ours), decoded(dy) @ decoded(x).T) < FP32_ERROR
 
 
