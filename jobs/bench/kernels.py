@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import importlib.util
 import statistics
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,6 +34,8 @@ GROUPED = [(8, 32768, 4096, 7168), (8, 32768, 2048, 7168), (8, 32768, 7168, 2048
 """Experts, tokens, N, K; tokens fall on the experts evenly, as in the published figures."""
 UNEVEN = (64, 49152, 1024, 2048)
 DENSE = [(4096, 4096, 7168), (4096, 7168, 2048), (4096, 2112, 7168), (8192, 8192, 8192)]
+REST = 0.1
+"""Seconds before each measurement."""
 Row = dict[str, Any]
 Clock = Callable[..., float]
 
@@ -90,7 +93,8 @@ def measure(milliseconds: int) -> dict[str, Any]:
 
 def make_clock(milliseconds: int) -> Clock:
     """Seconds of a call: the median of replays of its CUDA graph, so that no launch is timed, each after the L2 cache
-    was flushed. ``graph=False`` for calls that wait for the device."""
+    was flushed, and all after a rest: the clock falls with heat, which is not to depend on what was measured before.
+    ``graph=False`` for calls that wait for the device."""
     import torch
 
     flush = torch.empty(2**28, dtype=torch.int8, device="cuda")
@@ -104,6 +108,7 @@ def make_clock(milliseconds: int) -> Clock:
             with torch.cuda.graph(recorded):
                 call()
             call = recorded.replay
+        time.sleep(REST)
         timed: list[float] = []
         while len(timed) < 10 or sum(timed) < milliseconds / 1e3:
             marks = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(10)]
@@ -279,11 +284,13 @@ def _dense(clock: Clock) -> list[Row]:
         bf16 = work / clock(lambda x=x, w=w: x @ w.T)
         ours = work / clock(lambda x_q=x_q, w_q=w_q: matmul(x_q, w_q, ours=True))
         error = _error(x_q, w_q, [m], matmul(x_q, w_q, ours=True))
-        rivals = {"cuBLASLt": work / clock(lambda x_q=x_q, w_q=w_q: matmul(x_q, w_q))} if has_scaled_mm() else {}
+        rivals = (
+            {"cuBLASLt": work / clock(lambda x_q=x_q, w_q=w_q: matmul(x_q, w_q, ours=False))} if has_scaled_mm() else {}
+        )
         rows.append(_row("dense", f"{m}x{n}x{k}", "TFLOP/s", ours, FP8_TFLOPS, bf16, rivals=rivals, error=error))
         base = work / clock(lambda dy=dy, x=x: torch.mm(dy.T, x, out_dtype=torch.float32))
         back = work / clock(lambda a=dy_columns, b=x_columns: wgrad(a, b, ours=True))
-        rivals = {"cuBLASLt": work / clock(lambda a=dy_columns, b=x_columns: wgrad(a, b))} if rivals else {}
+        rivals = {"cuBLASLt": work / clock(lambda a=dy_columns, b=x_columns: wgrad(a, b, ours=False))} if rivals else {}
         rows.append(_row("dense wgrad, FP32 out", f"{m}x{n}x{k}", "TFLOP/s", back, FP8_TFLOPS, base, rivals=rivals))
     return rows
 
