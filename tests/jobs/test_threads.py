@@ -58,8 +58,12 @@ def test_threads_are_lent_with_lag_and_on_one_machine_alone(
     assert used == [2 + n for n in lent]
 
 
-def test_a_trainer_takes_new_threads_within_a_pass(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    actor = TrainerActor(config.read(workspace.recipe, config.GrpoRecipe, ["loss.kl=0"]))
+@pytest.mark.parametrize(("publishing", "expected"), [(False, [1, 2]), (True, [1, 1])])
+def test_a_trainer_takes_new_threads_within_a_pass_but_beside_a_publish(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, publishing: bool, expected: list[int]
+) -> None:
+    actor = TrainerActor(config.read(workspace.recipe, config.GrpoRecipe, ["loss.kl=0"]), ())
+    actor.publishing = publishing
     seen: list[int] = []
     backward = Policy.backward
 
@@ -71,8 +75,9 @@ def test_a_trainer_takes_new_threads_within_a_pass(workspace: Workspace, monkeyp
 
     monkeypatch.setattr(Policy, "backward", observed)
     before = torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
         actor.update([group([[5, 1], [6, 1]], [1.0, 0.0])])
     finally:
         torch.set_num_threads(before)
-    assert seen == [1, 2]
+    assert seen == expected
