@@ -58,10 +58,13 @@ def write(run_dir: Path) -> Path:
     """Writes ``report.html`` into the run directory and returns its path."""
     from rl.journal import read, read_load
 
-    metrics = list(read(run_dir / "metrics.jsonl"))
-    samples = list(read(run_dir / "samples.jsonl")) if (run_dir / "samples.jsonl").exists() else []
+    # A run that was ended before its first step has neither file.
+    metrics, samples = (run_dir / name for name in ("metrics.jsonl", "samples.jsonl"))
+    told = list(read(metrics)) if metrics.exists() else []
+    chosen = shown_steps(told)
+    shown = [sample for sample in read(samples) if sample["step"] in chosen] if samples.exists() else []
     path = run_dir / "report.html"
-    write_whole(path, render(run_dir, metrics, samples, read_load(run_dir)))
+    write_whole(path, render(run_dir, told, shown, read_load(run_dir)))
     return path
 
 
@@ -75,7 +78,7 @@ def render(run_dir: Path, metrics: Metrics, samples: Sequence[Mapping[str, Any]]
         plots += f"<figure><figcaption>expert load over the mean, by layer</figcaption>{load_map(load)}</figure>"
     return PAGE.format(
         title=html.escape(run_dir.name),
-        summary=summary(metrics, samples),
+        summary=summary(metrics),
         plots=plots,
         rollouts=rollouts(samples),
         recipe=html.escape((run_dir / "recipe.toml").read_text() if (run_dir / "recipe.toml").exists() else ""),
@@ -144,7 +147,13 @@ def draw(axes: Any, lines: Mapping[str, tuple[list[float], list[float]]]) -> Non
         axes.legend(fontsize=7)
 
 
-def summary(metrics: Metrics, samples: Sequence[Mapping[str, Any]]) -> str:
+def shown_steps(metrics: Metrics) -> set[int]:
+    """The first, a middle and the last step with samples: those of all steps together may be more than memory holds."""
+    steps = [int(line["step"]) for line in metrics if "samples" in line]
+    return {steps[0], steps[len(steps) // 2], steps[-1]} if steps else set()
+
+
+def summary(metrics: Metrics) -> str:
     """Held-out accuracy before and after, as a table."""
     rows = []
     for name, (steps, values) in curves(metrics, ("held_out/",)).items():
@@ -160,15 +169,14 @@ def summary(metrics: Metrics, samples: Sequence[Mapping[str, Any]]) -> str:
         else ""
     )
     steps_done = int(metrics[-1]["step"]) if metrics else 0
-    return f"<p>{steps_done} steps, {len(samples)} samples.</p>{table}"
+    samples = int(sum(line.get("samples", 0) for line in metrics))
+    return f"<p>{steps_done} steps, {samples} samples.</p>{table}"
 
 
 def rollouts(samples: Sequence[Mapping[str, Any]]) -> str:
-    """Groups of the first, a middle and the last step, each sample with its score and advantage."""
-    steps = sorted({sample["step"] for sample in samples})
-    chosen = sorted({steps[0], steps[len(steps) // 2], steps[-1]}) if steps else []
+    """Groups of each step, each sample with its score and advantage."""
     parts = []
-    for step in chosen:
+    for step in sorted({sample["step"] for sample in samples}):
         groups: dict[str, list[Mapping[str, Any]]] = {}
         for sample in samples:
             if sample["step"] == step:

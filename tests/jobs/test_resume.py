@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.progress import Progress as Bar
 
-from jobs import config, grpo, parts, sft
+from jobs import config, grpo, parts, report, sft
 from jobs.config import GrpoRecipe, RecipeError, SftRecipe
 from model import checkpoint
 from model.policy import PolicyError
@@ -89,6 +89,19 @@ def test_a_run_does_not_go_on_in_another_order(go: Go, workspace: Workspace) -> 
     fewer.write_text("".join(whole.read_text().splitlines(keepends=True)[1:]))
     with pytest.raises(JournalError, match="begun on other data"):
         go(workspace, f"data.train={fewer}", resume=True)
+
+
+def test_a_run_that_is_ended_before_its_first_step_has_a_report(workspace: Workspace) -> None:
+    """As `zeroth grpo` writes it at its end."""
+    workspace.run.mkdir()
+    assert "0 steps, 0 samples" in report.write(workspace.run).read_text()
+
+
+def test_the_report_shows_some_steps_and_counts_all(workspace: Workspace) -> None:
+    reinforce(workspace, "train.steps=6")
+    page = report.write(workspace.run).read_text()
+    assert [f"<h3>Step {step}</h3>" in page for step in range(1, 7)] == [True, False, False, True, False, True]
+    assert "6 steps, 36 samples" in page
 
 
 def test_a_run_goes_on_with_problems_that_were_put_right(workspace: Workspace) -> None:
