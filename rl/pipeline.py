@@ -97,7 +97,7 @@ class Pipeline:
             while self.step < self.settings.steps and not self.stopping:
                 await self._one_step()
             await self.published
-            if self.step % max(1, self.settings.checkpoint_every) or not self.settings.checkpoint_every:
+            if self.step not in self.journal.steps():
                 await self._checkpoint()
         finally:
             await self._cancel()

@@ -290,6 +290,18 @@ def test_stop_ends_after_the_step_in_hand_with_a_checkpoint(tmp_path: Path) -> N
     assert run.journal.steps() == [3]
 
 
+def test_a_run_that_is_stopped_before_its_first_step_has_a_checkpoint(tmp_path: Path) -> None:
+    run = Run(tmp_path, steps=50, checkpoint_every=2)
+
+    async def start() -> Progress:
+        pipeline = run.pipeline()
+        pipeline.stop()
+        return await pipeline.run()
+
+    assert asyncio.run(start()) == Progress()
+    assert run.journal.steps() == [0]
+
+
 def test_a_failed_publish_ends_the_run_before_a_rollout_starts(tmp_path: Path) -> None:
     run = Run(tmp_path)
 
