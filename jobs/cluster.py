@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Item = TypeVar("Item")
+RETRIES = 2
+"""Of a reward worker's batch that ended its process."""
+LOGS = "/tmp/ray/session_latest/logs"  # noqa: S108 - Ray's own folder
 
 
 class ClusterError(RuntimeError):
@@ -178,9 +181,10 @@ class RewardActor:
     def __init__(self, make: Callable[[], Any]) -> None:
         self.reward = make()
 
-    async def score(self, samples: Sequence[Sample]) -> list[Score]:
+    async def score(self, samples: Sequence[Sample]) -> tuple[int, list[Score]]:
+        """Beside the scores the process that gave them."""
         scores: list[Score] = await self.reward(samples)
-        return scores
+        return os.getpid(), scores
 
     async def close(self) -> None:
         await self.reward.close()
@@ -316,21 +320,24 @@ class RemoteEngine:
 
 
 class RemoteReward:
-    """Reward workers as one reward."""
+    """Reward workers as one reward. One that dies is started again, and scores its samples again; where they end it
+    `RETRIES` times more, the run ends."""
 
     def __init__(self, actors: Sequence[Any]) -> None:
         self.actors = actors
+        self.processes: dict[int, int] = {}
 
     async def __call__(self, samples: Sequence[Sample], /) -> list[Score]:
         parts = deal(samples, len(self.actors))
-        return joined(
-            await asyncio.gather(
-                *(
-                    call(actor.score.remote(part), f"reward worker {i}")
-                    for i, (actor, part) in enumerate(zip(self.actors, parts, strict=False))
-                )
-            )
-        )
+        return joined(await asyncio.gather(*(self._scored(i, part) for i, part in enumerate(parts))))
+
+    async def _scored(self, i: int, samples: Sequence[Sample]) -> list[Score]:
+        answer: tuple[int, list[Score]] = await call(self.actors[i].score.remote(samples), f"reward worker {i}")
+        process, scores = answer
+        if self.processes.setdefault(i, process) != process:
+            console.say(f"reward worker {i} died and was started again; its log is in {LOGS}")
+            self.processes[i] = process
+        return scores
 
     async def close(self) -> None:
         await asyncio.gather(*(call(actor.close.remote(), "a reward worker") for actor in self.actors))
@@ -393,7 +400,8 @@ class Cluster:
 
     def reward(self, make: Callable[[], Any], workers: int) -> RemoteReward:
         """``make`` builds a reward in each worker."""
-        return RemoteReward([_place(RewardActor, 1, 0, make) for _ in range(workers)])
+        again = {"max_restarts": -1, "max_task_retries": RETRIES}
+        return RemoteReward([_place(RewardActor, 1, 0, make, **again) for _ in range(workers)])
 
 
 @contextmanager
@@ -444,7 +452,7 @@ async def call(reference: Awaitable[T], who: str) -> T:
         if error.actor_init_failed:
             raise ClusterError(f"{who} could not start: {str(error).splitlines()[-1].strip()}") from None
         raise ClusterError(
-            f"{who} died: {str(error).splitlines()[-1].strip()}\nits log is in /tmp/ray/session_latest/logs; continue "
+            f"{who} died: {str(error).splitlines()[-1].strip()}\nits log is in {LOGS}; continue "
             "the run with --resume. If memory ran out, lower rollout.max_rows or train.micro_batch_tokens"
         ) from None
 
@@ -479,9 +487,10 @@ def recipe_with_absolute_paths(recipe: GrpoRecipe) -> GrpoRecipe:
     return recipe.model_copy(update={"base": recipe.base.resolve()})
 
 
-def _place(kind: type[Any], cpus: float, gpus: float, *arguments: Any, calls: int | None = None) -> Any:
-    """``calls`` of an actor's methods may run at once, in threads."""
+def _place(kind: type[Any], cpus: float, gpus: float, *arguments: Any, calls: int | None = None, **options: int) -> Any:
+    """``calls`` of an actor's methods may run at once, in threads. ``options`` are Ray's."""
     import ray
 
-    options = {} if calls is None else {"max_concurrency": calls}
-    return ray.remote(kind).options(num_cpus=cpus, num_gpus=gpus, max_restarts=0, **options).remote(*arguments)
+    if calls is not None:
+        options["max_concurrency"] = calls
+    return ray.remote(kind).options(num_cpus=cpus, num_gpus=gpus, **options).remote(*arguments)

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -183,6 +184,38 @@ def test_a_part_that_cannot_start_says_why(local: cluster.Cluster) -> None:
 
     with pytest.raises(cluster.ClusterError, match="could not start: ValueError: no such part"):
         asyncio.run(local.reward(broken, 1)([Sample({}, "")]))
+
+
+class Fragile:
+    """Ends its process as often as it is told, counted in a file once that is there."""
+
+    def __init__(self, times: int, count: Path) -> None:
+        self.times, self.count = times, count
+
+    async def __call__(self, samples: Sequence[Sample], /) -> list[Score]:
+        if self.count.exists() and len(done := self.count.read_text()) < self.times:
+            self.count.write_text(done + "x")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return [Score(1.0) for _ in samples]
+
+    async def close(self) -> None: ...
+
+
+def test_a_reward_worker_that_dies_scores_again_and_is_told_of(
+    local: cluster.Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reward = local.reward(partial(Fragile, 1, tmp_path / "count"), 1)
+    asyncio.run(reward([Sample({}, "")]))
+    (tmp_path / "count").touch()
+    assert asyncio.run(reward([Sample({}, "")])) == [Score(1.0)]
+    assert "reward worker 0 died and was started again" in capsys.readouterr().err
+
+
+def test_a_reward_worker_that_dies_of_the_same_samples_ends_the_run(local: cluster.Cluster, tmp_path: Path) -> None:
+    (tmp_path / "count").touch()
+    with pytest.raises(cluster.ClusterError, match="reward worker 0 died"):
+        asyncio.run(local.reward(partial(Fragile, 99, tmp_path / "count"), 1)([Sample({}, "")]))
+    assert len((tmp_path / "count").read_text()) == 1 + cluster.RETRIES
 
 
 def test_workers_have_the_priority_of_the_process_that_starts_them(local: cluster.Cluster) -> None:
