@@ -18,8 +18,8 @@ from torch.nn import functional as F
 
 from model import fp8, rope
 from model.attention import Attention
-from model.linear import rms_norm
-from model.moe import MLP, Routing, swiglu, to_experts, to_tokens
+from model.linear import Linear, rms_norm
+from model.moe import MLP, Routing, route, swiglu, to_experts, to_tokens
 from model.transformer import MTP, Block, Transformer
 
 
@@ -80,41 +80,40 @@ class Layer:
 
     def __init__(self, block: Block, dtype: torch.dtype) -> None:
         attention, mlp = block.self_attn, block.mlp
-        self.c, self.scale, self.dtype = attention.c, attention.scale, dtype
+        self.c, self.eps, self.scale, self.dtype = attention.c, attention.c.rms_norm_eps, attention.scale, dtype
         self.rounded = fp8.round_tiles if attention.o_proj.fp8 else _as_it_is
         self.norms = [n.weight.to(dtype) for n in (block.input_layernorm, block.post_attention_layernorm)]
         self.latent_norm = attention.kv_a_layernorm.weight.to(dtype)
         self.low_rank = attention.c.q_lora_rank is not None
         if self.low_rank:
             self.query_norm = attention.q_a_layernorm.weight.to(dtype)
-            self.query_up = attention.q_b_proj.multiplied(dtype)
-        self.query = (attention.q_a_proj if self.low_rank else attention.q_proj).multiplied(dtype)
-        self.compress = attention.kv_a_proj_with_mqa.multiplied(dtype)
+            self.query_up = factor(dtype, attention.q_b_proj)
+        self.query = factor(dtype, attention.q_a_proj if self.low_rank else attention.q_proj)
+        self.compress = factor(dtype, attention.kv_a_proj_with_mqa)
         self.to_keys, self.to_values = absorbed(attention, dtype)
-        self.out = attention.o_proj.multiplied(dtype)
+        self.out = factor(dtype, attention.o_proj)
         dense = mlp if isinstance(mlp, MLP) else mlp.shared_experts if mlp.shared else None
         self.dense = dense is not None
         if dense is not None:
-            self.gate, self.up, self.down = (
-                p.multiplied(dtype) for p in (dense.gate_proj, dense.up_proj, dense.down_proj)
-            )
-        self.router = None if isinstance(mlp, MLP) else mlp.gate
+            self.gate_up, self.down = factor(dtype, dense.gate_proj, dense.up_proj), factor(dtype, dense.down_proj)
+        self.router = None if isinstance(mlp, MLP) else mlp.gate.weight.float()
         if not isinstance(mlp, MLP):
+            self.bias = mlp.gate.e_score_correction_bias
             self.experts_in, self.experts_out = (
                 p.multiplied(dtype) for p in (mlp.experts.gate_up_proj, mlp.experts.down_proj)
             )
 
     def __call__(self, x: Tensor, cache: Tensor, reach: Reach) -> tuple[Tensor, Routing | None]:
         """The residual stream x [B W, H] -> the next one, and where an MoE sent it."""
-        x = x + self.attended(self._norm(x, self.norms[0]), cache, reach)
-        normed = self._norm(x, self.norms[1])
+        x = x + self.attended(rms_norm(x, self.norms[0], self.eps), cache, reach)
+        normed = rms_norm(x, self.norms[1], self.eps)
         operand, routing, out = self.rounded(normed), None, None
         if self.router is not None:
-            routing = self.router(normed)
+            routing = route(F.linear(normed.float(), self.router), self.bias, self.c)
             out = self._experts(operand, routing)
         if self.dense:
-            inner = swiglu(F.linear(operand, self.gate), F.linear(operand, self.up))
-            dense = F.linear(self.rounded(inner), self.down)
+            inner = swiglu(*torch.mm(operand, self.gate_up).chunk(2, -1))
+            dense = torch.mm(self.rounded(inner), self.down)
             out = dense if out is None else out + dense
         assert out is not None
         return x + out, routing
@@ -122,11 +121,12 @@ class Layer:
     def attended(self, x: Tensor, cache: Tensor, reach: Reach) -> Tensor:
         """x [B W, H] -> [B W, H], against the cache and itself."""
         c, operand = self.c, self.rounded(x)
-        q, compressed = F.linear(operand, self.query), F.linear(operand, self.compress)
-        latent, key = rope.turn_tail(compressed, reach.turns, c.kv_lora_rank).tensor_split([c.kv_lora_rank], -1)
-        cache[reach.rows, reach.places] = torch.cat([self.rounded(self._norm(latent, self.latent_norm)), key], -1)
+        q, new = torch.mm(operand, self.query), torch.mm(operand, self.compress)
+        latent = rope.turn_tail(new, reach.turns, c.kv_lora_rank)[:, : c.kv_lora_rank]
+        latent.copy_(self.rounded(rms_norm(latent, self.latent_norm, self.eps)))
+        cache[reach.rows, reach.places] = new
         if self.low_rank:
-            q = F.linear(self.rounded(self._norm(q, self.query_norm)), self.query_up)
+            q = torch.mm(self.rounded(rms_norm(q, self.query_norm, self.eps)), self.query_up)
         q = q.view(len(x), c.num_attention_heads, -1)
         q = rope.turn_tail(q, reach.turns.unsqueeze(-2), c.qk_nope_head_dim)
         # [B, W heads, kv_lora_rank + rope]
@@ -134,21 +134,23 @@ class Layer:
         # With the cache as the left factor it is read as it lies, and only the few scores are turned.
         scores = q.new_empty(*q.shape[:2], cache.shape[1])
         torch.add(reach.mask, torch.bmm(cache, q.mT).mT, alpha=self.scale, out=scores)
-        found = torch.bmm(scores.softmax(-1, dtype=torch.float32).to(x.dtype), cache[..., : c.kv_lora_rank])
+        found = torch.bmm(scores.softmax(-1), cache[..., : c.kv_lora_rank])
         found = found.view(len(x), c.num_attention_heads, -1)
         values = torch.bmm(found.transpose(0, 1), self.to_values).transpose(0, 1)  # [B W, heads, v]
-        return F.linear(self.rounded(values.flatten(-2)), self.out)
+        return torch.mm(self.rounded(values.flatten(-2)), self.out)
 
     def _experts(self, operand: Tensor, routing: Routing) -> Tensor:
         k = routing.indices.shape[-1]
-        order = routing.indices.flatten().argsort(stable=True)
-        gate, up = fp8.grouped_rows(to_experts(operand, order, k), self.experts_in, routing.counts).chunk(2, -1)
+        order, ends = routing.indices.flatten().argsort(stable=True), routing.counts.cumsum(0, dtype=torch.int32)
+        gate, up = fp8.grouped_rows(to_experts(operand, order, k), self.experts_in, ends).chunk(2, -1)
         weights = routing.gates.to(self.dtype).view(-1, 1).index_select(0, order)
-        rows = fp8.grouped_rows(self.rounded(swiglu(gate, up, weights)), self.experts_out, routing.counts)
+        rows = fp8.grouped_rows(self.rounded(swiglu(gate, up, weights)), self.experts_out, ends)
         return to_tokens(rows, order, k)
 
-    def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
-        return rms_norm(x, weight, self.c.rms_norm_eps)
+
+def factor(dtype: torch.dtype, *layers: Linear) -> Tensor:
+    """The weights of layers that multiply the same operand as its right factor [K, N], so that one product does."""
+    return torch.cat([layer.multiplied(dtype).T for layer in layers], 1)
 
 
 def absorbed(attention: Attention, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

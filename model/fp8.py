@@ -21,6 +21,9 @@ from torch.nn import functional as F
 BLOCK = 128
 E4M3_MAX = 448.0
 AMAX_FLOOR = 1e-4
+# Tensors, because of a plain number an operator makes one each time, which takes a CPU as long as to divide 128 by it.
+_LARGEST = torch.tensor(E4M3_MAX)
+_EXPONENT = torch.tensor(0x7F800000, dtype=torch.int32)
 SMALL_ROWS = 1024
 """Up to so many rows one grouped call is faster on a CPU than a loop over the experts, whose products are larger."""
 
@@ -87,7 +90,7 @@ def round_tiles(x: Tensor) -> Tensor:
     if k % BLOCK and k > BLOCK:
         return dequantize_tiles(quantize_tiles(x)).to(x.dtype)
     tiles = x.float() if k <= BLOCK else x.float().unflatten(-1, (-1, BLOCK))
-    scale = tiles.abs().amax(-1, keepdim=True).clamp_min_(AMAX_FLOOR).div_(E4M3_MAX)
+    scale = tiles.abs().amax(-1, keepdim=True).clamp_min_(AMAX_FLOOR).div_(_LARGEST)
     rounded: Tensor = round_e4m3(tiles / scale).mul_(scale)
     return rounded.view_as(x).to(x.dtype)
 
@@ -99,7 +102,7 @@ def round_e4m3(y: Tensor) -> Tensor:
     A value 2^e m has quanta of 2^(e-3), or 2^-9 below 2^-6. Adding and taking away 1.5 * 2^23 quanta leaves the FP32
     adder no digits but whole quanta.
     """
-    binade = y.view(torch.int32).bitwise_and(0x7F800000).view(torch.float32).clamp_min_(2.0**-6)
+    binade = y.view(torch.int32).bitwise_and(_EXPONENT).view(torch.float32).clamp_min_(2.0**-6)
     return y.add(binade, alpha=1.5 * 2.0**20).sub_(binade, alpha=1.5 * 2.0**20)
 
 
@@ -159,11 +162,12 @@ def grouped_matmul(x: Tensor, w: Tensor, counts: list[int]) -> Tensor:
     return out
 
 
-def grouped_rows(x: Tensor, w: Tensor, counts: Tensor) -> Tensor:
-    """`grouped_matmul` for counts [E] as the router has them, which the host need not know for one call."""
+def grouped_rows(x: Tensor, w: Tensor, ends: Tensor) -> Tensor:
+    """`grouped_matmul` for the places int32 [E] where the experts' rows end, which the host need not know for one
+    call."""
     if _one_call_pays(x, w):
-        return F.grouped_mm(x, w.mT, offs=counts.cumsum(0, dtype=torch.int32))
-    return grouped_matmul(x, w, counts.tolist())
+        return F.grouped_mm(x, w.mT, offs=ends)
+    return grouped_matmul(x, w, ends.diff(prepend=ends.new_zeros(1)).tolist())
 
 
 def _one_call_pays(x: Tensor, w: Tensor) -> bool:

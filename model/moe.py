@@ -3,6 +3,7 @@ the losses and the bias update that balance them (DeepSeek-V3 report, section 2.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -49,30 +50,33 @@ class Router(nn.Module):
         draw_(self.weight, self.c.initializer_range)
 
     def forward(self, x: Tensor, given: Tensor | None = None) -> Routing:
-        """x [T, H]; logits are computed in FP32. ``given`` [T, K] names the experts to use, so that a trainer can
-        replay a sampler's choice (arXiv:2510.11370); rows of -1 leave it to the router. Gates are always its own."""
-        c = self.c
-        logits = F.linear(x.float(), self.weight.float())
-        scores = logits.sigmoid() if c.scoring_func == "sigmoid" else logits.softmax(-1)
-        own = self.choose(scores.detach() + self.e_score_correction_bias)
-        indices = own if given is None else torch.where(given < 0, own, given)
-        gates = scores.gather(-1, indices)
-        if c.norm_topk_prob:
-            gates = gates / gates.sum(-1, keepdim=True).add_(1e-20)
-        if c.routed_scaling_factor != 1:
-            gates = gates * c.routed_scaling_factor
-        counts = torch.bincount(indices.flatten(), minlength=c.n_routed_experts)
-        return Routing(scores, indices, gates, counts, own)
+        """x [T, H]; logits are computed in FP32. ``given`` as for `route`."""
+        return route(F.linear(x.float(), self.weight.float()), self.e_score_correction_bias, self.c, given)
 
-    def choose(self, choice: Tensor) -> Tensor:
-        """choice FP32 [T, E], scores and bias together -> the chosen experts [T, K]."""
-        c = self.c
-        if c.n_group > 1:
-            grouped = choice.unflatten(-1, (c.n_group, -1))
-            best = grouped.topk(c.group_best, -1).values.sum(-1).topk(c.topk_group, -1).indices
-            keep = torch.zeros_like(grouped[..., 0], dtype=torch.bool).scatter(-1, best, True)
-            choice = grouped.masked_fill(~keep.unsqueeze(-1), float("-inf")).flatten(-2)
-        return choice.topk(c.num_experts_per_tok, -1).indices
+
+def route(logits: Tensor, bias: Tensor, c: ModelConfig, given: Tensor | None = None) -> Routing:
+    """logits FP32 [T, E], bias [E]. ``given`` [T, K] names the experts to use, so that a trainer can replay a sampler's
+    choice (arXiv:2510.11370); rows of -1 leave it to the router. Gates are always its own."""
+    scores = logits.sigmoid() if c.scoring_func == "sigmoid" else logits.softmax(-1)
+    own = choose(scores.detach() + bias, c)
+    indices = own if given is None else torch.where(given < 0, own, given)
+    gates = scores.gather(-1, indices)
+    if c.norm_topk_prob:
+        gates = gates / gates.sum(-1, keepdim=True).add_(1e-20)
+    if c.routed_scaling_factor != 1:
+        gates = gates * c.routed_scaling_factor
+    counts = torch.bincount(indices.flatten(), minlength=c.n_routed_experts)
+    return Routing(scores, indices, gates, counts, own)
+
+
+def choose(choice: Tensor, c: ModelConfig) -> Tensor:
+    """choice FP32 [T, E], scores and bias together -> the chosen experts [T, K]."""
+    if c.n_group > 1:
+        grouped = choice.unflatten(-1, (c.n_group, -1))
+        best = grouped.topk(c.group_best, -1).values.sum(-1).topk(c.topk_group, -1).indices
+        keep = torch.zeros_like(grouped[..., 0], dtype=torch.bool).scatter(-1, best, True)
+        choice = grouped.masked_fill(~keep.unsqueeze(-1), float("-inf")).flatten(-2)
+    return choice.topk(c.num_experts_per_tok, -1).indices
 
 
 class MLP(nn.Module):
@@ -189,9 +193,14 @@ def _to_experts(x: Tensor, order: Tensor, k: int) -> Tensor:
 
 
 def _to_tokens(x: Tensor, order: Tensor, k: int) -> Tensor:
-    inverse = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+    inverse = torch.empty_like(order).scatter_(0, order, _multiples(1, len(order), order.device))
     # Reads and adds in one pass.
-    return torch.embedding_bag(x, inverse, torch.arange(0, len(order), k, device=order.device))[0]
+    return torch.embedding_bag(x, inverse, _multiples(k, len(order), order.device))[0]
+
+
+@functools.lru_cache(maxsize=4)
+def _multiples(step: int, end: int, device: torch.device) -> Tensor:
+    return torch.arange(0, end, step, device=device)
 
 
 class _ToExperts(torch.autograd.Function):
