@@ -63,7 +63,6 @@ def stages(chain: ChainRecipe, source: str) -> list[Stage]:
     """The stages that the recipe has, each with what earlier ones make. Raises RecipeError."""
     found: dict[str, Stage] = {}
     for name, kind in KINDS.items():
-        settings = {"seed": chain.seed, **getattr(chain, name)}
         values = copy.deepcopy(getattr(chain, name))
         if not values:
             continue
@@ -74,7 +73,9 @@ def stages(chain: ChainRecipe, source: str) -> list[Stage]:
         if name == "grpo" and "reward_model" in found:
             settings = values.setdefault("reward", {}).setdefault("settings", {}).setdefault("learned", {})
             settings.setdefault("model", str(found["reward_model"].made))
-        found[name] = Stage(name, config.build(values, kind, f"{source} [{name}]"), settings)
+        found[name] = Stage(
+            name, config.build(values, kind, f"{source} [{name}]"), {"seed": chain.seed, **getattr(chain, name)}
+        )
     if not found:
         raise RecipeError(f"{source}: a chain has one of the tables {', '.join(KINDS)}")
     if len({path.stem for path in chain.eval.suites}) < len(chain.eval.suites):

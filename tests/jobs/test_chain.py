@@ -52,7 +52,8 @@ def recipe(workspace: Workspace) -> Path:
 
 def test_what_a_stage_makes_goes_into_the_next() -> None:
     path = config.find("chain")
-    made = {stage.name: stage for stage in chain.stages(config.read(path, ChainRecipe, ["dir=r", "seed=5"]), str(path))}
+    recipe = config.read(path, ChainRecipe, ["dir=r", "seed=5"])
+    made = {stage.name: stage for stage in chain.stages(recipe, str(path))}
     assert [type(stage.recipe) for stage in made.values()] == [
         PretrainRecipe, SftRecipe, RewardModelRecipe, GrpoRecipe
     ]  # fmt: skip
@@ -61,6 +62,7 @@ def test_what_a_stage_makes_goes_into_the_next() -> None:
     assert made["grpo"].recipe.reward.settings["learned"]["model"] == str(made["reward_model"].made)
     assert made["grpo"].recipe.reward.settings["learned"]["cap_quantile"] == 0.9
     assert {stage.recipe.run.seed for stage in made.values()} == {5}
+    assert made["grpo"].settings == {"seed": 5, **recipe.grpo}
 
 
 def test_it_runs_evaluates_and_does_nothing_twice(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
