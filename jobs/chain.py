@@ -38,11 +38,6 @@ class Stage:
     settings: dict[str, Any]
 
     @property
-    def begun(self) -> bool:
-        folder: Path = self.recipe.run.dir
-        return (folder / "metrics.jsonl").exists()
-
-    @property
     def made(self) -> Path:
         folder: Path = self.recipe.run.dir / "checkpoints" / f"step-{self.recipe.train.steps}"
         return folder
@@ -116,7 +111,7 @@ def check_settings(planned: list[Stage], path: Path) -> None:
     either is done or was gone on from."""
     before: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     for i, stage in enumerate(planned):
-        used = stage.made.exists() or any(later.begun for later in planned[i + 1 :])
+        used = stage.made.exists() or any(config.has_begun(later.recipe.run.dir) for later in planned[i + 1 :])
         if used and (other := changes(before.get(stage.name, stage.settings), stage.settings)):
             raise FolderError(
                 f"{path.parent}: its stage {stage.name} was made with other settings ({'; '.join(other)}): set them "
@@ -135,7 +130,7 @@ def trainer(name: str) -> Callable[..., Any]:
 def go_on(train: Callable[..., Any], recipe: Any) -> None:
     """Begins a trainer's run or continues it, for a command that is itself continued by calling it again."""
     try:
-        train(recipe, resume=(recipe.run.dir / "metrics.jsonl").exists())
+        train(recipe, resume=config.has_begun(recipe.run.dir))
     except console.Interrupted as stopped:
         raise console.Interrupted(stopped.step, stopped.total, "the same command goes on") from None
 

@@ -412,13 +412,18 @@ def check_run(run: RunTable, *, resume: bool) -> None:
             f"{folder} lies in the copy of the working directory that Ray makes for a job and deletes after it: set "
             "run.dir to an absolute path on storage that stays (and that every node sees, if there are several)"
         )
-    if (folder / "metrics.jsonl").exists() and not resume:
+    if has_begun(folder) and not resume:
         with held(folder):  # where the run still goes on, that is what to say
             raise RecipeError(f"{folder} holds a run already: continue it with --resume, or set another run.dir")
     if resume and not folder.is_dir():
         raise RecipeError(f"{folder}: there is no run to resume here")
     if resume and (seed := recorded(folder).get("run", {}).get("seed", run.seed)) != run.seed:
         raise RecipeError(f"{folder}: the run was begun with run.seed = {seed}, and goes on in its order alone")
+
+
+def has_begun(folder: Path) -> bool:
+    """Whether a run directory holds steps, and so is gone on from and not begun."""
+    return (folder / "metrics.jsonl").exists()
 
 
 def recorded(folder: Path) -> dict[str, Any]:

@@ -107,4 +107,4 @@ def test_the_report_shows_some_steps_and_counts_all(workspace: Workspace) -> Non
 def test_a_run_goes_on_with_problems_that_were_put_right(workspace: Workspace) -> None:
     reinforce(workspace)
     workspace.problems.write_text(workspace.problems.read_text().replace('"answer": "3"', '"answer": "4"'))
-    reinforce(workspace, "train.steps=4", resume=True)
+    assert reinforce(workspace, "train.steps=4", resume=True) == 4
