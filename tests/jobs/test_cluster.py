@@ -118,7 +118,9 @@ def test_a_run_on_one_gpu_is_whole(workspace: Workspace, engine: list[str]) -> N
     if engine is NATIVE:
         assert [line["logprob_gap_max"] for line in trained] == [0.0] * 4
     else:
-        assert all(line["routes_differ"] < 0.5 for line in trained)
+        differing = [line["routes_differ"] for line in trained if line["updates"]]
+        assert differing
+        assert max(differing) < 0.5
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(workspace: Workspace) -> None:
