@@ -101,7 +101,8 @@ def make_trainer(recipe: GrpoRecipe, text: tuple[int, ...] = ()) -> LocalTrainer
     settings, precision = optimizer_settings(recipe.optimizer), recipe.precision
     exact = precision.rollout if precision.exact else None
     policy = Policy(model, tokenizer, settings, precision.train, recompute=precision.recompute, exact=exact)
-    return LocalTrainer(policy, step_settings(recipe), recipe.precision.rollout, text)
+    native = recipe.rollout.engine == "native"
+    return LocalTrainer(policy, step_settings(recipe), recipe.precision.rollout, text, native)
 
 
 def shape(folder: Path) -> tuple[int, Tokenizer]:

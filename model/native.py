@@ -14,7 +14,6 @@ import torch
 
 from model import publish
 from model.config import ModelConfig, Precision
-from model.dispatch import has_triton
 from model.drafting import DraftedWaves
 from model.engine import Completion, EngineError, Request, Sampling
 from model.publish import Published, PublishError, Tolerance
@@ -26,6 +25,7 @@ from model.waves import Waves
 if TYPE_CHECKING:
     from model.graphs import Graphs
     from model.serving import Served
+    from model.walk import Walk
 
 OTHER_KERNELS = Tolerance(6.0, 0.4, 0.1)
 """A trainer without kernels rounds elsewhere in BF16 and FP8 than an engine on a GPU (measured in FP8: 0.14 on average
@@ -58,6 +58,7 @@ class NativeEngine:
         self.draft = draft
         self.version = -1
         self.graphs: Graphs | None = None
+        self.walk: Walk | None = None
 
     @cached_property
     def model(self) -> Transformer:
@@ -82,11 +83,7 @@ class NativeEngine:
         self.version = version
 
     def _has_kernels(self, precision: Precision) -> bool:
-        if not self.device.startswith("cuda") or not has_triton():
-            return False
-        from model import serving
-
-        return serving.unsupported(self.config, precision) is None
+        return publish.has_kernels(self.config, precision, torch.device(self.device))
 
     def _serve(self, weights: Published) -> None:
         """Loads new weights into the kernels' memory and checks digests and probe. Raises PublishError."""
@@ -97,13 +94,30 @@ class NativeEngine:
         served = (
             self.graphs.served if self.graphs else Served(self.config, weights.precision, torch.device(self.device))
         )
-        arriving = publish.Arriving(weights)
+        arriving = publish.Arriving(weights, served.take)
+        walk, names = self._walk(served, weights.probe), []
         try:
-            served.load(arriving)
+            for part in arriving:
+                names.append(part.name)
+                if walk is not None:
+                    walk.through(part)
+            served.complete(names)
         except KeyError as error:
             raise PublishError(f"published tensors do not fit the engine's model: {error} is missing") from None
-        arriving.check(served.probed, publish.ROUNDING if weights.kernels else OTHER_KERNELS)
+        if walk is not None:
+            arriving.check(walk.found(), publish.ROUNDING if weights.kernels else OTHER_KERNELS)
         self.share(served, weights.version)
+
+    def _walk(self, served: Served, prompt: tuple[int, ...]) -> Walk | None:
+        """The one of the last publish where it is the same, and has ended."""
+        from model.walk import Walk
+
+        if not prompt:
+            return None
+        if self.walk is None or (self.walk.served, self.walk.prompt) != (served, prompt):
+            self.walk = Walk(served, prompt)
+        self.walk.wait()
+        return self.walk
 
     async def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Completion]]:
         return self.sample(requests, sampling)

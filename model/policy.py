@@ -221,11 +221,14 @@ class Policy:
         place: Callable[[Iterable[Part]], Iterable[Part]] = list,
         *,
         text: Sequence[int] = (),
+        to_kernels: bool = False,
         checks: Collection[Check] = CHECKS,
     ) -> Published:
         """This version of the weights; the rest as for `publish.publish`."""
         with self.weights:
-            return publish.publish(self.model, self.updates, precision, place, text=text, checks=checks)
+            return publish.publish(
+                self.model, self.updates, precision, place, text=text, to_kernels=to_kernels, checks=checks
+            )
 
     def save(self, folder: Path) -> None:
         """Writes the weights, and what resuming needs beside them, into an existing folder."""

@@ -31,7 +31,8 @@ from model.probe import Probe, Probed, probe_prompt, probed
 from model.transformer import Transformer
 
 if TYPE_CHECKING:
-    from model import serving
+    from model import walk
+    from model.outgoing import Outgoing
 
 PROOF = "proof"
 """The name of the last part."""
@@ -85,18 +86,24 @@ def publish(
     place: Callable[[Iterable[Part]], Iterable[Part]] = list,
     *,
     text: Sequence[int] = (),
+    to_kernels: bool = False,
     checks: Collection[Check] = CHECKS,
 ) -> Published:
     """The model's weights as an engine of ``precision`` multiplies them. ``place`` puts the parts, which are made as it
     goes through them, where engines can fetch them. ``text``: tokens that mean something to the model, for the fixed
-    prompt (`model.probe.probe_prompt`). With fewer ``checks`` less is proven: to measure what one costs."""
+    prompt (`model.probe.probe_prompt`). ``to_kernels``: engines are native ones, whose kernels digest weights as they
+    write them into their places; then the prompt proves the arithmetic, and need not reach every expert. With fewer
+    ``checks`` less is proven: to measure what one costs."""
     kind = kind_on(model.device) if "digests" in checks else None
-    probe = prober(model.c, precision, model.device, probe_prompt(model.c, text)) if "probe" in checks else None
+    few = to_kernels and has_kernels(model.c, precision, model.device)
+    prompt = probe_prompt(model.c, text, every_expert=not few)
+    probe = prober(model.c, precision, model.device, prompt) if "probe" in checks else None
+    source = maker(model, precision)
     names: list[str] = []
 
     def proven() -> Iterator[Part]:
         sent: list[Tensor] = []
-        for part, digest in digested(made(model, precision), kind):
+        for part, digest in source.made(kind):
             yield part
             names.extend(part.tensors)
             sent.append(digest)
@@ -106,50 +113,64 @@ def publish(
         if probe is not None:
             proof |= probe.found()._asdict()
         if proof:
-            yield Part.of(PROOF, proof)
+            yield source.proof(proof)
 
     parts = place(proven())
-    prompt, kernels = (probe.prompt, not isinstance(probe, Probe)) if probe is not None else ((), False)
-    return Published(version, precision, parts, tuple(names), kind, prompt, kernels)
+    kernels = probe is not None and not isinstance(probe, Probe)
+    return Published(version, precision, parts, tuple(names), kind, prompt if probe else (), kernels)
 
 
 @functools.lru_cache(maxsize=1)
-def prober(
-    c: ModelConfig, precision: Precision, device: torch.device, prompt: tuple[int, ...]
-) -> Probe | serving.Probe:
+def prober(c: ModelConfig, precision: Precision, device: torch.device, prompt: tuple[int, ...]) -> Probe | walk.Probe:
     """By the kernels of an engine on a GPU where they run here, by the modules elsewhere. It is kept for the next
     publish."""
-    if device.type == "cuda" and has_triton():
-        from model import serving
+    if has_kernels(c, precision, device):
+        from model import walk
 
-        if serving.unsupported(c, precision) is None:
-            return serving.Probe(c, precision, device, prompt)
+        return walk.Probe(c, precision, device, prompt)
     return Probe(c, precision, device, prompt)
+
+
+def has_kernels(c: ModelConfig, precision: Precision, device: torch.device) -> bool:
+    """Whether the kernels of an engine on a GPU run here."""
+    if device.type != "cuda" or not has_triton():
+        return False
+    from model import serving
+
+    return serving.unsupported(c, precision) is None
 
 
 @torch.no_grad()
 def made(model: Transformer, precision: Precision) -> Iterator[Part]:
     """The weights of a publish, part by part, each a copy."""
-    layers = {name + ".weight" for name, module in model.named_modules() if isinstance(module, GroupedLinear)}
-    for name, state in split(model.state_dict()):
-        kinds: dict[str, tuple[torch.dtype, torch.Size]] = {}
+    for outline, state in outlined(model, precision):
+        part = outline.empty(model.device)
         for key, tensor in state.items():
-            dtype = DTYPES.get(precision, tensor.dtype) if key in layers else tensor.dtype
-            kinds[key] = dtype, tensor.shape
-            if dtype == torch.float8_e4m3fn:
-                kinds[key + SCALE] = torch.float32, fp8.scale_shape(tensor)
-        part = Outline.of(name, kinds).empty(model.device)
-        for key, tensor in state.items():
-            if key + SCALE in kinds:
+            if key + SCALE in outline.tensors:
                 quantize(tensor, fp8.Quantized(part.tensors[key], part.tensors[key + SCALE]))
             else:
                 part.tensors[key].copy_(tensor)
         yield part
 
 
+def outlined(model: Transformer, precision: Precision) -> Iterator[tuple[Outline, dict[str, Tensor]]]:
+    """The parts of a publish, and the weights of each. What is multiplied in FP8 comes last, each with its scales."""
+    layers = {name + ".weight" for name, module in model.named_modules() if isinstance(module, GroupedLinear)}
+    for name, state in split(model.state_dict()):
+        plain: dict[str, tuple[torch.dtype, torch.Size]] = {}
+        blocks: dict[str, tuple[torch.dtype, torch.Size]] = {}
+        for key, tensor in state.items():
+            dtype = DTYPES.get(precision, tensor.dtype) if key in layers else tensor.dtype
+            if dtype == torch.float8_e4m3fn:
+                blocks |= {key: (dtype, tensor.shape), key + SCALE: (torch.float32, fp8.scale_shape(tensor))}
+            else:
+                plain[key] = dtype, tensor.shape
+        yield Outline.of(name, plain | blocks), state
+
+
 def quantize(w: Tensor, out: fp8.Quantized) -> None:
     """An FP32 weight [..., N, K] in 128x128 blocks."""
-    if w.is_cuda and has_triton() and torch.cuda.get_device_capability(w.device) >= E4M3_SINCE:
+    if has_e4m3(w.device):
         from model.kernels.quantize import quantize_blocks
 
         experts = w if w.dim() == 3 else w.unsqueeze(0)
@@ -160,56 +181,87 @@ def quantize(w: Tensor, out: fp8.Quantized) -> None:
     out.scale.copy_(scale)
 
 
-def digested(parts: Iterable[Part], kind: Kind | None) -> Iterator[tuple[Part, Tensor]]:
-    """Each part with its tensors' digests of this kind, int64 [tensors, 2], or [0, 2] where there is none."""
-    nothing = torch.empty(0, 2, dtype=torch.int64)
-    for part in parts:
-        yield part, nothing if kind is None else digests([*part.tensors.values()], kind)
+class Fresh:
+    """Where publishes are made in memory of their own, and digested afterwards."""
+
+    def __init__(self, model: Transformer, precision: Precision) -> None:
+        self.model, self.precision = model, precision
+
+    def made(self, kind: Kind | None) -> Iterator[tuple[Part, Tensor]]:
+        """Each part with the digests of its tensors, as `digested` gives them."""
+        return ((part, digested(part, kind)) for part in made(self.model, self.precision))
+
+    def proof(self, tensors: Mapping[str, Tensor]) -> Part:
+        return Part.of(PROOF, tensors)
+
+
+def maker(model: Transformer, precision: Precision) -> Fresh | Outgoing:
+    if has_e4m3(model.device):
+        from model.outgoing import outgoing
+
+        out = outgoing(model, precision)
+        if out is not None:
+            return out
+    return Fresh(model, precision)
+
+
+def has_e4m3(device: torch.device) -> bool:
+    """Whether there are kernels, and a GPU that converts to FP8."""
+    return device.type == "cuda" and has_triton() and torch.cuda.get_device_capability(device) >= E4M3_SINCE
+
+
+def digested(part: Part, kind: Kind | None) -> Tensor:
+    """Its tensors' digests of this kind, int64 [tensors, 2], or [0, 2] for none."""
+    return torch.empty(0, 2, dtype=torch.int64) if kind is None else digests([*part.tensors.values()], kind)
 
 
 class Arriving:
     """The weights of a publish as an engine goes through them, part by part. When it has, their digests have been
     compared, and ``expected`` is what the trainer found on the probe. Raises PublishError naming the first tensor whose
-    bytes differ from what the trainer sent."""
+    bytes differ from what the trainer sent. ``take`` digests a part as `digested` does, and may load it meanwhile."""
 
-    def __init__(self, weights: Published) -> None:
-        self.weights = weights
+    def __init__(self, weights: Published, take: Callable[[Part, Kind | None], Tensor] = digested) -> None:
+        self.weights, self.take = weights, take
         self.expected: Probed | None = None
 
     def __iter__(self) -> Iterator[Part]:
         names: list[str] = []
         found: list[Tensor] = []
         proof: Part | None = None
-        for part, digest in digested(self.weights.parts, self.weights.kind):
+        for part in self.weights.parts:
             if part.name == PROOF:
                 proof = part
             else:
                 names.extend(part.tensors)
-                found.append(digest)
+                found.append(self.take(part, self.weights.kind))
                 yield part
         if proof is not None:
-            self._prove(names, found, proof)
+            self._prove(tuple(names), torch.cat(found), proof)
         elif self.weights.kind is not None or self.weights.probe:
             raise PublishError(f"weight version {self.weights.version} arrived without its proof")
 
-    def _prove(self, names: Sequence[str], found: Sequence[Tensor], proof: Part) -> None:
+    def _prove(self, names: tuple[str, ...], found: Tensor, proof: Part) -> None:
         if self.weights.kind is not None:
-            sent = zip(self.weights.names, proof.tensors["digests"].tolist(), strict=True)
-            arrived = dict(zip(names, torch.cat([*found]).tolist(), strict=True))
-            for name, digest in sent:
-                if arrived.get(name) != digest:
-                    raise PublishError(
-                        f"published tensor {name} differs from what the trainer sent; no rollout was started. Restart "
-                        "the run with --resume; if it comes back, check the memory or the network of this host"
-                    )
+            self._compare(names, found, proof.tensors["digests"])
         if self.weights.probe:
             self.expected = Probed.of(proof)
 
-    def check(self, probe: Callable[[tuple[int, ...]], Probed], tolerance: Tolerance) -> None:
-        """Compares what an engine's ``probe`` makes of the prompt with what the trainer found. Raises PublishError
-        naming the first layer that computes something else."""
+    def _compare(self, names: tuple[str, ...], found: Tensor, sent: Tensor) -> None:
+        if names == self.weights.names and torch.equal(found, sent.to(found.device)):
+            return
+        arrived = dict(zip(names, found.tolist(), strict=True))
+        for name, digest in zip(self.weights.names, sent.tolist(), strict=True):
+            if arrived.get(name) != digest:
+                raise PublishError(
+                    f"published tensor {name} differs from what the trainer sent; no rollout was started. Restart "
+                    "the run with --resume; if it comes back, check the memory or the network of this host"
+                )
+
+    def check(self, got: Probed, tolerance: Tolerance) -> None:
+        """Compares what an engine made of the prompt with what the trainer found. Raises PublishError naming the first
+        layer that computes something else."""
         if self.expected is not None:
-            check_probe(probe(self.weights.probe), self.expected, self.weights.version, tolerance)
+            check_probe(got, self.expected, self.weights.version, tolerance)
 
 
 def accept(model: Transformer, weights: Published) -> None:
@@ -224,7 +276,8 @@ def accept(model: Transformer, weights: Published) -> None:
         raise PublishError(f"published tensors do not fit the engine's model: {min(state)} is missing")
     model.use(weights.precision)
     set_rounded(model, weights.precision == "fp8")
-    arriving.check(functools.partial(probed, model), ROUNDING)
+    if weights.probe:
+        arriving.check(probed(model, weights.probe), ROUNDING)
 
 
 def check_probe(got: Probed, expected: Probed, version: int, tolerance: Tolerance) -> None:

@@ -11,9 +11,9 @@ Imported only where there is a GPU, for its kernels are written in Triton.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Generic, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,14 +21,14 @@ from torch import Tensor
 from model import fp8, rope
 from model.config import ModelConfig, Precision
 from model.derived import bf16_terms
+from model.digest import Kind, digests, flat_bytes
 from model.fp8 import BLOCK, Quantized
 from model.kernels import latent, stream
 from model.kernels.invariant import Chosen, Weight, experts, experts_swiglu, linear, linear_parts, linear_quantized
 from model.kernels.latent import PAGE, Places
+from model.kernels.transfer import Passing, Transfer
 from model.parts import SCALE, Part
-from model.probe import Probed, chosen, norms
-
-T = TypeVar("T")
+from model.replayed import Replayed, shared_memory
 
 ROUTER_PARTS = 4
 
@@ -112,38 +112,89 @@ class Served:
         self.dtype = torch.float32 if precision == "fp32" else torch.bfloat16
         self.scale = rope.softmax_scale(c)
         self.turns = _turns(c, device)
-        self.probe: Replayed[Probed] | None = None
         self.layers: list[Layer] = []
         self.drafter: Drafter | None = None
+        self.taking: dict[str, Replayed[Tensor]] = {}
+        self.memory = shared_memory(device)
+        self.landings = [torch.empty(0, dtype=torch.uint8)] * 2
 
-    @torch.no_grad()
     def load(self, parts: Iterable[Part]) -> None:
         """Takes all weights. Raises KeyError naming a tensor that is missing."""
-        missing = dict.fromkeys(["embed_tokens", *(f"layers.{i}" for i in range(self.c.num_hidden_layers)), "head"])
+        names = []
         for part in parts:
-            self._take(part.name, part.to(self.device).tensors)
-            missing.pop(part.name, None)
-        for name in missing:
-            self._take(name, {})
+            self.take(part)
+            names.append(part.name)
+        self.complete(names)
 
-    def _take(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+    @torch.no_grad()
+    def take(self, part: Part, kind: Kind | None = None) -> Tensor:
+        """Writes a part's weights into their places. Returns the digests of its tensors, of this kind, int64
+        [tensors, 2], or [0, 2] for none. Raises KeyError naming a tensor that is missing."""
+        if kind == "hash":
+            self.take(part)
+            return digests([*part.tensors.values()], kind)
+        part = self._landed(part)
+        if part.name not in self.taking:
+            self.taking[part.name] = Replayed(self._taking, self.device, self.memory)
+        return self.taking[part.name]((part.piece.data_ptr(), kind), part, kind)
+
+    def complete(self, names: Collection[str]) -> None:
+        """Raises KeyError naming a tensor of a part that is not among ``names``."""
+        for name in ("embed_tokens", *(f"layers.{i}" for i in range(self.c.num_hidden_layers)), "head"):
+            if name not in names:
+                self._moves(name, {})
+
+    def _landed(self, part: Part) -> Part:
+        """On the device. Parts from elsewhere land in two places in turn, so that they are met there again."""
+        if part.piece.device == self.device:
+            return part
+        self.landings = self.landings[::-1]
+        if len(self.landings[0]) < len(part.piece):
+            self.landings[0] = torch.empty_like(part.piece, device=self.device)
+        return Part(part.outline, self.landings[0][: len(part.piece)].copy_(part.piece))
+
+    def _taking(self, part: Part, kind: Kind | None) -> Callable[[Part, Kind | None], Tensor]:
+        """What writes parts that lie where this one does, and digests them on the way."""
+        words, left = direct(part.tensors, self._moves(part.name, part.tensors))
+        transfer = Transfer.of([w for w in words if kind or w.target is not None])
+
+        def take(part: Part, kind: Kind | None) -> Tensor:
+            moves = self._moves(part.name, part.tensors)
+            found = transfer.run(sums=kind is not None)
+            for i in left:
+                moves[i].target.copy_(moves[i].source)
+            return found
+
+        return take
+
+    def _moves(self, name: str, tensors: Mapping[str, Tensor]) -> list[Move]:
+        """What has to be copied of a part, and to where."""
         if name == "embed_tokens":
-            self._set("embedding", tensors["embed_tokens.weight"].to(self.dtype))
-        elif name == "head":
-            self._set("norm", self._vector(tensors["norm.weight"]))
-            self._set("head", Weight(self._matrix(tensors, "lm_head").data))
-        elif name == "mtp":
+            given = tensors["embed_tokens.weight"]
+            if not hasattr(self, "embedding"):
+                self.embedding = torch.empty_like(given, dtype=self.dtype)
+            return [Move(self.embedding, given)]
+        if name == "head":
+            norm, head = self._vector(tensors["norm.weight"]), Weight(self._matrix(tensors, "lm_head").data)
+            return self._own("norm", norm) + self._own("head", head)
+        if name == "mtp":
             enorm, hnorm, norm = (self._vector(tensors[f"mtp.0.{end}.weight"]) for end in ("enorm", "hnorm", "norm"))
-            self._set("drafter", Drafter(enorm, hnorm, self._matrix(tensors, "mtp.0.eh_proj"), norm))
-            self._set_layer(self.c.num_hidden_layers, self.layer(tensors, "mtp.0.block."))
-        else:
-            self._set_layer(int(name.removeprefix("layers.")), self.layer(tensors, name + "."))
+            drafter = Drafter(enorm, hnorm, self._matrix(tensors, "mtp.0.eh_proj"), norm)
+            layer = self.layer(tensors, "mtp.0.block.")
+            return self._own("drafter", drafter) + self._own_layer(self.c.num_hidden_layers, layer)
+        return self._own_layer(int(name.removeprefix("layers.")), self.layer(tensors, name + "."))
 
-    def _set(self, name: str, new: object) -> None:
-        setattr(self, name, _written(getattr(self, name, None), new))
+    def _own(self, name: str, new: object) -> list[Move]:
+        if getattr(self, name, None) is None:
+            setattr(self, name, _room(new))
+        return _paired(getattr(self, name), new)
 
-    def _set_layer(self, i: int, new: Layer) -> None:
-        self.layers[i : i + 1] = [_written(self.layers[i] if i < len(self.layers) else None, new)]
+    def _own_layer(self, i: int, new: Layer) -> list[Move]:
+        if i > len(self.layers):
+            raise KeyError(f"layers.{len(self.layers)}")
+        if i == len(self.layers):
+            self.layers.append(_room(new))
+        return _paired(self.layers[i], new)
 
     @property
     def width(self) -> int:
@@ -173,12 +224,6 @@ class Served:
         joined = torch.cat([embedded, stream.add_norm(hidden, None, drafter.hidden_norm, eps)[1]], -1)
         x, parts, _ = self.block(last, linear(joined, drafter.join), None, places, pool[last], self.counts()[last])
         return stream.add_norm(x, parts, drafter.norm, eps)[1]
-
-    def probed(self, prompt: Sequence[int]) -> Probed:
-        """As `model.probe.probed`. The prompt is that of the first call."""
-        if self.probe is None:
-            self.probe = Replayed(Walk(self, prompt).whole, self.device)
-        return self.probe()
 
     def embed(self, tokens: Tensor) -> Tensor:
         return self.embedding.index_select(0, tokens)
@@ -303,88 +348,6 @@ def _turns(c: ModelConfig, device: torch.device) -> Tensor:
     return torch.view_as_real(rope.rotations(positions, rope.frequencies(c))).contiguous().to(device)
 
 
-class Replayed(Generic[T]):
-    """Work that reads memory which stays where it is and gives the same however often it is done: on a GPU it is
-    recorded as a CUDA graph at the first call."""
-
-    def __init__(self, work: Callable[[], T], device: torch.device) -> None:
-        self.work, self.on_gpu = work, device.type == "cuda"
-        self.graph: torch.cuda.CUDAGraph | None = None
-
-    def __call__(self) -> T:
-        if not self.on_gpu:
-            return self.work()
-        if self.graph is None:
-            self.work()  # compiles the kernels
-            torch.cuda.synchronize()
-            self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
-                self.out = self.work()
-        self.graph.replay()
-        return self.out
-
-
-class Walk:
-    """A prompt on its way through layers, one after another."""
-
-    def __init__(self, served: Served, prompt: Sequence[int]) -> None:
-        device = served.device
-        pages, place = -(-len(prompt) // PAGE), torch.arange(len(prompt), dtype=torch.int32, device=device)
-        table = torch.arange(pages, dtype=torch.int32, device=device).unsqueeze(0)
-        self.served, self.tokens = served, torch.tensor(prompt, device=device)
-        self.places, self.pool = Places(torch.zeros_like(place), place, table), new_pool(served, pages, layers=1)[0]
-
-    @torch.no_grad()
-    def whole(self) -> Probed:
-        x, seen = self.served.embed(self.tokens), []
-        for i in range(self.served.c.num_hidden_layers):
-            x = self.through(i, x)
-            seen.append(norms(x))
-        return Probed(self.logprobs(x), torch.stack(seen))
-
-    @torch.no_grad()
-    def through(self, layer: int, x: Tensor) -> Tensor:
-        served = self.served
-        x, parts, _ = served.block(layer, x, None, self.places, self.pool, served.counts()[layer])
-        return stream.add_norm(x, parts, served.layers[layer].input_norm, served.c.rms_norm_eps)[0]
-
-    @torch.no_grad()
-    def logprobs(self, x: Tensor) -> Tensor:
-        return chosen(self.served.logits(self.served.finish(x, None)[:-1]), self.tokens)
-
-
-class Probe:
-    """`model.probe.Probe` by the kernels of an engine on a GPU, whose numbers it gives to the bit."""
-
-    def __init__(self, c: ModelConfig, precision: Precision, device: torch.device, prompt: tuple[int, ...]) -> None:
-        self.prompt = prompt
-        self.served = Served(c, precision, device)
-        self.walk = Walk(self.served, self.prompt)
-        self.x = self.logprobs = torch.empty(0)
-        self.traces: list[Tensor] = []
-
-    @torch.no_grad()
-    def through(self, part: Part) -> None:
-        """As `model.probe.Probe.through`."""
-        served, tensors = self.served, part.tensors
-        if part.name == "embed_tokens":
-            self.x = tensors["embed_tokens.weight"].index_select(0, self.walk.tokens).to(served.dtype)
-            self.traces = []
-        elif part.name == "head":
-            served.norm, served.head = tensors["norm.weight"], Weight(tensors["lm_head.weight"].to(served.dtype))
-            self.logprobs = self.walk.logprobs(self.x)
-            del served.norm, served.head
-        elif part.name != "mtp":
-            served.layers = [served.layer(tensors, part.name + ".")]
-            self.x = self.walk.through(0, self.x)
-            self.traces.append(norms(self.x))
-            served.layers = []
-
-    def found(self) -> Probed:
-        """As `model.probe.Probe.found`."""
-        return Probed(self.logprobs, torch.stack(self.traces))
-
-
 def _everyone(x: Tensor) -> Chosen:
     """All tokens choose the one expert."""
     tokens = len(x)
@@ -431,23 +394,39 @@ def _start(t: Tensor) -> int:
     return t.untyped_storage().data_ptr()
 
 
-def _written(old: T | None, new: T) -> T:
-    """The new values in old memory, or in memory that nobody else has."""
-    if old is None:
-        own: T = _copied(new)
-        return own
-    for target, source in zip(_flat(old), _flat(new), strict=True):
-        target.copy_(source)
-    return old
+class Move(NamedTuple):
+    target: Tensor
+    source: Tensor
 
 
-def _copied(part: Any) -> Any:
-    """Nested dataclasses and tuples with copies of their tensors."""
+def direct(tensors: Mapping[str, Tensor], moves: Sequence[Move]) -> tuple[list[Passing], list[int]]:
+    """How the tensors of a part get to where they are wanted as they are; one that is not is read for its digest. Then
+    which moves are left, whose sources are made of tensors."""
+    targets: dict[str, Tensor] = {}
+    left: list[int] = []
+    for i, (target, source) in enumerate(moves):
+        first = source.data_ptr()
+        inside = {n: t for n, t in tensors.items() if 0 <= t.data_ptr() - first <= source.nbytes - t.nbytes}
+        as_it_is = source.is_contiguous() and source.dtype == target.dtype
+        if as_it_is and sum(t.nbytes for t in inside.values()) == source.nbytes:
+            own = flat_bytes(target)
+            targets |= {n: own[t.data_ptr() - first :][: t.nbytes] for n, t in inside.items()}
+        else:
+            left.append(i)
+    return [Passing(t, targets.get(name)) for name, t in tensors.items()], left
+
+
+def _paired(old: object, new: object) -> list[Move]:
+    return [Move(target, source) for target, source in zip(_flat(old), _flat(new), strict=True)]
+
+
+def _room(part: Any) -> Any:
+    """Nested dataclasses and tuples with room for their tensors, which nobody else has."""
     if isinstance(part, Tensor):
-        return part.clone(memory_format=torch.contiguous_format)
+        return torch.empty_like(part, memory_format=torch.contiguous_format)
     if isinstance(part, tuple):
-        return type(part)(*map(_copied, part))
-    return part if part is None else type(part)(*(_copied(getattr(part, field.name)) for field in fields(part)))
+        return type(part)(*map(_room, part))
+    return part if part is None else type(part)(*(_room(getattr(part, field.name)) for field in fields(part)))
 
 
 def _flat(part: object) -> Iterator[Tensor]:

@@ -11,10 +11,11 @@ over NCCL or Gloo.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import socket
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, MutableMapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.multiprocessing.reductions import reduce_tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 from model.parts import Outline, Part
 from model.publish import PublishError
@@ -51,20 +53,40 @@ def apart(gpus: Sequence[str | None]) -> bool:
     return None not in gpus and len(set(gpus)) == len(gpus)
 
 
+class Opening(NamedTuple):
+    """How another process opens memory: a function and its arguments. ``written``: the handle of the event on its GPU
+    behind which it may be read."""
+
+    rebuild: Any
+    arguments: tuple[Any, ...]
+    written: bytes | None
+
+    def open(self) -> Tensor:
+        if self.written is None:
+            return self.rebuild(*self.arguments)  # type: ignore[no-any-return]
+        piece, event = opened(self)
+        event.wait()
+        return piece
+
+
+@functools.lru_cache(maxsize=256)
+def opened(how: Opening) -> tuple[Tensor, torch.cuda.Event]:
+    """Kept, for a trainer uses the same memory again and to open it takes long."""
+    piece: Tensor = how.rebuild(*how.arguments)
+    return piece, torch.cuda.Event.from_ipc_handle(piece.device, how.written)
+
+
 @dataclass(frozen=True)
 class SharedPart:
-    """``where``: the function and its arguments that open the bytes in another process."""
-
     outline: Outline
-    where: tuple[Any, tuple[Any, ...]]
+    how: Opening
 
     @property
     def name(self) -> str:
         return self.outline.name
 
     def opened(self) -> Part:
-        rebuild, arguments = self.where
-        return Part(self.outline, rebuild(*arguments))
+        return Part(self.outline, self.how.open())
 
 
 @dataclass(frozen=True)
@@ -85,11 +107,22 @@ class Kept:
 
     def keep(self, parts: Iterable[Part]) -> int:
         number = next(self.numbers)
-        self.kept[number] = [Placed(part, written(part)) for part in parts]
+        self.kept[number] = [Placed(part, self.written(part)) for part in parts]
         return number
 
     def release(self, number: int) -> None:
         del self.kept[number]
+
+    def written(self, part: Part) -> torch.cuda.Event | None:
+        """The event on its GPU behind the writes of a part, which have just been launched."""
+        if not part.piece.is_cuda:
+            return None
+        event = self.event(part.piece)
+        event.record()
+        return event
+
+    def event(self, piece: Tensor) -> torch.cuda.Event:
+        return torch.cuda.Event()
 
 
 class Placed(NamedTuple):
@@ -99,26 +132,36 @@ class Placed(NamedTuple):
     written: torch.cuda.Event | None
 
 
-def written(part: Part) -> torch.cuda.Event | None:
-    """Of a part whose writes have just been launched."""
-    if not part.piece.is_cuda:
-        return None
-    event = torch.cuda.Event()
-    event.record()
-    return event
-
-
 class Shared(Kept):
     """The trainer's end for engines on its own GPU, which read its memory through CUDA IPC, with torch's reductions. On
     a CPU it is shared memory, for processes that one has started."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.events: MutableMapping[Tensor, torch.cuda.Event] = WeakIdKeyDictionary()
+        self.openings: MutableMapping[Tensor, Opening] = WeakIdKeyDictionary()
+
     def place(self, parts: Iterable[Part]) -> SharedParts:
         number = self.keep(parts)
-        placed = [part for part, _ in self.kept[number]]
-        return SharedParts(number, [SharedPart(part.outline, reduce_tensor(part.piece)) for part in placed])
+        return SharedParts(
+            number, [SharedPart(part.outline, self.opening(part.piece)) for part, _ in self.kept[number]]
+        )
 
     def send(self, number: int) -> None:
         """Engines fetch by themselves."""
+
+    def event(self, piece: Tensor) -> torch.cuda.Event:
+        """Memory that is used again has the same one."""
+        if piece not in self.events:
+            self.events[piece] = torch.cuda.Event(interprocess=True)
+        return self.events[piece]
+
+    def opening(self, piece: Tensor) -> Opening:
+        if piece not in self.openings:
+            handle = self.events[piece].ipc_handle() if piece.is_cuda else None
+            rebuild, arguments = reduce_tensor(piece)
+            self.openings[piece] = Opening(rebuild, arguments, handle)
+        return self.openings[piece]
 
 
 class Meeting(NamedTuple):
@@ -151,6 +194,7 @@ class Broadcast(Kept):
         """``listener`` is the trainer's, at the place of the meeting."""
         super().__init__()
         self.size = meeting.size
+        self.landings: list[Tensor] = []
         self.device = torch.device("cuda" if meeting.nccl else "cpu")
         seconds = timedelta(seconds=meeting.seconds)
         listening = {"is_master": True, "master_listen_fd": listener.detach()} if listener else {}
@@ -181,16 +225,28 @@ class Broadcast(Kept):
         with failing_clearly("the trainer cannot be reached"):
             self.store.add(_ready(parts.number), 1)
         self._wait_for_all(parts.number)
-        for outline in parts.outlines:
-            part = outline.empty(self.device)
+        for part in self._landing(parts.outlines):
             self._broadcast(part.piece)
             yield part
+
+    def _landing(self, outlines: Sequence[Outline]) -> Iterator[Part]:
+        """Room for what comes: on a GPU two places in turn, which are the same at every publish. What is sent into one
+        comes behind all that was launched on what it held."""
+        if self.device.type == "cpu":
+            yield from (outline.empty(self.device) for outline in outlines)
+            return
+        largest = max(outline.size for outline in outlines)
+        if not self.landings or len(self.landings[0]) < largest:
+            self.landings = [torch.empty(largest, dtype=torch.uint8, device=self.device) for _ in range(2)]
+        for outline, landing in zip(outlines, itertools.cycle(self.landings), strict=False):
+            yield Part(outline, landing[: outline.size])
 
     def _wait_for_all(self, number: int) -> None:
         """An engine may be sampling until then, for as long as that takes: the time of a broadcast has not begun."""
         with failing_clearly("the trainer cannot be reached"):
+            began = time.monotonic()
             while self.store.add(_ready(number), 0) < self.size - 1:
-                time.sleep(0.002)
+                time.sleep(min(0.002, 0.0001 + (time.monotonic() - began) / 10))
 
     def _broadcast(self, piece: Tensor) -> None:
         with failing_clearly("a broadcast of weights failed"):

@@ -34,13 +34,19 @@ class Trainer(Protocol):
 
 
 class LocalTrainer:
-    """A trainer in this process. ``steps`` counts calls of `update`. ``text``: tokens to prove publishes with
-    (`model.publish.publish`)."""
+    """A trainer in this process. ``steps`` counts calls of `update`. ``text`` and ``to_kernels`` are as for
+    `model.publish.publish`."""
 
     def __init__(
-        self, policy: Policy, settings: StepSettings, rollout_precision: Precision, text: tuple[int, ...] = ()
+        self,
+        policy: Policy,
+        settings: StepSettings,
+        rollout_precision: Precision,
+        text: tuple[int, ...] = (),
+        to_kernels: bool = False,
     ) -> None:
-        self.policy, self.settings, self.rollout_precision, self.text = policy, settings, rollout_precision, text
+        self.policy, self.settings, self.rollout_precision = policy, settings, rollout_precision
+        self.text, self.to_kernels = text, to_kernels
         self.steps = 0
 
     async def update(self, groups: Sequence[Group]) -> Metrics:
@@ -65,7 +71,9 @@ class LocalTrainer:
         self, place: Callable[[Iterable[Part]], Iterable[Part]] = list, checks: Collection[Check] = CHECKS
     ) -> Published:
         """As `publish.publish`."""
-        return self.policy.publish(self.rollout_precision, place, text=self.text, checks=checks)
+        return self.policy.publish(
+            self.rollout_precision, place, text=self.text, to_kernels=self.to_kernels, checks=checks
+        )
 
     def update_now(self, groups: Sequence[Group]) -> Metrics:
         if self.settings.loss.kl > 0 and self.steps % self.settings.reference_every == 0:

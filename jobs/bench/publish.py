@@ -256,7 +256,7 @@ def in_process(model: Transformer, precision: Precision) -> Iterator[Publish]:
 
     def once(checks: Checks) -> tuple[Times, int]:
         before, began = time.process_time(), time.perf_counter()
-        weights = publish.publish(model, 1, precision, checks=checks)
+        weights = publish.publish(model, 1, precision, to_kernels=True, checks=checks)
         launched = time.perf_counter()
         _wait(gpu)
         made = time.perf_counter()
@@ -292,7 +292,7 @@ def two_processes(model: Transformer, precision: Precision, *, broadcast: bool) 
     def once(checks: Checks) -> tuple[Times, int]:
         ours.send(None)
         before, began = ours.recv() + time.process_time(), time.perf_counter()
-        weights: Any = publish.publish(model, 1, precision, sender.place, checks=checks)
+        weights: Any = publish.publish(model, 1, precision, sender.place, to_kernels=True, checks=checks)
         launched = made = time.perf_counter()
         if not broadcast:  # whose parts are on their way before the last is made
             _wait(gpu)

@@ -16,7 +16,7 @@ from tests.model.kernels import interpreter
 SETUP = """
 import torch
 from dataclasses import replace
-from model import publish, serving
+from model import publish, serving, walk
 from model.config import ModelConfig
 from model.drafting import DraftedWaves
 from model.engine import Request, Sampling
@@ -81,7 +81,7 @@ class OnKernels(NativeEngine):
         return True
 
 published = publish.publish(build(C, 1), 4, "fp32")
-probe = serving.Probe(C, "fp32", torch.device("cpu"), published.probe)
+probe = walk.Probe(C, "fp32", torch.device("cpu"), published.probe)
 for part in published.parts[:-1]:
     probe.through(part)
 found = probe.found()
@@ -92,7 +92,7 @@ for kind in (NativeEngine, OnKernels):
     done.append(engine.sample([Request((5, 6), (1,))], Sampling(max_tokens=2)))
 assert engine.graphs is not None and done[0][0][0].token_ids == done[1][0][0].token_ids
 assert done[1][0][0].versions == (4, 4)
-assert all(map(torch.equal, engine.graphs.served.probed(probe.prompt), found))
+assert all(map(torch.equal, engine.walk.found(), found))
 other = publish.publish(build(C, 2), 5, "fp32")
 asyncio.run(engine.publish(other))
 assert torch.equal(engine.graphs.served.head.data, other.parts[-3].tensors["lm_head.weight"])

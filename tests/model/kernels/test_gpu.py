@@ -476,3 +476,29 @@ def test_attention_s_bits_do_not_depend_on_how_it_is_split() -> None:
     for rows in (slice(1), slice(1, 3), slice(100, 200)):
         assert torch.equal(result(rows), whole[rows])
     assert bool(whole.isfinite().all())
+
+
+@pytest.mark.parametrize("kind", ["random", "outliers", "adversarial"])
+def test_weights_on_their_way_are_what_they_are_by_themselves(kind: str) -> None:
+    """Cast as torch casts, quantised as one tensor is, digested as on a CPU."""
+    from model import digest
+    from model.kernels.quantize import quantize_blocks
+    from model.kernels.transfer import Passing, Quantizing, Transfer
+
+    plain = [inputs(kind, rows, 1030).float() * 1.001 for rows in (1, 7, 3000)]
+    targets = [torch.empty_like(plain[0]), *(torch.empty_like(x, dtype=torch.bfloat16) for x in plain[1:])]
+    weights = [inputs(kind, *shape).float() * 1.001 for shape in ((3, 200, 320), (1, 128, 144), (8, 1024, 2048))]
+    rooms = [
+        Quantized(torch.empty_like(w, dtype=torch.float8_e4m3fn), w.new_empty(fp8.scale_shape(w))) for w in weights
+    ]
+    transfer = Transfer.of([*map(Passing, plain, targets), Passing(plain[1])], [*map(Quantizing, weights, rooms)])
+    arrived = [*targets, plain[1], *(t for room in rooms for t in room)]
+    for _ in range(2):
+        found = transfer.run()
+        assert torch.equal(found.cpu(), digest.sums([t.cpu() for t in arrived]))
+    for x, target in zip(plain, targets, strict=True):
+        assert torch.equal(target, x.to(target.dtype))
+    for w, room in zip(weights, rooms, strict=True):
+        expected, _ = quantize_blocks(w)
+        assert torch.equal(room.data.view(torch.uint8), expected.data.view(torch.uint8))
+        assert torch.equal(room.scale, expected.scale)

@@ -12,7 +12,7 @@ PROGRAM = """
 import torch
 from model import digest, fp8
 from model.kernels import elementwise
-from model.kernels.digest import word_sums
+from model.kernels.transfer import Passing, Quantizing, Transfer, word_sums
 from model.kernels.quantize import (
     quantize_blocks, quantize_both, quantize_normed, quantize_placed, quantize_tiles, swiglu_backward, swiglu_quantize,
 )
@@ -169,8 +169,27 @@ torch.testing.assert_close(gates, chosen / chosen.sum(-1, keepdim=True) * 2.5)
 assert torch.equal(counts, torch.bincount(top.flatten(), minlength=24))
 
 words = [torch.randint(-(2**31), 2**31 - 1, (n,), dtype=torch.int32) for n in (1, 1024, 1025, 5 * 1024 + 7)]
-sums = word_sums(words, [1, 2, 3, 4], *digest.factors(6, words[0].device), programs=2)
-assert sums.tolist() == [[int(digest.word_sum(w)), i + 1] for i, w in enumerate(words)]
+assert word_sums(words, programs=2).tolist() == [[int(digest.word_sum(w)), w.nbytes] for w in words]
+
+# What is moved, cast and quantised has the digests of what arrives. The interpreter cuts BF16 instead of rounding it.
+halves = [torch.randn(n, 1030).bfloat16() for n in (1, 5)]
+moved = [torch.randn(3, 700), *(half.float() for half in halves)]
+targets = [torch.empty(3, 700), *map(torch.empty_like, halves)]
+kept = torch.randn(9)
+weights = [exact(2, 200, 320), exact(1, 128, 144)]
+codes = [torch.empty_like(w, dtype=torch.float8_e4m3fn) for w in weights]
+rooms = [fp8.Quantized(q, torch.empty(fp8.scale_shape(q))) for q in codes]
+passing = [*map(Passing, moved, targets), Passing(kept)]
+transfer = Transfer.of(passing, list(map(Quantizing, weights, rooms)))
+arrived = [*targets, kept, *(t for room in rooms for t in room)]
+for given in (True, False):
+    for target in targets:
+        target.zero_()
+    sums = transfer.run(sums=given, programs=3)
+    assert torch.equal(sums, digest.sums(arrived)) if given else sums.shape == (0, 2)
+    assert all(torch.equal(t.float(), x) for t, x in zip(targets, moved, strict=True))
+    for w, room in zip(weights, rooms, strict=True):
+        assert torch.equal(room.data.float(), w) and torch.equal(room.scale, fp8.quantize_blocks(w).scale)
 
 leaf = logits.clone().requires_grad_()
 scores = leaf.sigmoid()

@@ -1,0 +1,120 @@
+"""Where a trainer on a GPU makes its publishes: memory that stays from one to the next, so that all is launched on the
+same addresses, by tables that were laid down and graphs that were recorded before (`model.replayed`)."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from model import fp8
+from model.config import Precision
+from model.digest import Kind
+from model.kernels.transfer import Passing, Quantizing, Transfer
+from model.parts import SCALE, Part
+from model.publish import PROOF, outlined
+from model.replayed import Replayed, shared_memory
+from model.transformer import Transformer
+
+STEP = 16
+"""Kernels take addresses and rows in so many bytes, or numbers."""
+
+
+class Outgoing:
+    """A model's weights in an engine's precision. Its parts are lent: they are written anew when nobody holds any of
+    the last publish."""
+
+    def __init__(self, model: Transformer, precision: Precision) -> None:
+        self.precision, self.places = precision, places(model)
+        self.sources = [owner[key].data_ptr() for owner, key in self.places]
+        self.lent: list[weakref.ref[Part]] = []
+        self.parts: list[Part] = []
+        self.proofs: list[Part] = []
+        self.making: list[Replayed[Tensor]] = []
+        memory = shared_memory(model.device)
+        for outline, state in outlined(model, precision):
+            part = outline.empty(model.device)
+            transfer = Transfer.of(*work_of(state, part))
+            self.parts.append(part)
+            self.making.append(Replayed(partial(_prepared, transfer), model.device, memory))
+
+    def fits(self, precision: Precision) -> bool:
+        """Whether the weights are still where they were."""
+        return self.precision == precision and self.sources == [owner[key].data_ptr() for owner, key in self.places]
+
+    def free(self) -> bool:
+        return all(part() is None for part in self.lent)
+
+    def made(self, kind: Kind | None) -> Iterator[tuple[Part, Tensor]]:
+        """As `model.publish.Fresh.made`."""
+        self.lent = []
+        for own, making in zip(self.parts, self.making, strict=True):
+            yield self._lend(own), making(kind, kind)
+
+    def proof(self, tensors: Mapping[str, Tensor]) -> Part:
+        """As `model.publish.Fresh.proof`."""
+        own = Part.of(PROOF, tensors)
+        if self.proofs and self.proofs[0].outline == own.outline:
+            self.proofs[0].piece.copy_(own.piece)
+        else:
+            self.proofs = [own]
+        return self._lend(self.proofs[0])
+
+    def _lend(self, own: Part) -> Part:
+        part = Part(own.outline, own.piece)
+        part.__dict__["tensors"] = own.tensors  # which take long to cut
+        self.lent.append(weakref.ref(part))
+        return part
+
+
+def _prepared(transfer: Transfer, kind: Kind | None) -> Callable[[Kind | None], Tensor]:
+    return lambda kind: transfer.run(sums=kind is not None)
+
+
+_kept: weakref.WeakKeyDictionary[nn.Module, list[Outgoing]] = weakref.WeakKeyDictionary()
+
+
+@torch.no_grad()
+def outgoing(model: Transformer, precision: Precision) -> Outgoing | None:
+    """One that is free, or None where the kernels do not take the model's tensors. There is more than one where
+    publishes overlap."""
+    kept = [out for out in _kept.get(model, []) if out.fits(precision)]
+    free = next((out for out in kept if out.free()), None)
+    if free is None:
+        if not takes(model):
+            return None
+        free = Outgoing(model, precision)
+    _kept[model] = [*(out for out in kept if not out.free()), free]
+    return free
+
+
+def takes(model: Transformer) -> bool:
+    """Rows that are quantised are of 16 numbers, or a multiple."""
+    state = model.state_dict().values()
+    return all(t.dtype == torch.float32 and t.is_contiguous() and t.data_ptr() % STEP == 0 for t in state) and all(
+        t.shape[-1] % STEP == 0 for t in state if t.dim() > 1
+    )
+
+
+def places(model: nn.Module) -> list[tuple[dict[str, Any], str]]:
+    """Where the model's tensors are found, by the tables of its modules: thus a tensor that takes another's place is
+    seen."""
+    tables = [table for module in model.modules() for table in (module._parameters, module._buffers)]
+    return [(table, key) for table in tables for key, tensor in table.items() if tensor is not None]
+
+
+def work_of(state: Mapping[str, Tensor], part: Part) -> tuple[list[Passing], list[Quantizing]]:
+    """In the order of the part's tensors."""
+    words, blocks = [], []
+    for key, target in part.tensors.items():
+        if key + SCALE in part.tensors:
+            source, scale = state[key], part.tensors[key + SCALE]
+            experts = [t if t.dim() == 3 else t.unsqueeze(0) for t in (source, target, scale)]
+            blocks.append(Quantizing(experts[0], fp8.Quantized(*experts[1:])))
+        elif not key.endswith(SCALE):
+            words.append(Passing(state[key], target))
+    return words, blocks

@@ -1,0 +1,141 @@
+"""Publishes on a GPU, many in a row: the same memory, tables and graphs, and always the weights of the day."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+import pytest
+import torch
+from torch import Tensor
+
+from model import publish
+from model.config import Precision
+from model.native import NativeEngine
+from model.parts import Part
+from model.publish import Published, PublishError
+from model.transformer import Transformer
+from tests.fakes import SERVED, tiny_policy, tiny_tokenizer
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+Pair = tuple[Transformer, NativeEngine]
+CHANGES = [{}, {"n_shared_experts": 2}, {"q_lora_rank": None, "num_nextn_predict_layers": 1}]
+
+
+@pytest.fixture(params=["bf16", "fp8"])
+def precision(request: pytest.FixtureRequest) -> Precision:
+    return request.param  # type: ignore[no-any-return]
+
+
+@pytest.fixture(params=CHANGES, ids=["one shared expert", "two", "MTP"])
+def pair(request: pytest.FixtureRequest) -> Pair:
+    policy = tiny_policy(**{**SERVED, **request.param})
+    return policy.model, NativeEngine(policy.model.c, tiny_tokenizer(), device="cuda")
+
+
+@torch.no_grad()
+def train(model: Transformer) -> None:
+    for p in model.parameters():
+        p.add_(torch.randn_like(p), alpha=0.01)
+
+
+def pieces(parts: Iterable[Part]) -> list[Tensor]:
+    return [t.contiguous().view(torch.uint8).clone() for part in parts for t in part.tensors.values()]
+
+
+def same(one: list[Tensor], other: list[Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def on_host(parts: Iterable[Part]) -> list[Part]:
+    return [part.to(torch.device("cpu")) for part in parts]
+
+
+def served(engine: NativeEngine) -> list[Tensor]:
+    from model.serving import _flat
+
+    assert engine.graphs is not None
+    own = engine.graphs.served
+    return [*_flat(((own.embedding, own.norm, own.head), own.drafter, own.layers))]
+
+
+def publish_to(engine: NativeEngine, model: Transformer, precision: Precision, version: int) -> Published:
+    weights = publish.publish(model, version, precision, to_kernels=True)
+    asyncio.run(engine.publish(weights))
+    return weights
+
+
+def test_every_publish_is_of_the_weights_as_they_are(pair: Pair, precision: Precision) -> None:
+    """Run as it is, recorded, replayed; beside parts that were made one tensor after another, by an engine that never
+    had others."""
+    model, engine = pair
+    places = set()
+    for version in range(5):
+        train(model)
+        parts = publish_to(engine, model, precision, version).parts
+        *found, _ = parts
+        assert same(pieces(found), pieces(publish.made(model, precision)))
+        places.add(tuple(part.piece.data_ptr() for part in found))
+        del parts, found
+        new = NativeEngine(model.c, tiny_tokenizer(), device="cuda")
+        publish_to(new, model, precision, version)
+        assert same(served(engine), served(new))
+    assert len(places) == 1
+
+
+def test_parts_that_somebody_holds_are_left_alone(pair: Pair, precision: Precision) -> None:
+    model, engine = pair
+    first = publish.publish(model, 1, precision)
+    before = pieces(first.parts)
+    train(model)
+    for version in range(2, 5):
+        publish_to(engine, model, precision, version)
+    assert same(pieces(first.parts), before)
+    asyncio.run(engine.publish(first))
+    assert engine.version == 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["mlp.experts.gate_up_proj.weight", "self_attn.kv_b_proj.weight", "mlp.gate.weight", "input_layernorm.weight"],
+)
+def test_damage_is_named_whatever_becomes_of_the_tensor(pair: Pair, precision: Precision, name: str) -> None:
+    """What is copied as it is, and what only something made of it is kept of; a publish after that is a good one."""
+    model, engine = pair
+    for version in range(3):
+        publish_to(engine, model, precision, version)
+        weights = publish.publish(model, 9, precision, to_kernels=True)
+        tensor = next(t for part in weights.parts for n, t in part.tensors.items() if n == f"layers.1.{name}")
+        tensor.view(-1).view(torch.uint8)[5] ^= 1
+        with pytest.raises(PublishError, match=f"layers.1.{name} differs"):
+            asyncio.run(engine.publish(weights))
+        del weights, tensor
+    publish_to(engine, model, precision, 10)
+
+
+def test_weights_in_another_place_are_found_there(pair: Pair, precision: Precision) -> None:
+    """A parameter's data may be exchanged, and a parameter itself."""
+    model, engine = pair
+    for version in range(2):
+        publish_to(engine, model, precision, version)
+    model.norm.weight.data = torch.full_like(model.norm.weight, 2.0)
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight * 3)
+    publish_to(engine, model, precision, 2)
+    assert engine.graphs is not None
+    assert torch.equal(engine.graphs.served.norm, model.norm.weight)
+    *parts, _ = publish.publish(model, 3, precision).parts
+    assert same(pieces(parts), pieces(publish.made(model, precision)))
+
+
+def test_weights_from_host_memory_arrive_as_well(pair: Pair, precision: Precision) -> None:
+    """As through the object store."""
+    model, engine = pair
+    new = NativeEngine(model.c, tiny_tokenizer(), device="cuda")
+    for version in range(4):
+        train(model)
+        weights = publish.publish(
+            model, version, precision, lambda parts: [part.to(torch.device("cpu")) for part in parts]
+        )
+        asyncio.run(engine.publish(weights))
+        publish_to(new, model, precision, version)
+        assert same(served(engine), served(new))
