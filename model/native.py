@@ -109,14 +109,15 @@ class NativeEngine:
         self.share(served, weights.version)
 
     def _walk(self, served: Served, prompt: tuple[int, ...]) -> Walk | None:
-        """The one of the last publish where it is the same, and has ended."""
+        """The one of the last publish where it is the same."""
+        from model.replayed import behind
         from model.walk import Walk
 
         if not prompt:
             return None
         if self.walk is None or (self.walk.served, self.walk.prompt) != (served, prompt):
             self.walk = Walk(served, prompt)
-        self.walk.wait()
+        behind(self.walk.stream)  # which a publish that failed may have left walking
         return self.walk
 
     async def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Completion]]:

@@ -69,3 +69,24 @@ def recording(graph: torch.cuda.CUDAGraph, memory: Any) -> Iterator[None]:
             yield
         finally:
             graph.capture_end()
+
+
+@contextmanager
+def beside(stream: torch.cuda.Stream | None) -> Iterator[None]:
+    """Launches on ``stream`` what comes behind all that has been launched here so far."""
+    if stream is None:
+        yield
+        return
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        yield
+
+
+def behind(stream: torch.cuda.Stream | None) -> None:
+    """What is launched here from now on comes behind all that has been launched on ``stream``."""
+    if stream is not None:
+        torch.cuda.current_stream().wait_stream(stream)
+
+
+def stream_of(device: torch.device) -> torch.cuda.Stream | None:
+    return torch.cuda.Stream(device) if device.type == "cuda" else None

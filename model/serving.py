@@ -28,7 +28,7 @@ from model.kernels.invariant import Chosen, Weight, experts, experts_swiglu, lin
 from model.kernels.latent import PAGE, Places
 from model.kernels.transfer import Passing, Transfer
 from model.parts import SCALE, Part
-from model.replayed import Replayed, shared_memory
+from model.replayed import Replayed, behind, beside, shared_memory, stream_of
 
 ROUTER_PARTS = 4
 
@@ -115,7 +115,7 @@ class Served:
         self.layers: list[Layer] = []
         self.drafter: Drafter | None = None
         self.taking: dict[str, Replayed[Tensor]] = {}
-        self.memory = shared_memory(device)
+        self.memory, self.stream = shared_memory(device), stream_of(device)
         self.landings = [torch.empty(0, dtype=torch.uint8)] * 2
 
     def load(self, parts: Iterable[Part]) -> None:
@@ -156,13 +156,16 @@ class Served:
     def _taking(self, part: Part, kind: Kind | None) -> Callable[[Part, Kind | None], Tensor]:
         """What writes parts that lie where this one does, and digests them on the way."""
         words, left = direct(part.tensors, self._moves(part.name, part.tensors))
-        transfer = Transfer.of([w for w in words if kind or w.target is not None])
+        words = [w for w in words if kind or w.target is not None]
+        transfer = Transfer.of(words) if words else None
 
         def take(part: Part, kind: Kind | None) -> Tensor:
-            moves = self._moves(part.name, part.tensors)
-            found = transfer.run(sums=kind is not None)
-            for i in left:
-                moves[i].target.copy_(moves[i].source)
+            with beside(self.stream):
+                moves = self._moves(part.name, part.tensors)
+                for i in left:
+                    moves[i].target.copy_(moves[i].source)
+            found = torch.empty(0, 2, dtype=torch.int64) if transfer is None else transfer.run(sums=kind is not None)
+            behind(self.stream)
             return found
 
         return take

@@ -14,7 +14,7 @@ from model.kernels.invariant import Weight
 from model.kernels.latent import PAGE, Places
 from model.parts import Part
 from model.probe import Probed, chosen, norms
-from model.replayed import Replayed, shared_memory
+from model.replayed import Replayed, behind, beside, shared_memory, stream_of
 from model.serving import Served, new_pool
 
 
@@ -29,8 +29,7 @@ class Walk:
         self.served, self.prompt, self.tokens = served, tuple(prompt), torch.tensor(prompt, device=device)
         self.places, self.pool = Places(torch.zeros_like(place), place, table), new_pool(served, pages, layers=1)[0]
         self.steps: dict[str, Replayed[tuple[Tensor, ...]]] = {}
-        self.memory = shared_memory(device)
-        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self.memory, self.stream = shared_memory(device), stream_of(device)
         self.x = self.logprobs = torch.empty(0)
         self.traces: list[Tensor] = []
 
@@ -41,9 +40,7 @@ class Walk:
             return
         if part.name not in self.steps:
             self.steps[part.name] = Replayed(lambda *_: self._step, self.served.device, self.memory)
-        if self.stream is not None:
-            self.stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self.stream):
+        with beside(self.stream):
             found = self.steps[part.name](self._addresses(part), part, self.x)
         if part.name == "head":
             self.logprobs = found[0]
@@ -53,13 +50,8 @@ class Walk:
 
     def found(self) -> Probed:
         """After the last part."""
-        self.wait()
+        behind(self.stream)
         return Probed(self.logprobs, torch.stack(self.traces))
-
-    def wait(self) -> None:
-        """What is launched next comes behind all steps so far."""
-        if self.stream is not None:
-            torch.cuda.current_stream().wait_stream(self.stream)
 
     def _addresses(self, part: Part) -> int:
         """The engine's weights stay where they are."""

@@ -19,12 +19,15 @@ import triton.language as tl
 from torch import Tensor
 
 from model.digest import factors, rows
-from model.fp8 import Quantized
+from model.fp8 import BLOCK, Quantized
 from model.kernels.launch import launched
 from model.kernels.quantize import _largest, _scale
+from model.kernels.sizes import cdiv
 
 PROGRAMS = 1024
-"""That share the rows, or the blocks, of one tensor."""
+"""At most so many share one tensor."""
+LEAST = 4
+"""Rows of words, or blocks, that a program is worth."""
 
 
 class Passing(NamedTuple):
@@ -52,61 +55,93 @@ class Quantizing(NamedTuple):
     target: Quantized
 
 
+class Table(NamedTuple):
+    """``lines`` int64 [tensors, fields]; ``programs`` int64 [programs, 3]: its line, its first row or block there, and
+    how many programs share that line."""
+
+    lines: Tensor
+    programs: Tensor
+
+    @staticmethod
+    def of(lines: Sequence[Sequence[int]], sizes: Sequence[int], device: torch.device) -> Table:
+        """``sizes``: how many rows or blocks each line has."""
+        counts = torch.tensor([min(PROGRAMS, cdiv(size, LEAST)) for size in sizes], dtype=torch.int64)
+        line = torch.arange(len(sizes)).repeat_interleave(counts)
+        before = (counts.cumsum(0) - counts)[line]
+        programs = torch.stack([line, torch.arange(len(line)) - before, counts[line]], 1)
+        return Table(_on(lines, device), programs.to(device, non_blocking=True))
+
+
 @dataclass(frozen=True)
 class Transfer:
-    """What one part of the weights takes: words, and blocks. ``sizes`` int64: the bytes of the tensors that arrive, in
-    their order: the words' first, then each block's data and scales; the ``longest`` has so many rows of words."""
+    """What one part of the weights takes: words as they are, words to be cast, and blocks. ``sizes`` int64: the bytes
+    of the tensors that arrive, in their order: the words' first, then each block's data and scales."""
 
-    tables: tuple[Tensor, ...]
+    moved: Table
+    cast: Table
+    blocks: Table
     sizes: Tensor
-    longest: int
     factors: tuple[Tensor, Tensor]
 
     @staticmethod
     def of(words: Sequence[Passing], blocks: Sequence[Quantizing] = ()) -> Transfer:
         """Lays the tables down; waits for nothing."""
         arriving = [w.arrived for w in words] + [t for q in blocks for t in q.target]
-        device = arriving[0].device
-        lines: list[list[list[int]]] = [[], [], []]
-        for slot, w in enumerate(words):
-            target = 0 if w.target is None else _address(w.target)
-            lines[w.cast].append([slot, _address(w.source), target, w.arrived.nbytes // 4])
-        for i, (source, (data, scale)) in enumerate(blocks):
-            experts, n, k = source.shape
-            lines[2].append(
-                [len(words) + 2 * i, _address(source), _address(data), _address(scale), experts, n, k // 16]
-            )
-        tables = tuple(_on(table, device) for table in lines)
+        device, slots = arriving[0].device, list(enumerate(words))
+        moved = _of_words([(i, w) for i, w in slots if not w.cast], device)
+        cast = _of_words([(i, w) for i, w in slots if w.cast], device)
+        quantized = _of_blocks(blocks, len(words), device)
         longest = max(rows(t.nbytes // 4) for t in arriving)
-        return Transfer(tables, _on([t.nbytes for t in arriving], device), longest, factors(longest, device))
+        sizes = _on([t.nbytes for t in arriving], device)
+        return Transfer(moved, cast, quantized, sizes, factors(longest, device))
 
-    def run(self, *, sums: bool = True, programs: int = PROGRAMS) -> Tensor:
+    def run(self, *, sums: bool = True) -> Tensor:
         """Digests int64 [tensors, 2] of the kind "sum", or [0, 2] without ``sums``."""
-        programs = min(programs, self.longest)
         found = torch.zeros(len(self.sizes) if sums else 1, dtype=torch.int64, device=self.sizes.device)
-        words, cast, blocks = self.tables
         given, options = (*self.factors, found), {"ROW": len(self.factors[1]), "SUMS": sums}
-        if len(words):
-            _words_kernel[(programs, len(words))](words, *given, **options, CAST=False, num_warps=4)
-        if len(cast):
-            _words_kernel[(programs, len(cast))](cast, *given, **options, CAST=True, num_warps=4)
-        if len(blocks):
-            _blocks_kernel[(programs, len(blocks))](blocks, *given, **options, num_warps=8)
+        for table, cast in ((self.moved, False), (self.cast, True)):
+            if len(table.programs):
+                _words_kernel[(len(table.programs),)](*table, *given, **options, CAST=cast, num_warps=4)
+        if len(self.blocks.programs):
+            _blocks_kernel[(len(self.blocks.programs),)](*self.blocks, *given, **options, num_warps=4)
         return torch.stack([found, self.sizes], 1) if sums else found.new_empty(0, 2)
 
 
-def word_sums(tensors: Sequence[Tensor], programs: int = PROGRAMS) -> Tensor:
+def _of_words(words: Sequence[tuple[int, Passing]], device: torch.device) -> Table:
+    """With the slot of each in what is found."""
+    lines = [[slot, _address(w.source), _address(w.target), w.arrived.nbytes // 4] for slot, w in words]
+    return Table.of(lines, [rows(line[-1]) for line in lines], device)
+
+
+def _of_blocks(blocks: Sequence[Quantizing], slot: int, device: torch.device) -> Table:
+    """From this slot on, two each."""
+    lines, sizes = [], []
+    for i, (source, target) in enumerate(blocks):
+        experts, n, k = source.shape
+        lines.append([slot + 2 * i, *map(_address, (source, *target)), experts, n, k // 16])
+        sizes.append(experts * cdiv(n, BLOCK) * cdiv(k, BLOCK))
+    return Table.of(lines, sizes, device)
+
+
+def _on(numbers: Sequence[object], device: torch.device) -> Tensor:
+    return torch.tensor(numbers, dtype=torch.int64).to(device, non_blocking=True)
+
+
+def word_sums(tensors: Sequence[Tensor]) -> Tensor:
     """The digests of ``tensors``, contiguous and of whole words of 4 bytes, int64 [len(tensors), 2]."""
-    return Transfer.of([Passing(t) for t in tensors]).run(programs=programs)
+    return Transfer.of([Passing(t) for t in tensors]).run()
 
 
-def _address(t: Tensor) -> int:
+def _address(t: Tensor | None) -> int:
     """In 16s, which a kernel then knows of it."""
-    return t.data_ptr() // 16
+    return 0 if t is None else t.data_ptr() // 16
 
 
-def _on(table: Sequence[object], device: torch.device) -> Tensor:
-    return torch.tensor(table, dtype=torch.int64).to(device, non_blocking=True)
+@triton.jit
+def _assigned(lines, programs, FIELDS: tl.constexpr):
+    """This program's line, its first row and how far it is to its next one."""
+    own = programs + 3 * tl.program_id(0)
+    return lines + FIELDS * tl.load(own), tl.load(own + 1), tl.load(own + 2)
 
 
 @triton.jit
@@ -131,23 +166,21 @@ def _passed(source, target, row, count, ROW: tl.constexpr, CAST: tl.constexpr, W
 
 @launched
 @triton.jit
-def _words_kernel(table, a, b, found, ROW: tl.constexpr, SUMS: tl.constexpr, CAST: tl.constexpr):
-    line = table + 4 * tl.program_id(1)
-    source, target = tl.load(line + 1) * 16, tl.load(line + 2) * 16
-    count, first = tl.load(line + 3), tl.program_id(0)
+def _words_kernel(lines, programs, a, b, found, ROW: tl.constexpr, SUMS: tl.constexpr, CAST: tl.constexpr):
+    line, first, step = _assigned(lines, programs, 4)
+    source, target, count = tl.load(line + 1) * 16, tl.load(line + 2) * 16, tl.load(line + 3)
     whole = count // ROW
-    if first * ROW < count:
-        total = tl.zeros([ROW], tl.int64)
-        for row in range(first, whole, tl.num_programs(0)):
-            word = _passed(source, target, row, count, ROW, CAST, True)
-            if SUMS:
-                total += word * tl.load(a + row)
-        if (whole * ROW < count) & (whole % tl.num_programs(0) == first):
-            word = _passed(source, target, whole, count, ROW, CAST, False)
-            if SUMS:
-                total += word * tl.load(a + whole)
+    total = tl.zeros([ROW], tl.int64)
+    for row in range(first, whole, step):
+        word = _passed(source, target, row, count, ROW, CAST, True)
         if SUMS:
-            tl.atomic_add(found + tl.load(line), tl.sum(total * tl.load(b + tl.arange(0, ROW))))
+            total += word * tl.load(a + row)
+    if (whole * ROW < count) & (whole % step == first):
+        word = _passed(source, target, whole, count, ROW, CAST, False)
+        if SUMS:
+            total += word * tl.load(a + whole)
+    if SUMS:
+        tl.atomic_add(found + tl.load(line), tl.sum(total * tl.load(b + tl.arange(0, ROW))))
 
 
 @triton.jit
@@ -167,54 +200,54 @@ def _quarter(w, row, col, n, k):
 
 
 @triton.jit
-def _store_words(data, word, expert, row, col, n, k, a, b, SUMS: tl.constexpr):
-    """Stores words [R, W] at these rows and columns of an expert; returns their products with the factors."""
-    inside = (row < n)[:, None] & (col < k // 4)[None, :]
-    at = (expert * n + row)[:, None] * (k // 4) + col[None, :]
-    tl.store(tl.multiple_of(data + at, [1, 16]), word, mask=inside)
-    products = tl.zeros(word.shape, tl.int64)
+def _store_words(data, word, expert, row, block, n, k, a, b, SUMS: tl.constexpr):
+    """Stores words [R, 32] at these rows and a block of columns of an expert; returns their products with the factors
+    [R, 8], summed by fours: so many neighbours lie in one row of the digest's, rows here being of words in fours."""
+    first, col = (expert * n + row)[:, None] * (k // 4), block * 32 + tl.arange(0, 32)[None, :]
+    inside = (row < n)[:, None] & (col < k // 4)
+    tl.store(tl.multiple_of(data + first + col, [1, 16]), word, mask=inside)
+    sums = tl.zeros([word.shape[0], 8], tl.int64)
     if SUMS:
-        # Rows are of words in 4s, so that four neighbours lie in one row of the digest's.
-        line, column = tl.max_constancy(at >> 10, [1, 4]), tl.max_contiguous(tl.multiple_of(at & 1023, [1, 4]), [1, 4])
-        factor = tl.load(a + line, mask=inside, other=0) * tl.load(
-            tl.multiple_of(b + column, [1, 16]), mask=inside, other=0
-        )
-        products = word.to(tl.int64) * factor
-    return products
+        column = tl.max_contiguous(tl.multiple_of((first + col) & 1023, [1, 4]), [1, 4])
+        products = word.to(tl.int64) * tl.load(tl.multiple_of(b + column, [1, 16]), mask=inside, other=0)
+        four = block * 32 + 4 * tl.arange(0, 8)[None, :]
+        there = (row < n)[:, None] & (four < k // 4)
+        factor = tl.load(a + (first + four >> 10), mask=there, other=0)
+        sums = tl.sum(tl.reshape(products, [word.shape[0], 8, 4]), 2) * factor
+        tl.debug_barrier()  # or what the quarters need is fetched at once, in registers that other programs could use
+    return sums
 
 
 @launched
 @triton.jit
-def _blocks_kernel(table, a, b, found, ROW: tl.constexpr, SUMS: tl.constexpr):
-    """Blocks of 128x128 as in `model.kernels.quantize`, as four quarters of every fourth row."""
+def _blocks_kernel(lines, programs, a, b, found, ROW: tl.constexpr, SUMS: tl.constexpr):
+    """Blocks of 128x128 as in `model.kernels.quantize`, as four quarters of every fourth row, one after another."""
     tl.static_assert(ROW == 1024)
-    line = table + 7 * tl.program_id(1)
+    line, first, step = _assigned(lines, programs, 7)
     w = (tl.load(line + 1) * 16).to(tl.pointer_type(tl.float32))
     data = (tl.load(line + 2) * 16).to(tl.pointer_type(tl.int32))
     scales = (tl.load(line + 3) * 16).to(tl.pointer_type(tl.float32))
     experts, n, k = tl.load(line + 4), tl.load(line + 5), tl.load(line + 6) * 16
     nbs, kbs = tl.cdiv(n, 128), tl.cdiv(k, 128)
-    first, last = tl.program_id(0), experts * nbs * kbs
-    if first < last:
-        total, of_scales = tl.zeros([32, 32], tl.int64), tl.zeros([1], tl.int64)
-        for where in range(first, last, tl.num_programs(0)):
-            expert, nb, kb = where // (nbs * kbs), where // kbs % nbs, where % kbs
-            row, col, words = nb * 128 + 4 * tl.arange(0, 32), kb * 128 + tl.arange(0, 128), kb * 32 + tl.arange(0, 32)
-            own = w + expert * n * k
-            q0 = _quarter(own, row, col, n, k)
-            q1 = _quarter(own, row + 1, col, n, k)
-            q2 = _quarter(own, row + 2, col, n, k)
-            q3 = _quarter(own, row + 3, col, n, k)
-            scale, inverse = _scale(tl.max(_largest(q0, q1, q2, q3), 0), False)
-            total += _store_words(data, _four(q0, inverse), expert, row, words, n, k, a, b, SUMS)
-            total += _store_words(data, _four(q1, inverse), expert, row + 1, words, n, k, a, b, SUMS)
-            total += _store_words(data, _four(q2, inverse), expert, row + 2, words, n, k, a, b, SUMS)
-            total += _store_words(data, _four(q3, inverse), expert, row + 3, words, n, k, a, b, SUMS)
-            tl.store(scales + where, scale)
-            if SUMS:
-                word = scale.to(tl.int32, bitcast=True).to(tl.int64)
-                of_scales += word * tl.load(a + (where >> 10)) * tl.load(b + (where & 1023))
+    total, of_scales = tl.zeros([32, 8], tl.int64), tl.zeros([1], tl.int64)
+    for where in range(first, experts * nbs * kbs, step):
+        expert, nb, kb = where // (nbs * kbs), where // kbs % nbs, where % kbs
+        row, col = nb * 128 + 4 * tl.arange(0, 32), kb * 128 + tl.arange(0, 128)
+        own = w + expert * n * k
+        q0 = _quarter(own, row, col, n, k)
+        q1 = _quarter(own, row + 1, col, n, k)
+        q2 = _quarter(own, row + 2, col, n, k)
+        q3 = _quarter(own, row + 3, col, n, k)
+        scale, inverse = _scale(tl.max(_largest(q0, q1, q2, q3), 0), False)
+        total += _store_words(data, _four(q0, inverse), expert, row, kb, n, k, a, b, SUMS)
+        total += _store_words(data, _four(q1, inverse), expert, row + 1, kb, n, k, a, b, SUMS)
+        total += _store_words(data, _four(q2, inverse), expert, row + 2, kb, n, k, a, b, SUMS)
+        total += _store_words(data, _four(q3, inverse), expert, row + 3, kb, n, k, a, b, SUMS)
+        tl.store(scales + where, scale)
         if SUMS:
-            slot = found + tl.load(line)
-            tl.atomic_add(slot, tl.sum(tl.sum(total, 1), 0))
-            tl.atomic_add(slot + 1, tl.sum(of_scales, 0))
+            word = scale.to(tl.int32, bitcast=True).to(tl.int64)
+            of_scales += word * tl.load(a + (where >> 10)) * tl.load(b + (where & 1023))
+    if SUMS:
+        slot = found + tl.load(line)
+        tl.atomic_add(slot, tl.sum(tl.sum(total, 1), 0))
+        tl.atomic_add(slot + 1, tl.sum(of_scales, 0))
