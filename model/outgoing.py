@@ -4,7 +4,7 @@ same addresses, by tables that were laid down and graphs that were recorded befo
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from model.digest import Kind
 from model.kernels.transfer import Passing, Quantizing, Transfer
 from model.parts import SCALE, Part
 from model.publish import PROOF, outlined
-from model.replayed import Replayed, shared_memory
+from model.replayed import Recorder, Replayed, Work
 from model.transformer import Transformer
 
 STEP = 16
@@ -34,13 +34,13 @@ class Outgoing:
         self.lent: list[weakref.ref[Part]] = []
         self.parts: list[Part] = []
         self.proofs: list[Part] = []
-        self.making: list[Replayed[Tensor]] = []
-        memory = shared_memory(model.device)
+        self.making: list[Replayed] = []
+        recorder = Recorder.on(model.device)
         for outline, state in outlined(model, precision):
             part = outline.empty(model.device)
             transfer = Transfer.of(*work_of(state, part))
             self.parts.append(part)
-            self.making.append(Replayed(partial(_prepared, transfer), model.device, memory))
+            self.making.append(Replayed(partial(_prepared, transfer), recorder))
 
     def fits(self, precision: Precision) -> bool:
         """Whether the weights are still where they were."""
@@ -53,7 +53,8 @@ class Outgoing:
         """As `model.publish.Fresh.made`."""
         self.lent = []
         for own, making in zip(self.parts, self.making, strict=True):
-            yield self._lend(own), making(kind, kind)
+            (digests,) = making(kind, kind)
+            yield self._lend(own), digests
 
     def proof(self, tensors: Mapping[str, Tensor]) -> Part:
         """As `model.publish.Fresh.proof`."""
@@ -71,8 +72,8 @@ class Outgoing:
         return part
 
 
-def _prepared(transfer: Transfer, kind: Kind | None) -> Callable[[Kind | None], Tensor]:
-    return lambda kind: transfer.run(sums=kind is not None)
+def _prepared(transfer: Transfer, kind: Kind | None) -> Work:
+    return lambda kind: (transfer.run(sums=kind is not None),)
 
 
 _kept: weakref.WeakKeyDictionary[nn.Module, list[Outgoing]] = weakref.WeakKeyDictionary()

@@ -236,13 +236,13 @@ class Arriving:
                 found.append(self.take(part, self.weights.kind))
                 yield part
         if proof is not None:
-            self._prove(tuple(names), torch.cat(found), proof)
+            self._prove(tuple(names), found, proof)
         elif self.weights.kind is not None or self.weights.probe:
             raise PublishError(f"weight version {self.weights.version} arrived without its proof")
 
-    def _prove(self, names: tuple[str, ...], found: Tensor, proof: Part) -> None:
+    def _prove(self, names: tuple[str, ...], found: Sequence[Tensor], proof: Part) -> None:
         if self.weights.kind is not None:
-            self._compare(names, found, proof.tensors["digests"])
+            self._compare(names, torch.cat([*found]), proof.tensors["digests"])
         if self.weights.probe:
             self.expected = Probed.of(proof)
 

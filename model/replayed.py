@@ -6,69 +6,80 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import torch
+from torch import Tensor
 
-T = TypeVar("T")
-
+Work = Callable[..., tuple[Tensor, ...]]
 KEPT = 2
-"""So many sets of addresses are remembered: more come to nothing but new recordings."""
+"""So many sets of addresses are remembered: more would come to nothing but new recordings."""
+
+
+class Recorder:
+    """Where graphs are recorded that never run beside each other: what they need in between is the same memory.
+    ``urgent`` work goes before what runs beside it."""
+
+    def __init__(self, device: torch.device, *, urgent: bool = False) -> None:
+        self.stream = torch.cuda.Stream(device, priority=-1 if urgent else 0)
+        self.memory = torch.cuda.MemPool()  # which stays when the last graph is gone
+        self.pool: Any = self.memory.id
+
+    @staticmethod
+    def on(device: torch.device, *, urgent: bool = False) -> Recorder | None:
+        """Where there is a GPU."""
+        return Recorder(device, urgent=urgent) if device.type == "cuda" else None
+
+    @contextmanager
+    def recording(self, graph: torch.cuda.CUDAGraph) -> Iterator[None]:
+        """As `torch.cuda.graph`, which also collects garbage, waits for the device and gives cached memory back."""
+        with beside(self.stream):
+            graph.capture_begin(pool=self.pool, capture_error_mode="thread_local")
+            try:
+                yield
+            finally:
+                graph.capture_end()
 
 
 @dataclass
-class _Met(Generic[T]):
-    """``work`` on some addresses, which has run on them once; then its ``graph`` and what that leaves, ``out``."""
+class _Met:
+    """``work`` on some addresses, what it ``left`` when it ran on them first, and its ``graph``, which leaves it
+    there."""
 
-    work: Callable[..., T]
+    work: Work
+    left: tuple[Tensor, ...]
     graph: torch.cuda.CUDAGraph | None = None
-    out: T | None = None
 
 
-class Replayed(Generic[T]):
+class Replayed:
     """Work by the addresses that it reads and writes. When it meets them first it runs as it is, which compiles its
     kernels; the second time it is recorded, and from then on replayed, whatever else its arguments are. ``prepare``
-    makes from the arguments what is called with them, once for each set of addresses. Without a GPU it just runs.
-
-    ``memory`` is what recordings of work that always comes in the same order have in common (`shared_memory`).
+    makes from the arguments what is called with them, once for each set of addresses. Without a recorder it just runs.
     """
 
-    def __init__(self, prepare: Callable[..., Callable[..., T]], device: torch.device, memory: Any = None) -> None:
-        self.prepare, self.on_gpu, self.memory = prepare, device.type == "cuda", memory
-        self.met: OrderedDict[Hashable, _Met[T]] = OrderedDict()
+    def __init__(self, prepare: Callable[..., Work], recorder: Recorder | None) -> None:
+        self.prepare, self.recorder = prepare, recorder
+        self.met: OrderedDict[Hashable, _Met] = OrderedDict()
 
-    def __call__(self, addresses: Hashable, *args: Any) -> T:
-        known = addresses in self.met
-        met = self.met[addresses] if known else _Met(self.prepare(*args))
-        self.met[addresses] = met
+    def __call__(self, addresses: Hashable, *args: object) -> tuple[Tensor, ...]:
+        """What comes out is overwritten when the same addresses are met again."""
+        met = self.met.get(addresses)
+        if met is None:
+            work = self.prepare(*args)
+            met = self.met[addresses] = _Met(work, work(*args))
+            if len(self.met) > KEPT:
+                self.met.popitem(last=False)
+            return met.left
         self.met.move_to_end(addresses)
-        if len(self.met) > KEPT:
-            self.met.popitem(last=False)
-        if not known or not self.on_gpu:
+        if self.recorder is None:
             return met.work(*args)
         if met.graph is None:
             met.graph = torch.cuda.CUDAGraph()
-            with recording(met.graph, self.memory):
-                met.out = met.work(*args)
+            with self.recorder.recording(met.graph):
+                for kept, new in zip(met.left, met.work(*args), strict=True):
+                    kept.copy_(new)
         met.graph.replay()
-        return met.out  # type: ignore[return-value]
-
-
-def shared_memory(device: torch.device) -> Any:
-    return torch.cuda.graph_pool_handle() if device.type == "cuda" else None
-
-
-@contextmanager
-def recording(graph: torch.cuda.CUDAGraph, memory: Any) -> Iterator[None]:
-    """As `torch.cuda.graph`, which also collects garbage, waits for the device and gives cached memory back."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        graph.capture_begin(pool=memory, capture_error_mode="thread_local")
-        try:
-            yield
-        finally:
-            graph.capture_end()
+        return met.left
 
 
 @contextmanager
@@ -88,5 +99,5 @@ def behind(stream: torch.cuda.Stream | None) -> None:
         torch.cuda.current_stream().wait_stream(stream)
 
 
-def stream_of(device: torch.device) -> torch.cuda.Stream | None:
-    return torch.cuda.Stream(device) if device.type == "cuda" else None
+def urgent_stream(device: torch.device) -> torch.cuda.Stream | None:
+    return torch.cuda.Stream(device, priority=-1) if device.type == "cuda" else None

@@ -11,7 +11,7 @@ Imported only where there is a GPU, for its kernels are written in Triton.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
@@ -28,7 +28,7 @@ from model.kernels.invariant import Chosen, Weight, experts, experts_swiglu, lin
 from model.kernels.latent import PAGE, Places
 from model.kernels.transfer import Passing, Transfer
 from model.parts import SCALE, Part
-from model.replayed import Replayed, behind, beside, shared_memory, stream_of
+from model.replayed import Recorder, Replayed, Work, behind, beside, urgent_stream
 
 ROUTER_PARTS = 4
 
@@ -108,14 +108,14 @@ class Served:
 
     def __init__(self, c: ModelConfig, precision: Precision, device: torch.device) -> None:
         """Without weights."""
-        self.c, self.precision, self.device = c, precision, device
+        self.c, self.precision, self.device = c, precision, torch.empty(0, device=device).device
         self.dtype = torch.float32 if precision == "fp32" else torch.bfloat16
         self.scale = rope.softmax_scale(c)
         self.turns = _turns(c, device)
         self.layers: list[Layer] = []
         self.drafter: Drafter | None = None
-        self.taking: dict[str, Replayed[Tensor]] = {}
-        self.memory, self.stream = shared_memory(device), stream_of(device)
+        self.taking: dict[str, Replayed] = {}
+        self.recorder, self.stream = Recorder.on(device), urgent_stream(device)
         self.landings = [torch.empty(0, dtype=torch.uint8)] * 2
 
     def load(self, parts: Iterable[Part]) -> None:
@@ -135,8 +135,9 @@ class Served:
             return digests([*part.tensors.values()], kind)
         part = self._landed(part)
         if part.name not in self.taking:
-            self.taking[part.name] = Replayed(self._taking, self.device, self.memory)
-        return self.taking[part.name]((part.piece.data_ptr(), kind), part, kind)
+            self.taking[part.name] = Replayed(self._taking, self.recorder)
+        (found,) = self.taking[part.name]((part.piece.data_ptr(), kind), part, kind)
+        return found
 
     def complete(self, names: Collection[str]) -> None:
         """Raises KeyError naming a tensor of a part that is not among ``names``."""
@@ -153,20 +154,20 @@ class Served:
             self.landings[0] = torch.empty_like(part.piece, device=self.device)
         return Part(part.outline, self.landings[0][: len(part.piece)].copy_(part.piece))
 
-    def _taking(self, part: Part, kind: Kind | None) -> Callable[[Part, Kind | None], Tensor]:
+    def _taking(self, part: Part, kind: Kind | None) -> Work:
         """What writes parts that lie where this one does, and digests them on the way."""
         words, left = direct(part.tensors, self._moves(part.name, part.tensors))
         words = [w for w in words if kind or w.target is not None]
         transfer = Transfer.of(words) if words else None
 
-        def take(part: Part, kind: Kind | None) -> Tensor:
+        def take(part: Part, kind: Kind | None) -> tuple[Tensor]:
             with beside(self.stream):
                 moves = self._moves(part.name, part.tensors)
                 for i in left:
                     moves[i].target.copy_(moves[i].source)
             found = torch.empty(0, 2, dtype=torch.int64) if transfer is None else transfer.run(sums=kind is not None)
             behind(self.stream)
-            return found
+            return (found,)
 
         return take
 
@@ -178,8 +179,10 @@ class Served:
                 self.embedding = torch.empty_like(given, dtype=self.dtype)
             return [Move(self.embedding, given)]
         if name == "head":
-            norm, head = self._vector(tensors["norm.weight"]), Weight(self._matrix(tensors, "lm_head").data)
-            return self._own("norm", norm) + self._own("head", head)
+            norm, given = self._vector(tensors["norm.weight"]), tensors["lm_head.weight"]
+            if not hasattr(self, "head"):
+                self.head = Weight(torch.empty_like(given, dtype=self.dtype))
+            return [*self._own("norm", norm), Move(self.head.data, given)]
         if name == "mtp":
             enorm, hnorm, norm = (self._vector(tensors[f"mtp.0.{end}.weight"]) for end in ("enorm", "hnorm", "norm"))
             drafter = Drafter(enorm, hnorm, self._matrix(tensors, "mtp.0.eh_proj"), norm)

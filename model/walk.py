@@ -14,7 +14,7 @@ from model.kernels.invariant import Weight
 from model.kernels.latent import PAGE, Places
 from model.parts import Part
 from model.probe import Probed, chosen, norms
-from model.replayed import Replayed, behind, beside, shared_memory, stream_of
+from model.replayed import Recorder, Replayed, behind, beside, urgent_stream
 from model.serving import Served, new_pool
 
 
@@ -28,8 +28,8 @@ class Walk:
         table = torch.arange(pages, dtype=torch.int32, device=device).unsqueeze(0)
         self.served, self.prompt, self.tokens = served, tuple(prompt), torch.tensor(prompt, device=device)
         self.places, self.pool = Places(torch.zeros_like(place), place, table), new_pool(served, pages, layers=1)[0]
-        self.steps: dict[str, Replayed[tuple[Tensor, ...]]] = {}
-        self.memory, self.stream = shared_memory(device), stream_of(device)
+        self.steps: dict[str, Replayed] = {}
+        self.recorder, self.stream = Recorder.on(device, urgent=True), urgent_stream(device)
         self.x = self.logprobs = torch.empty(0)
         self.traces: list[Tensor] = []
 
@@ -39,9 +39,10 @@ class Walk:
         if part.name == "mtp":
             return
         if part.name not in self.steps:
-            self.steps[part.name] = Replayed(lambda *_: self._step, self.served.device, self.memory)
+            self.steps[part.name] = Replayed(lambda *_: self._step, self.recorder)
+        x = self.tokens if part.name == "embed_tokens" else self.x
         with beside(self.stream):
-            found = self.steps[part.name](self._addresses(part), part, self.x)
+            found = self.steps[part.name]((self._address(part), x.data_ptr()), part, x)
         if part.name == "head":
             self.logprobs = found[0]
             return
@@ -53,7 +54,7 @@ class Walk:
         behind(self.stream)
         return Probed(self.logprobs, torch.stack(self.traces))
 
-    def _addresses(self, part: Part) -> int:
+    def _address(self, part: Part) -> int:
         """The engine's weights stay where they are."""
         return 0
 
@@ -79,7 +80,7 @@ class Probe(Walk):
     def __init__(self, c: ModelConfig, precision: Precision, device: torch.device, prompt: tuple[int, ...]) -> None:
         super().__init__(Served(c, precision, device), prompt)
 
-    def _addresses(self, part: Part) -> int:
+    def _address(self, part: Part) -> int:
         return part.piece.data_ptr()
 
     def _step(self, part: Part, x: Tensor) -> tuple[Tensor, ...]:
