@@ -22,8 +22,10 @@ class Recorder:
 
     def __init__(self, device: torch.device, *, urgent: bool = False) -> None:
         self.stream = torch.cuda.Stream(device, priority=-1 if urgent else 0)
-        self.memory = torch.cuda.MemPool()  # which stays when the last graph is gone
-        self.pool: Any = self.memory.id
+        self.pool: Any = torch.cuda.graph_pool_handle()
+        self.first = torch.cuda.CUDAGraph()  # as long as there is one, the memory stays
+        with self.recording(self.first):
+            torch.zeros(1, device=device)
 
     @staticmethod
     def on(device: torch.device, *, urgent: bool = False) -> Recorder | None:

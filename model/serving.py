@@ -20,12 +20,12 @@ from torch import Tensor
 
 from model import fp8, rope
 from model.config import ModelConfig, Precision
-from model.derived import bf16_terms
 from model.digest import Kind, digests, flat_bytes
 from model.fp8 import BLOCK, Quantized
 from model.kernels import latent, stream
 from model.kernels.invariant import Chosen, Weight, experts, experts_swiglu, linear, linear_parts, linear_quantized
 from model.kernels.latent import PAGE, Places
+from model.kernels.reshaped import halves, router_terms
 from model.kernels.transfer import Passing, Transfer
 from model.parts import SCALE, Part
 from model.replayed import Recorder, Replayed, Work, behind, beside, urgent_stream
@@ -299,8 +299,8 @@ class Served:
     def layer(self, tensors: Mapping[str, Tensor], prefix: str) -> Layer:
         """As far as it can be, in the memory of ``tensors``."""
         c, at = self.c, prefix + "self_attn."
-        kv_b = self._matrix(tensors, at + "kv_b_proj", decoded=True).data.unflatten(0, (c.num_attention_heads, -1))
-        up_k, up_v = kv_b.split([c.qk_nope_head_dim, c.v_head_dim], 1)
+        kv_b = self._matrix(tensors, at + "kv_b_proj")
+        up_k, up_v = halves(kv_b, c.num_attention_heads, c.qk_nope_head_dim, self.dtype)
         kv_a = self._matrix(tensors, at + "kv_a_proj_with_mqa")
         a = kv_a if c.q_lora_rank is None else _joined([self._matrix(tensors, at + "q_a_proj"), kv_a])
         return Layer(
@@ -309,8 +309,8 @@ class Served:
             None if c.q_lora_rank is None else self._vector(tensors[at + "q_a_layernorm.weight"]),
             self._vector(tensors[at + "kv_a_layernorm.weight"]),
             self._matrix(tensors, at + ("q_proj" if c.q_lora_rank is None else "q_b_proj")),
-            Weight(up_k.mT.contiguous()),
-            Weight(up_v.contiguous()),
+            Weight(up_k),
+            Weight(up_v),
             self._matrix(tensors, at + "o_proj"),
             self._vector(tensors[prefix + "post_attention_layernorm.weight"]),
             self._feed(tensors, prefix + "mlp."),
@@ -325,7 +325,9 @@ class Served:
             shared = self._swiglu(tensors, prefix + "shared_experts.", self.c.n_shared_experts)
             gate_up.append(shared[0])
             down.append(shared[1])
-        router = Weight(_router(tensors[prefix + "gate.weight"].float(), self.dtype))
+        gate = tensors[prefix + "gate.weight"].float()
+        cut = ROUTER_PARTS if gate.shape[1] % (16 * ROUTER_PARTS) == 0 else 1
+        router = Weight(router_terms(gate, self.dtype, cut))
         bias = self._vector(tensors[prefix + "gate.e_score_correction_bias"])
         return Feed(_joined(gate_up), _joined(down), router, bias)
 
@@ -335,13 +337,9 @@ class Served:
         halves = [cut for pair in zip(_cut(gate, count, 0), _cut(up, count, 0), strict=True) for cut in pair]
         return _stacked(_joined(halves), count), _stacked(_joined(_cut(down, count, 1)), count)
 
-    def _matrix(self, tensors: Mapping[str, Tensor], name: str, *, decoded: bool = False) -> Weight:
+    def _matrix(self, tensors: Mapping[str, Tensor], name: str) -> Weight:
         data, scale = tensors[name + ".weight"], tensors.get(name + ".weight" + SCALE)
-        if scale is None:
-            return Weight(data.to(self.dtype))
-        if decoded:
-            return Weight(fp8.dequantize_blocks(fp8.Quantized(data, scale)).to(self.dtype))
-        return Weight(data, scale)
+        return Weight(data.to(self.dtype)) if scale is None else Weight(data, scale)
 
     def _vector(self, x: Tensor) -> Tensor:
         return x.float()
@@ -360,13 +358,6 @@ def _everyone(x: Tensor) -> Chosen:
     gates = torch.ones(tokens, 1, device=x.device)
     lists = torch.arange(tokens, dtype=torch.int32, device=x.device).unsqueeze(0)
     return Chosen(gates, lists, torch.full((1,), tokens, dtype=torch.int32, device=x.device))
-
-
-def _router(w: Tensor, dtype: torch.dtype) -> Tensor:
-    """An FP32 weight [E, H] as its P terms in FP32 (the weight) or BF16, cut into S parts: [S, P E, H / S]."""
-    terms = w if dtype == torch.float32 else bf16_terms(w)
-    cut = ROUTER_PARTS if w.shape[1] % (16 * ROUTER_PARTS) == 0 else 1
-    return terms.view(-1, cut, w.shape[1] // cut).transpose(0, 1).contiguous()
 
 
 def _cut(w: Weight, count: int, dim: int) -> list[Weight]:
@@ -406,20 +397,21 @@ class Move(NamedTuple):
 
 
 def direct(tensors: Mapping[str, Tensor], moves: Sequence[Move]) -> tuple[list[Passing], list[int]]:
-    """How the tensors of a part get to where they are wanted as they are; one that is not is read for its digest. Then
-    which moves are left, whose sources are made of tensors."""
+    """How the tensors of a part get to where they are wanted as they are, or cast; one that is not is read for its
+    digest. Then which moves are left, whose sources are made of tensors."""
     targets: dict[str, Tensor] = {}
     left: list[int] = []
     for i, (target, source) in enumerate(moves):
         first = source.data_ptr()
         inside = {n: t for n, t in tensors.items() if 0 <= t.data_ptr() - first <= source.nbytes - t.nbytes}
-        as_it_is = source.is_contiguous() and source.dtype == target.dtype
-        if as_it_is and sum(t.nbytes for t in inside.values()) == source.nbytes:
+        if not source.is_contiguous() or sum(t.nbytes for t in inside.values()) != source.nbytes:
+            left.append(i)
+        elif source.dtype == target.dtype:
             own = flat_bytes(target)
             targets |= {n: own[t.data_ptr() - first :][: t.nbytes] for n, t in inside.items()}
         else:
-            left.append(i)
-    return [Passing(t, targets.get(name)) for name, t in tensors.items()], left
+            targets |= dict.fromkeys(inside, target)
+    return [Passing(t, targets.get(name), sent=True) for name, t in tensors.items()], left
 
 
 def _paired(old: object, new: object) -> list[Move]:

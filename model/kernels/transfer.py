@@ -26,24 +26,30 @@ from model.kernels.sizes import cdiv
 
 PROGRAMS = 1024
 """At most so many share one tensor."""
+MOVED, CAST, ROUNDED = KINDS = 0, 1, 2
+"""What becomes of words: nothing; a cast whose result is digested; one whose source is."""
 LEAST = 4
 """Rows of words, or blocks, that a program is worth."""
 
 
 class Passing(NamedTuple):
-    """Words of 4 bytes from ``source`` to ``target`` of the same bytes, or FP32 to a BF16 target of an even length;
-    without a target they are read for their digest alone. Both are contiguous, at addresses in 16s."""
+    """Words of 4 bytes from ``source`` to ``target`` of the same bytes, or FP32 to a BF16 target of an even length; the
+    digest is of what arrives, or ``sent`` of what came. Without a target they are read for it alone. Both are
+    contiguous, at addresses in 16s."""
 
     source: Tensor
     target: Tensor | None = None
+    sent: bool = False
 
     @property
-    def arrived(self) -> Tensor:
-        return self.source if self.target is None else self.target
+    def digested(self) -> Tensor:
+        return self.source if self.target is None or self.sent else self.target
 
     @property
-    def cast(self) -> bool:
-        return self.arrived.dtype == torch.bfloat16 and self.source.dtype == torch.float32
+    def kind(self) -> int:
+        if self.target is None or self.source.dtype != torch.float32 or self.target.dtype != torch.bfloat16:
+            return MOVED
+        return ROUNDED if self.sent else CAST
 
 
 class Quantizing(NamedTuple):
@@ -74,42 +80,41 @@ class Table(NamedTuple):
 
 @dataclass(frozen=True)
 class Transfer:
-    """What one part of the weights takes: words as they are, words to be cast, and blocks. ``sizes`` int64: the bytes
-    of the tensors that arrive, in their order: the words' first, then each block's data and scales."""
+    """What one part of the weights takes: words as they are, words to be cast, and blocks. ``begun`` int64 [tensors, 2]
+    is where digests begin: zeros, and the bytes of the tensors that arrive, in their order: the words' first, then each
+    block's data and scales."""
 
-    moved: Table
-    cast: Table
+    words: tuple[Table, ...]
     blocks: Table
-    sizes: Tensor
+    begun: Tensor
     factors: tuple[Tensor, Tensor]
 
     @staticmethod
     def of(words: Sequence[Passing], blocks: Sequence[Quantizing] = ()) -> Transfer:
         """Lays the tables down; waits for nothing."""
-        arriving = [w.arrived for w in words] + [t for q in blocks for t in q.target]
-        device, slots = arriving[0].device, list(enumerate(words))
-        moved = _of_words([(i, w) for i, w in slots if not w.cast], device)
-        cast = _of_words([(i, w) for i, w in slots if w.cast], device)
+        arriving = [w.digested for w in words] + [t for q in blocks for t in q.target]
+        device = arriving[0].device
+        tables = tuple(_of_words([(i, w) for i, w in enumerate(words) if w.kind == kind], device) for kind in KINDS)
         quantized = _of_blocks(blocks, len(words), device)
         longest = max(rows(t.nbytes // 4) for t in arriving)
-        sizes = _on([t.nbytes for t in arriving], device)
-        return Transfer(moved, cast, quantized, sizes, factors(longest, device))
+        begun = _on([[0, t.nbytes] for t in arriving], device)
+        return Transfer(tables, quantized, begun, factors(longest, device))
 
     def run(self, *, sums: bool = True) -> Tensor:
         """Digests int64 [tensors, 2] of the kind "sum", or [0, 2] without ``sums``."""
-        found = torch.zeros(len(self.sizes) if sums else 1, dtype=torch.int64, device=self.sizes.device)
+        found = self.begun.clone() if sums else self.begun
         given, options = (*self.factors, found), {"ROW": len(self.factors[1]), "SUMS": sums}
-        for table, cast in ((self.moved, False), (self.cast, True)):
+        for kind, table in enumerate(self.words):
             if len(table.programs):
-                _words_kernel[(len(table.programs),)](*table, *given, **options, CAST=cast, num_warps=4)
+                _words_kernel[(len(table.programs),)](*table, *given, **options, KIND=kind, num_warps=4)
         if len(self.blocks.programs):
             _blocks_kernel[(len(self.blocks.programs),)](*self.blocks, *given, **options, num_warps=4)
-        return torch.stack([found, self.sizes], 1) if sums else found.new_empty(0, 2)
+        return found if sums else found[:0]
 
 
 def _of_words(words: Sequence[tuple[int, Passing]], device: torch.device) -> Table:
     """With the slot of each in what is found."""
-    lines = [[slot, _address(w.source), _address(w.target), w.arrived.nbytes // 4] for slot, w in words]
+    lines = [[slot, _address(w.source), _address(w.target), w.digested.nbytes // 4] for slot, w in words]
     return Table.of(lines, [rows(line[-1]) for line in lines], device)
 
 
@@ -145,11 +150,11 @@ def _assigned(lines, programs, FIELDS: tl.constexpr):
 
 
 @triton.jit
-def _passed(source, target, row, count, ROW: tl.constexpr, CAST: tl.constexpr, WHOLE: tl.constexpr):
-    """A row of words [ROW] from source to target."""
+def _passed(source, target, row, count, ROW: tl.constexpr, KIND: tl.constexpr, WHOLE: tl.constexpr):
+    """A row of words [ROW] from source to target; returns those that are digested."""
     at = row * ROW + tl.arange(0, ROW)
     inside = WHOLE | (at < count)
-    if CAST:
+    if KIND == 1:
         pair = row * 2 * ROW + tl.arange(0, 2 * ROW)
         there = tl.multiple_of(source.to(tl.pointer_type(tl.float32)) + pair, 16)
         value = tl.load(there, mask=WHOLE | (pair < 2 * count), other=0.0)
@@ -159,28 +164,31 @@ def _passed(source, target, row, count, ROW: tl.constexpr, CAST: tl.constexpr, W
     else:
         there = tl.multiple_of(source.to(tl.pointer_type(tl.int32)) + at, 16)
         word = tl.load(there, mask=inside, other=0)
-    if target != 0:
+    if KIND == 2:
+        rounded = word.to(tl.float32, bitcast=True).to(tl.bfloat16)
+        tl.store(tl.multiple_of(target.to(tl.pointer_type(tl.bfloat16)) + at, 16), rounded, mask=inside)
+    elif target != 0:
         tl.store(tl.multiple_of(target.to(tl.pointer_type(tl.int32)) + at, 16), word, mask=inside)
     return word.to(tl.int64)
 
 
 @launched
 @triton.jit
-def _words_kernel(lines, programs, a, b, found, ROW: tl.constexpr, SUMS: tl.constexpr, CAST: tl.constexpr):
+def _words_kernel(lines, programs, a, b, found, ROW: tl.constexpr, SUMS: tl.constexpr, KIND: tl.constexpr):
     line, first, step = _assigned(lines, programs, 4)
     source, target, count = tl.load(line + 1) * 16, tl.load(line + 2) * 16, tl.load(line + 3)
     whole = count // ROW
     total = tl.zeros([ROW], tl.int64)
     for row in range(first, whole, step):
-        word = _passed(source, target, row, count, ROW, CAST, True)
+        word = _passed(source, target, row, count, ROW, KIND, True)
         if SUMS:
             total += word * tl.load(a + row)
     if (whole * ROW < count) & (whole % step == first):
-        word = _passed(source, target, whole, count, ROW, CAST, False)
+        word = _passed(source, target, whole, count, ROW, KIND, False)
         if SUMS:
             total += word * tl.load(a + whole)
     if SUMS:
-        tl.atomic_add(found + tl.load(line), tl.sum(total * tl.load(b + tl.arange(0, ROW))))
+        tl.atomic_add(found + 2 * tl.load(line), tl.sum(total * tl.load(b + tl.arange(0, ROW))))
 
 
 @triton.jit
@@ -248,6 +256,6 @@ def _blocks_kernel(lines, programs, a, b, found, ROW: tl.constexpr, SUMS: tl.con
             word = scale.to(tl.int32, bitcast=True).to(tl.int64)
             of_scales += word * tl.load(a + (where >> 10)) * tl.load(b + (where & 1023))
     if SUMS:
-        slot = found + tl.load(line)
+        slot = found + 2 * tl.load(line)
         tl.atomic_add(slot, tl.sum(tl.sum(total, 1), 0))
-        tl.atomic_add(slot + 1, tl.sum(of_scales, 0))
+        tl.atomic_add(slot + 2, tl.sum(of_scales, 0))

@@ -491,14 +491,34 @@ def test_weights_on_their_way_are_what_they_are_by_themselves(kind: str) -> None
     rooms = [
         Quantized(torch.empty_like(w, dtype=torch.float8_e4m3fn), w.new_empty(fp8.scale_shape(w))) for w in weights
     ]
-    transfer = Transfer.of([*map(Passing, plain, targets), Passing(plain[1])], [*map(Quantizing, weights, rooms)])
-    arrived = [*targets, plain[1], *(t for room in rooms for t in room)]
+    cast = torch.empty_like(targets[2])
+    words = [*map(Passing, plain, targets), Passing(plain[1]), Passing(plain[2], cast, sent=True)]
+    transfer = Transfer.of(words, [*map(Quantizing, weights, rooms)])
+    arrived = [*targets, plain[1], plain[2], *(t for room in rooms for t in room)]
     for _ in range(2):
         found = transfer.run()
         assert torch.equal(found.cpu(), digest.sums([t.cpu() for t in arrived]))
-    for x, target in zip(plain, targets, strict=True):
+    for x, target in zip([*plain, plain[2]], [*targets, cast], strict=True):
         assert torch.equal(target, x.to(target.dtype))
     for w, room in zip(weights, rooms, strict=True):
         expected, _ = quantize_blocks(w)
         assert torch.equal(room.data.view(torch.uint8), expected.data.view(torch.uint8))
         assert torch.equal(room.scale, expected.scale)
+
+
+@pytest.mark.parametrize("kind", ["random", "outliers", "adversarial"])
+def test_what_an_engine_keeps_of_weights_is_what_torch_makes_of_them(kind: str) -> None:
+    from model.derived import bf16_terms
+    from model.kernels.invariant import Weight
+    from model.kernels.reshaped import halves, router_terms
+
+    w = inputs(kind, 3 * (128 + 64), 512).float()
+    q = fp8.quantize_blocks(w)
+    for given, plain in ((Weight(w.bfloat16()), w), (Weight(*q), fp8.dequantize_blocks(q))):
+        up_k, up_v = plain.bfloat16().unflatten(0, (3, -1)).split([128, 64], 1)
+        found = halves(given, 3, 128, torch.bfloat16)
+        assert torch.equal(found[0], up_k.mT)
+        assert torch.equal(found[1], up_v)
+    router = inputs(kind, 64, 2048).float() * 1.001
+    expected = bf16_terms(router).view(-1, 4, 512).transpose(0, 1)
+    assert torch.equal(router_terms(router, torch.bfloat16, 4), expected)

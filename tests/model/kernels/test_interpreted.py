@@ -11,7 +11,8 @@ from tests.model.kernels import interpreter
 PROGRAM = """
 import torch
 from model import digest, fp8
-from model.kernels import elementwise
+from model.kernels import elementwise, reshaped
+from model.kernels.invariant import Weight
 from model.kernels.transfer import Passing, Quantizing, Transfer, word_sums
 from model.kernels.quantize import (
     quantize_blocks, quantize_both, quantize_normed, quantize_placed, quantize_tiles, swiglu_backward, swiglu_quantize,
@@ -179,17 +180,30 @@ kept = torch.randn(9)
 weights = [exact(2, 200, 320), exact(1, 128, 144)]
 codes = [torch.empty_like(w, dtype=torch.float8_e4m3fn) for w in weights]
 rooms = [fp8.Quantized(q, torch.empty(fp8.scale_shape(q))) for q in codes]
-passing = [*map(Passing, moved, targets), Passing(kept)]
+cast = torch.empty_like(halves[1])
+passing = [*map(Passing, moved, targets), Passing(kept), Passing(moved[2], cast, sent=True)]
 transfer = Transfer.of(passing, list(map(Quantizing, weights, rooms)))
-arrived = [*targets, kept, *(t for room in rooms for t in room)]
+arrived = [*targets, kept, moved[2], *(t for room in rooms for t in room)]
 for given in (True, False):
     for target in targets:
         target.zero_()
     sums = transfer.run(sums=given)
     assert torch.equal(sums, digest.sums(arrived)) if given else sums.shape == (0, 2)
-    assert all(torch.equal(t.float(), x) for t, x in zip(targets, moved, strict=True))
+    assert all(torch.equal(t.float(), x) for t, x in zip(targets, moved, strict=True)) and torch.equal(cast, halves[1])
+    cast.zero_()
     for w, room in zip(weights, rooms, strict=True):
         assert torch.equal(room.data.float(), w) and torch.equal(room.scale, fp8.quantize_blocks(w).scale)
+
+# What an engine keeps of kv_b_proj and of a router, in FP32.
+for heads, nope, v, latent in ((2, 16, 16, 16), (3, 128, 64, 512), (2, 48, 32, 256)):
+    w = torch.randn(heads * (nope + v), latent)
+    q = fp8.quantize_blocks(w)
+    for given, plain in ((Weight(w), w), (Weight(*q), fp8.dequantize_blocks(q))):
+        up_k, up_v = plain.unflatten(0, (heads, -1)).split([nope, v], 1)
+        found = reshaped.halves(given, heads, nope, torch.float32)
+        assert torch.equal(found[0], up_k.mT) and torch.equal(found[1], up_v)
+w = torch.randn(6, 1280)
+assert torch.equal(reshaped.router_terms(w, torch.float32, 4), w.view(-1, 4, 320).transpose(0, 1))
 
 leaf = logits.clone().requires_grad_()
 scores = leaf.sigmoid()
