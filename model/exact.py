@@ -11,7 +11,7 @@ activation checkpointing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -23,7 +23,9 @@ from model.config import Precision
 from model.kernels import stream
 from model.kernels.latent import PAGE, Places
 from model.moe import Routing
-from model.publish import made
+from model.outgoing import Outgoing, takes
+from model.parts import Part
+from model.publish import has_e4m3, made
 from model.segments import Segments
 from model.serving import Routes, Served, new_pool
 from model.transformer import Block, Output, Transformer
@@ -39,10 +41,18 @@ class Exact:
     def __init__(self, model: Transformer, precision: Precision) -> None:
         self.model = model
         self.served = Served(model.c, precision, model.device)
+        self.outgoing: Outgoing | None = None
         self.refresh()
 
     def refresh(self) -> None:
-        self.served.load(made(self.model, self.served.precision))
+        self.served.load(self._made())
+
+    def _made(self) -> Iterator[Part]:
+        if not (has_e4m3(self.model.device) and takes(self.model)):
+            return made(self.model, self.served.precision)
+        if self.outgoing is None or not self.outgoing.fits(self.served.precision):
+            self.outgoing = Outgoing(self.model, self.served.precision, in_turn=True)
+        return (part for part, _ in self.outgoing.made(None))
 
     def forward(self, tokens: Tensor, segments: Segments) -> Output:
         """As `Transformer.forward`, without what a cache keeps."""

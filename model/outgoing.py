@@ -26,9 +26,10 @@ STEP = 16
 
 class Outgoing:
     """A model's weights in an engine's precision. Its parts are lent: they are written anew when nobody holds any of
-    the last publish."""
+    the last publish. ``in_turn``: there is room for two, which later ones take from earlier ones, for somebody who
+    launches what takes a part before the next one is made."""
 
-    def __init__(self, model: Transformer, precision: Precision) -> None:
+    def __init__(self, model: Transformer, precision: Precision, *, in_turn: bool = False) -> None:
         self.precision, self.places = precision, places(model)
         self.sources = [owner[key].data_ptr() for owner, key in self.places]
         self.lent: list[weakref.ref[Part]] = []
@@ -36,8 +37,11 @@ class Outgoing:
         self.proofs: list[Part] = []
         self.making: list[Replayed] = []
         recorder = Recorder.on(model.device)
-        for outline, state in outlined(model, precision):
-            part = outline.empty(model.device)
+        outlines = list(outlined(model, precision))
+        most = max(outline.size for outline, _ in outlines)
+        rooms = [torch.empty(most, dtype=torch.uint8, device=model.device) for _ in range(2 * in_turn)]
+        for i, (outline, state) in enumerate(outlines):
+            part = Part(outline, rooms[i % 2][: outline.size]) if in_turn else outline.empty(model.device)
             transfer = Transfer.of(*work_of(state, part))
             self.parts.append(part)
             self.making.append(Replayed(partial(_prepared, transfer), recorder))

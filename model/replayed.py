@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,34 +24,33 @@ class Recorder:
     def __init__(self, device: torch.device, *, urgent: bool = False) -> None:
         self.stream = torch.cuda.Stream(device, priority=-1 if urgent else 0)
         self.pool: Any = torch.cuda.graph_pool_handle()
-        self.first = torch.cuda.CUDAGraph()  # as long as there is one, the memory stays
-        with self.recording(self.first):
-            torch.zeros(1, device=device)
+        self.first = self.record(lambda: torch.zeros(1, device=device))  # as long as there is one, the memory stays
 
     @staticmethod
     def on(device: torch.device, *, urgent: bool = False) -> Recorder | None:
         """Where there is a GPU."""
         return Recorder(device, urgent=urgent) if device.type == "cuda" else None
 
-    @contextmanager
-    def recording(self, graph: torch.cuda.CUDAGraph) -> Iterator[None]:
-        """As `torch.cuda.graph`, which also collects garbage, waits for the device and gives cached memory back."""
+    def record(self, work: Callable[[], object]) -> Callable[[], None]:
+        """What launches again what ``work`` launches, with the same arguments. As `torch.cuda.graph`, which also
+        collects garbage, waits for the device and gives cached memory back."""
+        graph = torch.cuda.CUDAGraph()
         with beside(self.stream):
             graph.capture_begin(pool=self.pool, capture_error_mode="thread_local")
             try:
-                yield
+                work()
             finally:
                 graph.capture_end()
+        return graph.replay
 
 
 @dataclass
 class _Met:
-    """``work`` on some addresses, what it ``left`` when it ran on them first, and its ``graph``, which leaves it
-    there."""
+    """``work`` on some addresses, what it ``left`` when it ran on them first, and what leaves it there again."""
 
     work: Work
     left: tuple[Tensor, ...]
-    graph: torch.cuda.CUDAGraph | None = None
+    replay: Callable[[], None] | None = None
 
 
 class Replayed:
@@ -75,13 +75,15 @@ class Replayed:
         self.met.move_to_end(addresses)
         if self.recorder is None:
             return met.work(*args)
-        if met.graph is None:
-            met.graph = torch.cuda.CUDAGraph()
-            with self.recorder.recording(met.graph):
-                for kept, new in zip(met.left, met.work(*args), strict=True):
-                    kept.copy_(new)
-        met.graph.replay()
+        if met.replay is None:
+            met.replay = self.recorder.record(partial(_again, met, args))
+        met.replay()
         return met.left
+
+
+def _again(met: _Met, args: tuple[object, ...]) -> None:
+    for left, new in zip(met.left, met.work(*args), strict=True):
+        left.copy_(new)
 
 
 @contextmanager

@@ -136,7 +136,7 @@ class Served:
         part = self._landed(part)
         if part.name not in self.taking:
             self.taking[part.name] = Replayed(self._taking, self.recorder)
-        (found,) = self.taking[part.name]((part.piece.data_ptr(), kind), part, kind)
+        (found,) = self.taking[part.name]((part.piece.data_ptr(), kind), part.name, part.tensors, kind)
         return found
 
     def complete(self, names: Collection[str]) -> None:
@@ -154,15 +154,15 @@ class Served:
             self.landings[0] = torch.empty_like(part.piece, device=self.device)
         return Part(part.outline, self.landings[0][: len(part.piece)].copy_(part.piece))
 
-    def _taking(self, part: Part, kind: Kind | None) -> Work:
-        """What writes parts that lie where this one does, and digests them on the way."""
-        words, left = direct(part.tensors, self._moves(part.name, part.tensors))
+    def _taking(self, name: str, tensors: Mapping[str, Tensor], kind: Kind | None) -> Work:
+        """What writes a part whose tensors lie where these do, and digests them on the way."""
+        words, left = direct(tensors, self._moves(name, tensors))
         words = [w for w in words if kind or w.target is not None]
         transfer = Transfer.of(words) if words else None
 
-        def take(part: Part, kind: Kind | None) -> tuple[Tensor]:
+        def take(name: str, tensors: Mapping[str, Tensor], kind: Kind | None) -> tuple[Tensor]:
             with beside(self.stream):
-                moves = self._moves(part.name, part.tensors)
+                moves = self._moves(name, tensors)
                 for i in left:
                     moves[i].target.copy_(moves[i].source)
             found = torch.empty(0, 2, dtype=torch.int64) if transfer is None else transfer.run(sums=kind is not None)

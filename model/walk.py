@@ -3,7 +3,7 @@ trainer, whose numbers are the same to the bit."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -42,7 +42,7 @@ class Walk:
             self.steps[part.name] = Replayed(lambda *_: self._step, self.recorder)
         x = self.tokens if part.name == "embed_tokens" else self.x
         with beside(self.stream):
-            found = self.steps[part.name]((self._address(part), x.data_ptr()), part, x)
+            found = self.steps[part.name]((self._address(part), x.data_ptr()), part.name, part.tensors, x)
         if part.name == "head":
             self.logprobs = found[0]
             return
@@ -58,14 +58,14 @@ class Walk:
         """The engine's weights stay where they are."""
         return 0
 
-    def _step(self, part: Part, x: Tensor) -> tuple[Tensor, ...]:
+    def _step(self, name: str, tensors: Mapping[str, Tensor], x: Tensor) -> tuple[Tensor, ...]:
         """The stream's beginning; or the stream behind a layer, and its trace; or the log-probabilities."""
         served = self.served
-        if part.name == "embed_tokens":
+        if name == "embed_tokens":
             return (served.embed(self.tokens),)
-        if part.name == "head":
+        if name == "head":
             return (chosen(served.logits(served.finish(x, None)[:-1]), self.tokens),)
-        x = self._layer(int(part.name.removeprefix("layers.")), x)
+        x = self._layer(int(name.removeprefix("layers.")), x)
         return x, norms(x)
 
     def _layer(self, i: int, x: Tensor) -> Tensor:
@@ -83,14 +83,14 @@ class Probe(Walk):
     def _address(self, part: Part) -> int:
         return part.piece.data_ptr()
 
-    def _step(self, part: Part, x: Tensor) -> tuple[Tensor, ...]:
-        served, tensors = self.served, part.tensors
-        if part.name == "embed_tokens":
+    def _step(self, name: str, tensors: Mapping[str, Tensor], x: Tensor) -> tuple[Tensor, ...]:
+        served = self.served
+        if name == "embed_tokens":
             return (tensors["embed_tokens.weight"].index_select(0, self.tokens).to(served.dtype),)
-        if part.name == "head":
+        if name == "head":
             served.norm, served.head = tensors["norm.weight"], Weight(tensors["lm_head.weight"].to(served.dtype))
-            return super()._step(part, x)
-        served.layers = [served.layer(tensors, part.name + ".")]
+            return super()._step(name, tensors, x)
+        served.layers = [served.layer(tensors, name + ".")]
         x = self._layer(0, x)
         served.layers = []
         return x, norms(x)

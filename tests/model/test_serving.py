@@ -137,6 +137,91 @@ assert torch.equal(exact.served.head.data, model.lm_head.weight)
 """
 
 
+PUBLISHES = """
+import asyncio, weakref
+from model import outgoing, replayed
+from model.native import NativeEngine
+from tests.model.test_replayed import Tape
+
+# A trainer and engines as on a GPU, whose recordings do again what was recorded with.
+C = replace(C, n_shared_experts=SHARED)
+publish.has_kernels = lambda *_: True
+publish.has_e4m3 = lambda device: True
+publish.kind_on = lambda device: "sum"
+replayed.Recorder.on = staticmethod(lambda device, urgent=False: Tape())
+
+def weights_of(engine):
+    own = engine.graphs.served
+    return [t.clone() for t in serving._flat(((own.embedding, own.norm, own.head), own.drafter, own.layers))]
+
+def pieces(parts):
+    return [t.clone() for part in parts if part.name != "proof" for t in part.tensors.values()]
+
+def same(one, other):
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+def send(engine, version):
+    weights = publish.publish(model, version, "fp32", to_kernels=True)
+    asyncio.run(engine.publish(weights))
+    return weights
+
+@torch.no_grad()
+def train():
+    for p in model.parameters():
+        p += 0.01 * torch.randn(p.shape)
+
+model, engine, places = build(C, 1), NativeEngine(C, tokenizer), set()
+for version in range(4):  # run, recorded, replayed, replayed
+    train()
+    parts = send(engine, version).parts
+    assert same(pieces(parts), pieces(publish.made(model, "fp32")))
+    places.add(tuple(part.piece.data_ptr() for part in parts if part.name != "proof"))
+    del parts
+    new = NativeEngine(C, tokenizer)
+    weights = publish.Fresh(model, "fp32")
+    served = serving.Served(C, "fp32", torch.device("cpu"))
+    served.load(part for part, _ in weights.made(None))
+    new.share(served, version)
+    assert same(weights_of(engine), weights_of(new))
+assert len(places) == 1
+
+held = publish.publish(model, 4, "fp32", to_kernels=True)
+before = pieces(held.parts)
+for version in (5, 6):
+    train()
+    send(engine, version)
+assert same(pieces(held.parts), before)
+asyncio.run(engine.publish(held))
+del held
+
+for name in ("mlp.experts.gate_up_proj.weight", "self_attn.kv_b_proj.weight", "mlp.gate.weight"):
+    weights = publish.publish(model, 7, "fp32", to_kernels=True)
+    tensor = next(t for part in weights.parts for n, t in part.tensors.items() if n == f"layers.1.{name}")
+    tensor.view(-1).view(torch.uint8)[5] ^= 1
+    try:
+        asyncio.run(engine.publish(weights))
+    except publish.PublishError as error:
+        assert f"layers.1.{name} differs" in str(error), error
+    else:
+        raise AssertionError(name)
+    del weights, tensor
+    send(engine, 8)
+
+model.norm.weight.data = torch.full_like(model.norm.weight, 2.0)
+model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight * 3)
+send(engine, 9)
+assert torch.equal(engine.graphs.served.norm, model.norm.weight.data)
+assert torch.equal(engine.graphs.served.head.data, model.lm_head.weight.data)
+
+exact = Exact(model.use("fp32"), "fp32")
+for _ in range(4):
+    train()
+    exact.refresh()
+    send(engine, 10)
+    flat = [*serving._flat((exact.served.embedding, exact.served.norm, exact.served.layers))]
+    own = engine.graphs.served
+    assert same(flat, [*serving._flat((own.embedding, own.norm, own.layers))])
+"""
 LAYER = """
 from tests.fakes import TINY
 
@@ -165,8 +250,17 @@ for shared, precision in ((1, "bf16"), (2, "bf16"), (1, "fp8"), (2, "fp8")):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "program",
-    [GRAPHS.replace("DRAFT", "False"), GRAPHS.replace("DRAFT", "True"), DRAFTS, FRONT, EXACT, LAYER],
-    ids=["graphs", "graphs with drafts", "guesses", "front", "exact", "a layer"],
+    [
+        GRAPHS.replace("DRAFT", "False"),
+        GRAPHS.replace("DRAFT", "True"),
+        DRAFTS,
+        FRONT,
+        EXACT,
+        LAYER,
+        PUBLISHES.replace("SHARED", "1"),
+        PUBLISHES.replace("SHARED", "2"),
+    ],
+    ids=["graphs", "graphs with drafts", "guesses", "front", "exact", "a layer", "publishes", "two shared experts"],
 )
 def test_interpreted(program: str) -> None:
     done = interpreter.run(SETUP + program)
