@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
@@ -454,7 +455,8 @@ class Cluster:
 @contextmanager
 def connect(address: str | None, cpus: int) -> Iterator[Cluster]:
     """Joins the cluster at ``address``, or the one this process is a job of, or starts one on this machine's loopback
-    address with at least ``cpus`` places. Token authentication is on. Leaves it as it was found."""
+    address with at least ``cpus`` places. Token authentication is on. Leaves it as it was found. Meanwhile SIGTERM is a
+    KeyboardInterrupt: Ray would end the process without a word."""
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -462,9 +464,22 @@ def connect(address: str | None, cpus: int) -> Iterator[Cluster]:
     # each other it takes one to do so.
     os.environ.setdefault("RAY_worker_niceness", "0")
     os.environ.setdefault("GLIBC_TUNABLES", memory.TUNABLES)
+    address = address or os.environ.get("RAY_ADDRESS")
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     import ray
 
-    address = address or os.environ.get("RAY_ADDRESS")
+    try:
+        _begin(address, cpus)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        yield Cluster(one_machine=not address)
+    finally:
+        ray.shutdown()
+        signal.signal(signal.SIGTERM, before)
+
+
+def _begin(address: str | None, cpus: int) -> None:
+    import ray
+
     try:
         if address:
             ray.init(address=address, log_to_driver=False, namespace=None)
@@ -475,13 +490,11 @@ def connect(address: str | None, cpus: int) -> Iterator[Cluster]:
                 log_to_driver=False,
                 _node_ip_address="127.0.0.1",
             )
+    except SystemExit:  # Ray's answer to SIGTERM
+        raise KeyboardInterrupt from None
     except Exception as error:  # noqa: BLE001 - whatever Ray raises here, the remedy is the same
         where = f"cannot reach a Ray cluster at {address}" if address else "cannot start Ray on this machine"
         raise ClusterError(f"{where}: {error}\ncheck the address, and that RAY_AUTH_TOKEN is the cluster's") from None
-    try:
-        yield Cluster(one_machine=not address)
-    finally:
-        ray.shutdown()
 
 
 async def call(reference: Awaitable[T], who: str) -> T:
