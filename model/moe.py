@@ -142,6 +142,13 @@ class MoE(nn.Module):
             out = out + (shared(flat) if operand is flat else shared.of_operand(operand))
         return out.view_as(x), routing
 
+    @on_gpu("mixture_onto")
+    def onto(self, x: Tensor, given: Tensor | None, stream: Tensor) -> tuple[Tensor, Tensor | None, Routing]:
+        """`forward`, added to ``stream`` [..., H]; and 1 over the root of each sum's mean square, FP32 [N], which the
+        next norm would have to find, where it comes with the sum."""
+        out, routing = self(x, given)
+        return stream + out, None, routing
+
 
 def swiglu(gate: Tensor, up: Tensor, weights: Tensor | None = None) -> Tensor:
     """silu(gate) * up [M, I], times ``weights`` [M, 1]."""
