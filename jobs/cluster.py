@@ -13,10 +13,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
+import threading
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -36,7 +39,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Item = TypeVar("Item")
 RETRIES = 2
-"""Of a reward worker's batch that ended its process."""
+"""Of what a reward or rollout worker was asked for and its process ended with."""
 LOGS = "/tmp/ray/session_latest/logs"  # noqa: S108 - Ray's own folder
 
 
@@ -44,6 +47,10 @@ class ClusterError(RuntimeError):
     """Ray, or a process that Ray placed, is gone."""
 
     exit_status = 1
+
+
+class DeadError(ClusterError):
+    """A process that Ray placed has ended by itself."""
 
 
 class StoredParts:
@@ -149,15 +156,18 @@ class TrainerActor:
 
 
 class RolloutActor:
-    """Calls of the native engine come one after the other; vLLM's may overlap, in threads."""
+    """Calls of the native engine come one after the other; vLLM's may overlap, in threads. ``version``: of the weights
+    that it has taken."""
 
     broadcast: Broadcast | None = None
+    version = -1
 
     def __init__(self, recipe: GrpoRecipe) -> None:
         from jobs.parts import rollout_engine
 
         memory.keep_freed()
         self.engine = rollout_engine(recipe)
+        self.taking = threading.Lock()
 
     def join(self, meeting: Meeting, rank: int) -> None:
         from model.transport import Broadcast
@@ -165,13 +175,25 @@ class RolloutActor:
         self.broadcast = Broadcast(meeting, rank)
 
     def publish(self, weights: Published) -> None:
+        with self.taking:
+            self._take(weights)
+
+    def generate(
+        self, weights: Published | None, requests: Sequence[Request], sampling: Sampling
+    ) -> list[list[Completion]]:
+        """``weights``: those published last before the call, where they still can be had: a worker that was started
+        again since then takes them first."""
+        with self.taking:
+            if weights is not None and self.version != weights.version:
+                self._take(weights)
+        return asyncio.run(self.engine.generate(requests, sampling))
+
+    def _take(self, weights: Published) -> None:
         if self.broadcast is not None:
             announced: Any = weights.parts
             weights = replace(weights, parts=self.broadcast.received(announced))
         asyncio.run(self.engine.publish(weights))
-
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Completion]]:
-        return asyncio.run(self.engine.generate(requests, sampling))
+        self.version = weights.version
 
     def close(self) -> None:
         asyncio.run(self.engine.close())
@@ -276,42 +298,73 @@ class RemoteTrainer:
 
 
 class RemoteEngine:
-    """Rollout workers as one engine: requests are dealt out in turn. ``idle`` is told how many workers have nothing to
-    do, whenever that changes. ``has_processes``: a worker has started others, which its own end would leave
-    behind."""
+    """Rollout workers, each made by ``place``, as one engine: requests are dealt out in turn. ``idle`` is told how many
+    workers have nothing to do, whenever that changes. ``has_processes``: a worker has started others, which its own end
+    would leave behind.
+
+    A worker that dies is replaced by a new one, which takes the weights that the other had and does again what that was
+    at, to the same samples; where it ends `RETRIES` new ones, the run ends. So it does where weights are not kept for a
+    new one: its place in a broadcast is one that nobody else can take."""
 
     handover: Handover | None = None
 
     def __init__(
-        self, actors: Sequence[Any], idle: Callable[[int], None] = lambda workers: None, has_processes: bool = False
+        self,
+        place: Callable[[], Any],
+        workers: int,
+        idle: Callable[[int], None] = lambda workers: None,
+        has_processes: bool = False,
     ) -> None:
-        self.actors, self.idle, self.has_processes = actors, idle, has_processes
-        self.calls = [0] * len(actors)
+        self.place, self.idle, self.has_processes = place, idle, has_processes
+        self.actors = [place() for _ in range(workers)]
+        self.calls = [0] * workers
+        self.weights: list[Any] = [None] * workers
+
+    @property
+    def keeps(self) -> bool:
+        """Whether weights that have been published can be had again."""
+        return self.handover is None or self.handover.way == "store"
 
     async def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Completion]]:
         parts = deal(requests, len(self.actors))
         return joined(await asyncio.gather(*(self._part(i, part, sampling) for i, part in enumerate(parts))))
 
     async def _part(self, worker: int, requests: Sequence[Request], sampling: Sampling) -> list[list[Completion]]:
-        done: list[list[Completion]] = await self._call(worker, self.actors[worker].generate.remote(requests, sampling))
-        return done
+        weights = self.weights[worker] if self.keeps else None
+        return await self._call(worker, lambda actor: actor.generate.remote(weights, requests, sampling))
 
-    async def _call(self, worker: int, reference: Awaitable[T]) -> T:
+    async def _call(self, worker: int, ask: Callable[[Any], Awaitable[T]]) -> T:
         self._count(worker, 1)
         try:
-            return await call(reference, f"rollout worker {worker}")
+            for _ in range(RETRIES):
+                actor = self.actors[worker]
+                try:
+                    return await call(ask(actor), f"rollout worker {worker}")
+                except DeadError:
+                    if not self.keeps:
+                        raise
+                    self._replace(worker, actor)
+            return await call(ask(self.actors[worker]), f"rollout worker {worker}")
         finally:
             self._count(worker, -1)
+
+    def _replace(self, worker: int, dead: Any) -> None:
+        """Once, though several calls find it dead."""
+        if self.actors[worker] is dead:
+            console.say(f"rollout worker {worker} died and was started again; its log is in {LOGS}")
+            self.actors[worker] = self.place()
 
     def _count(self, worker: int, more: int) -> None:
         self.calls[worker] += more
         self.idle(self.calls.count(0))
 
     async def publish(self, weights: Any) -> None:
-        receiving = asyncio.gather(
-            *(self._call(i, actor.publish.remote(weights)) for i, actor in enumerate(self.actors))
-        )
+        receiving = asyncio.gather(*(self._publish(i, weights) for i in range(len(self.actors))))
         await (receiving if self.handover is None else self.handover.run(weights.parts, receiving))
+
+    async def _publish(self, worker: int, weights: Any) -> None:
+        self.weights[worker] = weights
+        await self._call(worker, lambda actor: actor.publish.remote(weights))
 
     async def close(self) -> None:
         """Ends vLLM's processes, where there are any; a worker that died has none, and its death is told elsewhere."""
@@ -385,14 +438,9 @@ class Cluster:
             if trainer and self.one_machine and recipe.rollout.lag:
                 trainer.borrow(idle * table.rollout_threads)
 
-        engine = RemoteEngine(
-            [
-                _place(RolloutActor, table.rollout_threads, table.gpus_per_rollout_worker, absolute, calls=calls)
-                for _ in range(table.rollout_workers)
-            ],
-            lend,
-            has_processes=recipe.rollout.engine == "vllm",
-        )
+        gpus = table.gpus_per_rollout_worker
+        place = partial(_place, RolloutActor, table.rollout_threads, gpus, absolute, calls=calls)
+        engine = RemoteEngine(place, table.rollout_workers, lend, has_processes=recipe.rollout.engine == "vllm")
         if trainer is not None:
             host = "127.0.0.1" if self.one_machine else None
             trainer.handover = engine.handover = Handover(trainer.actor, engine.actors, recipe, host)
@@ -407,7 +455,8 @@ class Cluster:
 @contextmanager
 def connect(address: str | None, cpus: int) -> Iterator[Cluster]:
     """Joins the cluster at ``address``, or the one this process is a job of, or starts one on this machine's loopback
-    address with at least ``cpus`` places. Token authentication is on. Leaves it as it was found."""
+    address with at least ``cpus`` places. Token authentication is on. Leaves it as it was found. Meanwhile SIGTERM is a
+    KeyboardInterrupt: Ray would end the process without a word."""
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -415,9 +464,22 @@ def connect(address: str | None, cpus: int) -> Iterator[Cluster]:
     # each other it takes one to do so.
     os.environ.setdefault("RAY_worker_niceness", "0")
     os.environ.setdefault("GLIBC_TUNABLES", memory.TUNABLES)
+    address = address or os.environ.get("RAY_ADDRESS")
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     import ray
 
-    address = address or os.environ.get("RAY_ADDRESS")
+    try:
+        _begin(address, cpus)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        yield Cluster(one_machine=not address)
+    finally:
+        ray.shutdown()
+        signal.signal(signal.SIGTERM, before)
+
+
+def _begin(address: str | None, cpus: int) -> None:
+    import ray
+
     try:
         if address:
             ray.init(address=address, log_to_driver=False, namespace=None)
@@ -428,13 +490,11 @@ def connect(address: str | None, cpus: int) -> Iterator[Cluster]:
                 log_to_driver=False,
                 _node_ip_address="127.0.0.1",
             )
+    except SystemExit:  # Ray's answer to SIGTERM
+        raise KeyboardInterrupt from None
     except Exception as error:  # noqa: BLE001 - whatever Ray raises here, the remedy is the same
         where = f"cannot reach a Ray cluster at {address}" if address else "cannot start Ray on this machine"
         raise ClusterError(f"{where}: {error}\ncheck the address, and that RAY_AUTH_TOKEN is the cluster's") from None
-    try:
-        yield Cluster(one_machine=not address)
-    finally:
-        ray.shutdown()
 
 
 async def call(reference: Awaitable[T], who: str) -> T:
@@ -451,9 +511,9 @@ async def call(reference: Awaitable[T], who: str) -> T:
     except ray.exceptions.RayActorError as error:
         if error.actor_init_failed:
             raise ClusterError(f"{who} could not start: {str(error).splitlines()[-1].strip()}") from None
-        raise ClusterError(
-            f"{who} died: {str(error).splitlines()[-1].strip()}\nits log is in {LOGS}; continue "
-            "the run with --resume. If memory ran out, lower rollout.max_rows or train.micro_batch_tokens"
+        raise DeadError(
+            f"{who} died ({str(error).splitlines()[-1].strip()}); its log is in {LOGS}. Continue the run with "
+            "--resume; if memory ran out, lower rollout.max_rows or train.micro_batch_tokens"
         ) from None
 
 

@@ -70,7 +70,6 @@ class Attention(nn.Module):
         latent, key = turned.split([c.kv_lora_rank, c.qk_rope_head_dim], -1)
         return self.kv_a_layernorm(latent), key
 
-    @on_gpu("whole_attention")
     def forward(self, x: Tensor, turns: Tensor, segments: Segments) -> tuple[Tensor, Tensor | None]:
         """Attention within each segment. x [N, H] -> the output [N, H] and, where no gradient is wanted, what a cache
         keeps of each token, [N, kv_lora_rank + rope]."""

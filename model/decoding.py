@@ -10,7 +10,7 @@ which gives the same numbers because the expansion is linear.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,18 +19,17 @@ from torch.nn import functional as F
 from model import fp8, rope
 from model.attention import Attention
 from model.linear import Linear, rms_norm
-from model.moe import MLP, Routing, route, swiglu, to_experts, to_tokens
+from model.moe import MLP, Routing, by_expert, route, swiglu, to_experts, to_tokens
 from model.transformer import MTP, Block, Transformer
 
 
 class Reach(NamedTuple):
-    """Of W new tokens a row, B W in all: their ``turns`` [B W, rope / 2], their rows and places in the cache, and the
-    ``mask`` [B, 1 or W heads, T] that is added to their scores: 0 for the keys up to each token's place, -inf past
-    it."""
+    """Of W new tokens a row, B W in all: their ``turns`` [B W, rope / 2], ``at`` which index of the cache they go, and
+    the ``mask`` [B, 1 or W heads, T] that is added to their scores: 0 for the keys up to each token's own, -inf for
+    others."""
 
     turns: Tensor
-    rows: Tensor
-    places: Tensor
+    at: Any
     mask: Tensor
 
 
@@ -43,12 +42,11 @@ class Decoder:
         self.module = next((module for module in model.mtp if isinstance(module, MTP)), None)
         self.drafter = self.module and Layer(self.module.block, model.dtype)
 
-    def step(self, tokens: Tensor, cache: Sequence[Tensor], places: Tensor) -> tuple[Tensor, list[Routing]]:
+    def step(self, tokens: Tensor, cache: Sequence[Tensor], reach: Reach) -> tuple[Tensor, list[Routing]]:
         """The next tokens of each row, as many of one as of another: tokens [B W], cache of [B, T, kv_lora_rank +
-        rope] a layer, which is written at ``places`` [B W] and read up to them. Returns hidden [B W, H] after the final
-        norm and each MoE layer's routing."""
+        rope] a layer, which is written and read. Returns hidden [B W, H] after the final norm and each MoE layer's
+        routing."""
         x = self.model.embed_tokens(tokens).to(self.model.dtype)
-        reach = self._reach(places, cache[0])
         found: list[Routing] = []
         for layer, kept in zip(self.layers, cache, strict=True):
             x, routing = layer(x, kept, reach)
@@ -56,23 +54,24 @@ class Decoder:
                 found.append(routing)
         return self.model.norm(x), found
 
-    def draft(self, hidden: Tensor, following: Tensor, cache: Tensor, places: Tensor) -> Tensor:
+    def draft(self, hidden: Tensor, following: Tensor, cache: Tensor, reach: Reach) -> Tensor:
         """The first MTP module on tokens that `step` took: their hidden [B W, H] and the tokens [B W] behind them ->
         hidden [B W, H] that predicts the ones behind those. ``cache`` is the module's own."""
         assert self.module is not None
         assert self.drafter is not None
         x = self.module.joined(hidden, self.model.embed_tokens(following).to(self.model.dtype))
-        normed: Tensor = self.module.norm(self.drafter(x, cache, self._reach(places, cache))[0])
+        normed: Tensor = self.module.norm(self.drafter(x, cache, reach)[0])
         return normed
 
-    def _reach(self, places: Tensor, cache: Tensor) -> Reach:
+    def reach(self, places: Tensor, cache: Tensor) -> Reach:
+        """Of tokens that go to ``places`` [B W] of their rows, which hold a sequence from its start."""
         width = len(places) // len(cache)
         keys = torch.arange(cache.shape[1], device=cache.device)
         mask = cache.new_zeros(len(places), len(keys)).masked_fill_(keys > places.unsqueeze(-1), float("-inf"))
         mask, rows = mask.view(len(cache), width, -1), torch.arange(len(cache), device=cache.device)
         if width > 1:
             mask, rows = mask.repeat_interleave(self.model.c.num_attention_heads, 1), rows.repeat_interleave(width)
-        return Reach(rope.rotations(places, self.model.freqs), rows, places, mask)
+        return Reach(rope.rotations(places, self.model.freqs), (rows, places), mask)
 
 
 class Layer:
@@ -124,7 +123,7 @@ class Layer:
         q, new = torch.mm(operand, self.query), torch.mm(operand, self.compress)
         latent = rope.turn_tail(new, reach.turns, c.kv_lora_rank)[:, : c.kv_lora_rank]
         latent.copy_(self.rounded(rms_norm(latent, self.latent_norm, self.eps)))
-        cache[reach.rows, reach.places] = new
+        cache[reach.at] = new
         if self.low_rank:
             q = torch.mm(self.rounded(rms_norm(q, self.query_norm, self.eps)), self.query_up)
         q = q.view(len(x), c.num_attention_heads, -1)
@@ -141,7 +140,7 @@ class Layer:
 
     def _experts(self, operand: Tensor, routing: Routing) -> Tensor:
         k = routing.indices.shape[-1]
-        order, ends = routing.indices.flatten().argsort(stable=True), routing.counts.cumsum(0, dtype=torch.int32)
+        order, ends = by_expert(routing.indices), routing.counts.cumsum(0, dtype=torch.int32)
         gate, up = fp8.grouped_rows(to_experts(operand, order, k), self.experts_in, ends).chunk(2, -1)
         weights = routing.gates.to(self.dtype).view(-1, 1).index_select(0, order)
         rows = fp8.grouped_rows(self.rounded(swiglu(gate, up, weights)), self.experts_out, ends)

@@ -91,19 +91,19 @@ def round_tiles(x: Tensor) -> Tensor:
         return dequantize_tiles(quantize_tiles(x)).to(x.dtype)
     tiles = x.float() if k <= BLOCK else x.float().unflatten(-1, (-1, BLOCK))
     scale = tiles.abs().amax(-1, keepdim=True).clamp_min_(AMAX_FLOOR).div_(_LARGEST)
-    rounded: Tensor = round_e4m3(tiles / scale).mul_(scale)
-    return rounded.view_as(x).to(x.dtype)
+    rounded = round_e4m3_(tiles / scale).mul_(scale)
+    return (rounded if k <= BLOCK else rounded.flatten(-2)).to(x.dtype)
 
 
-def round_e4m3(y: Tensor) -> Tensor:
-    """The nearest E4M3 value, ties to even, of FP32 values up to 448: what conversion to bytes and back gives, which
-    torch does one number at a time on a CPU.
+def round_e4m3_(y: Tensor) -> Tensor:
+    """The nearest E4M3 value, ties to even, of FP32 values up to 448, in their place: what conversion to bytes and back
+    gives, which torch does one number at a time on a CPU.
 
     A value 2^e m has quanta of 2^(e-3), or 2^-9 below 2^-6. Adding and taking away 1.5 * 2^23 quanta leaves the FP32
     adder no digits but whole quanta.
     """
     binade = y.view(torch.int32).bitwise_and(_EXPONENT).view(torch.float32).clamp_min_(2.0**-6)
-    return y.add(binade, alpha=1.5 * 2.0**20).sub_(binade, alpha=1.5 * 2.0**20)
+    return y.add_(binade, alpha=1.5 * 2.0**20).sub_(binade, alpha=1.5 * 2.0**20)
 
 
 def round_blocks(w: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from model.attention import Attention
     from model.linear import Linear, RMSNorm
     from model.moe import MLP, Experts, MoE, Router, Routing
+    from model.transformer import Block
 
 
 LOGITS = 2**30
@@ -73,28 +74,41 @@ def mlp(layer: MLP, x: Tensor) -> Any:
 
 
 def mixture(layer: MoE, x: Tensor, given: Tensor | None = None) -> tuple[Tensor, Routing]:
+    out, _, routing = _mixture(layer, x, given, None)
+    return out, routing
+
+
+def mixture_onto(layer: MoE, x: Tensor, given: Tensor | None, stream: Tensor) -> tuple[Tensor, Tensor | None, Routing]:
+    return _mixture(layer, x, given, fused_fp8.as_rows(stream))
+
+
+def _mixture(
+    layer: MoE, x: Tensor, given: Tensor | None, stream: Tensor | None
+) -> tuple[Tensor, Tensor | None, Routing]:
     """Each step hands x on, so that the gradients of all that read it are added in their products."""
     routing, flat = route(layer.gate, fused_fp8.as_rows(x), given)
     places = rows.places(routing.indices, routing.counts)
     shared = layer.shared_experts if layer.shared else None
-    out = experts(layer.experts, shared, flat, routing.gates, places)
-    return out if x.dim() == 2 else out.view_as(x), routing
+    eps = layer.gate.c.rms_norm_eps
+    out, inverse = experts(layer.experts, shared, flat, routing.gates, places, stream, eps)
+    return out if x.dim() == 2 else out.view_as(x), inverse, routing
 
 
-def experts(layer: Experts, shared: MLP | None, x: Tensor, gates: Tensor, places: Places) -> Tensor:
-    """The gated sum over each token's experts, whose rows are in `Places`, and ``shared``; BF16 products are
-    `F.grouped_mm`."""
+def experts(
+    layer: Experts, shared: MLP | None, x: Tensor, gates: Tensor, places: Places, stream: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor | None]:
+    """The gated sum over each token's experts, whose rows are in `Places`, ``shared`` and ``stream``, and in FP8 what
+    `MoE.onto` says; BF16 products are `F.grouped_mm`."""
     if fused_fp8.serves(layer.gate_up_proj, layer.down_proj):
         if shared is None or fused_fp8.serves(shared.gate_proj, shared.up_proj, shared.down_proj):
-            return fused_fp8.experts(layer, shared, x, gates, places)
-        both: Tensor = fused_fp8.experts(layer, None, x, gates, places) + shared(x)
-        return both
+            return fused_fp8.experts(layer, shared, x, gates, places, stream, eps)
+        return fused_fp8.experts(layer, None, x, gates, places, stream, eps)[0] + shared(x), None
     up, down = (w.to(x.dtype).mT for w in (layer.gate_up_proj.weight, layer.down_proj.weight))
     taken, x = _ToExperts.apply(x, places)
     hidden = _SwiGLU.apply(F.grouped_mm(taken, up, offs=places.ends), gates, places)
     base = None if shared is None else shared(x)
-    out: Tensor = _FromExperts.apply(F.grouped_mm(hidden, down, offs=places.ends), places, base)
-    return out
+    out: Tensor = _FromExperts.apply(F.grouped_mm(hidden, down, offs=places.ends), places, base, stream)
+    return out, None
 
 
 def route(layer: Router, x: Tensor, given: Tensor | None) -> tuple[Routing, Tensor]:
@@ -115,13 +129,16 @@ def rotate_tail(x: Tensor, turns: Tensor, start: int) -> Any:
     return _RotateTail.apply(x, turns.squeeze(-2), start)
 
 
-def whole_attention(layer: Attention, x: Tensor, turns: Tensor, segments: Segments) -> Any:
+def normed_attention(
+    block: Block, x: Tensor, more: Tensor | None, inverse: Tensor | None, turns: Tensor, segments: Segments
+) -> Any:
     """FP8 alone, where a gradient is wanted."""
+    layer = block.self_attn
     if not torch.is_grad_enabled() or layer.c.q_lora_rank is None or not fused_fp8.serves_attention(layer):
         return NotImplemented
-    if not fused_attention.serves(layer.c, segments, x.device):
+    if x.dim() != 2 or not fused_attention.serves(layer.c, segments, x.device):
         return NotImplemented
-    return fused_fp8.attention(layer, x, turns, segments), None
+    return *fused_fp8.attention(layer, block.input_layernorm, x, more, inverse, turns, segments), None
 
 
 def attend(layer: Attention, q: Tensor, latent: Tensor, key: Tensor, turns: Tensor, segments: Segments) -> Any:
@@ -203,13 +220,13 @@ class _Attend(torch.autograd.Function):
     def forward(
         ctx, q: Tensor, expanded: Tensor, key: Tensor, turns: Tensor, segments: Segments, c: ModelConfig, scale: float
     ) -> Tensor:
-        heads = c.num_attention_heads
-        q = elementwise.rotate_tail(q.view(len(q), heads, -1), turns, c.qk_nope_head_dim)
-        out, kept = fused_attention.forward(
-            q, expanded.view(len(q), heads, -1), key, segments, c.qk_nope_head_dim, scale
-        )
+        heads, nope = c.num_attention_heads, c.qk_nope_head_dim
+        q = elementwise.rotate_tail(q.view(len(q), heads, -1), turns, nope)
+        expanded = expanded.view(len(q), heads, -1)
+        keys = elementwise.join_keys(expanded, key, nope)
+        out, kept = fused_attention.forward(q, keys, expanded[..., nope:], segments, scale)
         ctx.save_for_backward(turns, *kept)
-        ctx.segments, ctx.nope, ctx.scale = segments, c.qk_nope_head_dim, scale
+        ctx.segments, ctx.nope, ctx.scale = segments, nope, scale
         return out
 
     @staticmethod
@@ -267,13 +284,13 @@ class _ToExperts(torch.autograd.Function):
 
 class _FromExperts(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, y: Tensor, places: Places, base: Tensor | None) -> Tensor:
-        ctx.places, ctx.based = places, base is not None
-        return rows.unpermute(y, places.place, base=base)
+    def forward(ctx, y: Tensor, places: Places, base: Tensor | None, stream: Tensor | None) -> Tensor:
+        ctx.places, ctx.given = places, (base is not None, stream is not None)
+        return rows.unpermute(y, places.place, base=base, stream=stream)
 
     @staticmethod
-    def backward(ctx, dy: Tensor) -> tuple[Tensor, None, Tensor | None]:
-        return rows.permute(dy, ctx.places), None, dy if ctx.based else None
+    def backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:
+        return rows.permute(dy, ctx.places), None, *(dy if given else None for given in ctx.given)
 
 
 class _SwiGLU(torch.autograd.Function):

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from model.config import ModelConfig
-from model.kernels import elementwise
 from model.segments import Segments, _FromRows, _ToRows
 
 aten = torch.ops.aten
@@ -39,15 +38,12 @@ def serves(c: ModelConfig, segments: Segments, device: torch.device) -> bool:
     return _has_cudnn(c.num_attention_heads, longest, c.qk_head_dim, c.v_head_dim, device)
 
 
-def forward(
-    q: Tensor, expanded: Tensor, key: Tensor, segments: Segments, nope: int, scale: float
-) -> tuple[Tensor, Kept]:
-    """Turned queries [N, heads, nope + rope], ``expanded`` [N, heads, nope + v] and the shared key [N, rope] ->
+def forward(q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float) -> tuple[Tensor, Kept]:
+    """Turned queries and keys [N, heads, nope + rope], and values [N, heads, v], which may be parts of wider tensors ->
     [N, heads v]."""
-    both = q, elementwise.join_keys(expanded, key, nope), expanded[..., nope:]
     count, longest, heads = len(segments.lengths), segments.longest, q.shape[1]
     even = count * longest == q.shape[0]
-    read = both if even else (x.index_select(0, segments.source) for x in both)
+    read = (q, k, v) if even else (x.index_select(0, segments.source) for x in (q, k, v))
     rows = [x.view(count, longest, heads, -1).transpose(1, 2) for x in read]
     out, lse, _, _, _, _, seed, offset, _ = aten._scaled_dot_product_cudnn_attention(
         *rows, None, True, 0.0, True, False, scale=scale

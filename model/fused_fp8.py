@@ -23,7 +23,7 @@ from model.config import ModelConfig
 from model.fp8 import BLOCK, Quantized
 from model.kernels import norms, products
 from model.kernels.elementwise import rotate_tail_
-from model.kernels.gradients import keys_backward, queries_backward
+from model.kernels.gradients import keys_backward, latents_backward, queries_backward
 from model.kernels.quantize import (
     Weights,
     quantize_blocks,
@@ -34,8 +34,8 @@ from model.kernels.quantize import (
     swiglu_backward,
     swiglu_quantize,
 )
-from model.kernels.rows import Places, unpermute
-from model.linear import GroupedLinear, Linear
+from model.kernels.rows import Places, unpermute, unpermute_onto
+from model.linear import GroupedLinear, Linear, RMSNorm
 from model.segments import Segments
 
 if TYPE_CHECKING:
@@ -67,13 +67,16 @@ def gated_mlp(x: Tensor, *layers: Linear) -> Tensor:
     return out if x.dim() == 2 else out.view_as(x)
 
 
-def experts(layer: Experts, shared: MLP | None, x: Tensor, gates: Tensor, places: Places) -> Tensor:
-    """The sum, times ``gates`` [T, K], over each token's experts, and ``shared``, of x [T, H]."""
+def experts(
+    layer: Experts, shared: MLP | None, x: Tensor, gates: Tensor, places: Places, stream: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor | None]:
+    """The sum, times ``gates`` [T, K], over each token's experts, and ``shared``, of x [T, H], and ``stream``, with
+    which comes what `MoE.onto` says."""
     weights = [layer.gate_up_proj.weight, layer.down_proj.weight]
     if shared is not None:
         weights += [part.weight for part in (shared.gate_proj, shared.up_proj, shared.down_proj)]
-    out: Tensor = _Experts.apply(x, gates, places, *weights)
-    return out
+    out, inverse = _Experts.apply(x, gates, places, stream, eps, *weights)
+    return out, inverse
 
 
 def serves_attention(layer: Attention) -> bool:
@@ -85,11 +88,15 @@ def serves_attention(layer: Attention) -> bool:
     return all(projection.fp8 for projection in _projections(layer)) and _hopper(layer.o_proj.weight.device)
 
 
-def attention(layer: Attention, x: Tensor, turns: Tensor, segments: Segments) -> Tensor:
-    """`Attention.forward` of x [N, H], whose queries have latents, in one autograd function."""
-    parts = layer.q_a_layernorm, layer.kv_a_layernorm, *_projections(layer)
-    out: Tensor = _Attention.apply(x, turns, segments, layer.c, layer.scale, *(part.weight for part in parts))
-    return out
+def attention(
+    layer: Attention, norm: RMSNorm, x: Tensor, more: Tensor | None, inverse: Tensor | None, turns: Tensor,
+    segments: Segments,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """A stream's sum, and `Attention.forward` of its norm, whose queries have latents, in one autograd function."""
+    parts = norm, layer.q_a_layernorm, layer.kv_a_layernorm, *_projections(layer)
+    weights = (part.weight for part in parts)
+    total, out = _Attention.apply(x, more, inverse, turns, segments, layer.c, layer.scale, *weights)
+    return total, out
 
 
 def _projections(layer: Attention) -> tuple[Linear, ...]:
@@ -99,32 +106,39 @@ def _projections(layer: Attention) -> tuple[Linear, ...]:
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx, x: Tensor, turns: Tensor, segments: Segments, c: ModelConfig, scale: float,
-        q_norm: Tensor, norm: Tensor, *projections: Tensor,
-    ) -> Tensor:  # fmt: skip
+        ctx, x: Tensor, more: Tensor | None, x_inverse: Tensor | None, turns: Tensor, segments: Segments,
+        c: ModelConfig, scale: float, x_norm: Tensor, q_norm: Tensor, norm: Tensor, *projections: Tensor,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        ctx.set_materialize_grads(False)
         q_a, kv_a, *others = projections
         ctx.weights = down, q_up, up, last = [_quantized(q_a, kv_a), *map(_quantized, others)]
         ctx.segments, ctx.c, ctx.scale, ctx.sizes = segments, c, scale, _heights(q_a, kv_a)
-        x_rows, x_columns = quantize_both(x)
+        ctx.alone = more is None
+        total = x
+        if x_inverse is None:
+            total, x_inverse = norms.add_inverse(x, more, c.rms_norm_eps)
+        x_rows, x_columns = quantize_normed(total, x_inverse, x_norm)
         joint = products.matmul(x_rows, down.rows)
         sizes = q_norm.shape[0], norm.shape[0]
-        q_inverse, inverse, key = norms.latent_inverses(joint, turns, *sizes, c.rms_norm_eps)
-        q_rows, q_columns = quantize_normed(joint[:, : sizes[0]], q_inverse, q_norm)
-        rows, columns = quantize_normed(joint[:, sizes[0] : sum(sizes)], inverse, norm)
-        shape = joint.shape[0], c.num_attention_heads, -1
-        queries = products.matmul(q_rows, q_up.rows).view(shape)
-        expanded = products.matmul(rows, up.rows).view(shape)
-        rotate_tail_(queries, turns, c.qk_nope_head_dim)
-        attended, kept = fused_attention.forward(queries, expanded, key, segments, c.qk_nope_head_dim, scale)
+        nope, tokens, heads = c.qk_nope_head_dim, joint.shape[0], c.num_attention_heads
+        both = joint.new_empty(tokens, heads, c.qk_head_dim + c.v_head_dim)
+        keys, values = both.split([c.qk_head_dim, c.v_head_dim], -1)
+        inverses = norms.latent_inverses(joint, turns, *sizes, c.rms_norm_eps, keys[..., nope:])
+        q_rows, q_columns = quantize_normed(joint[:, : sizes[0]], inverses[0], q_norm)
+        rows, columns = quantize_normed(joint[:, sizes[0] : sum(sizes)], inverses[1], norm)
+        queries = products.matmul(q_rows, q_up.rows).view(tokens, heads, -1)
+        rotate_tail_(queries, turns, nope)
+        products.keys_and_values(rows, up.rows, both, nope)
+        attended, kept = fused_attention.forward(queries, keys, values, segments, scale)
         out_rows, out_columns = quantize_both(attended)
         ctx.save_for_backward(
-            joint, turns, q_norm, norm, *x_columns, *q_columns, *columns, *out_columns, *kept
+            total, x_norm, joint, turns, q_norm, norm, inverses, *x_columns, *q_columns, *columns, *out_columns, *kept
         )  # fmt: skip
-        return products.matmul(out_rows, last.rows)
+        return total, products.matmul(out_rows, last.rows)
 
     @staticmethod
-    def backward(ctx, dy: Tensor) -> tuple[Any, ...]:
-        joint, turns, q_norm, norm, *saved = ctx.saved_tensors
+    def backward(ctx, d_total: Tensor | None, dy: Tensor) -> tuple[Any, ...]:
+        total, x_norm, joint, turns, q_norm, norm, inverses, *saved = ctx.saved_tensors
         x, q, latent, out = (Quantized(*saved[i : i + 2]) for i in (0, 2, 4, 6))
         down, q_up, up, last = ctx.weights
         c = ctx.c
@@ -134,15 +148,17 @@ class _Attention(torch.autograd.Function):
         dq_rows, dq_columns = queries_backward(dq, turns, c.qk_nope_head_dim)
         d_rows, d_columns, d_key = keys_backward(dk, dv, c.qk_nope_head_dim)
         d_q, d_latent = products.matmul(dq_rows, q_up.turned), products.matmul(d_rows, up.turned)
-        d_joint, *d_norms = norms.latents_backward(
-            joint, turns, q_norm, norm, c.rms_norm_eps, d_q, d_latent, d_key
+        joint_rows, joint_columns, d_norms = latents_backward(
+            joint, turns, (q_norm, norm), inverses, d_q, d_latent, d_key
         )  # fmt: skip
-        joint_rows, joint_columns = quantize_both(d_joint)
         dw = (
             *products.wgrad(joint_columns, x).split(ctx.sizes),
             products.wgrad(dq_columns, q), products.wgrad(d_columns, latent), products.wgrad(dy_columns, out),
         )  # fmt: skip
-        return products.matmul(joint_rows, down.turned), None, None, None, None, *d_norms, *dw
+        d_normed = products.matmul(joint_rows, down.turned)
+        dx, d_norm = norms.add_norm_backward(total, x_norm, c.rms_norm_eps, d_total, d_normed)
+        d_weights = d_norm, *d_norms.split([q_norm.shape[0], norm.shape[0]]), *dw
+        return dx, None if ctx.alone else dx, None, None, None, None, None, *d_weights
 
 
 class _Linear(torch.autograd.Function):
@@ -176,8 +192,12 @@ class _GatedMLP(torch.autograd.Function):
 
 class _Experts(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, gates: Tensor, places: Places, up: Tensor, down: Tensor, *shared: Tensor) -> Tensor:
-        ctx.up, ctx.down, ctx.places = _quantized(up), _quantized(down), places
+    def forward(
+        ctx, x: Tensor, gates: Tensor, places: Places, stream: Tensor | None, eps: float, up: Tensor, down: Tensor,
+        *shared: Tensor,
+    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+        ctx.up, ctx.down, ctx.places, ctx.added = _quantized(up), _quantized(down), places, stream is not None
+        ctx.set_materialize_grads(False)
         base: Tensor | None = None
         shared_kept: tuple[Tensor, ...] = ()
         if shared:
@@ -188,10 +208,14 @@ class _Experts(torch.autograd.Function):
             x_rows = quantize_tiles(x)
         out, kept = _gated(*quantize_placed(x, x_rows, places), ctx.up, ctx.down, gates, places)
         ctx.save_for_backward(gates, *kept, *shared_kept)
-        return unpermute(out, places.place, base=base)
+        if stream is None:
+            return unpermute(out, places.place, base=base), None
+        total, inverse = unpermute_onto(out, places.place, base, stream, eps)
+        ctx.mark_non_differentiable(inverse)
+        return total, inverse
 
     @staticmethod
-    def backward(ctx, dy: Tensor) -> tuple[Any, ...]:
+    def backward(ctx, dy: Tensor, _: None) -> tuple[Any, ...]:
         gates, *kept = ctx.saved_tensors
         base, d_shared = None, ()
         if kept[5:]:
@@ -203,7 +227,8 @@ class _Experts(torch.autograd.Function):
         places = ctx.places
         placed = quantize_placed(dy, dy_rows, places)
         dx, d_up, d_down, d_gates = _gated_backward(*placed, kept[:5], ctx.up, ctx.down, gates, places)
-        return unpermute(dx, places.place, base=base), d_gates[places.place], None, d_up, d_down, *d_shared
+        dx = unpermute(dx, places.place, base=base)
+        return dx, d_gates[places.place], None, dy if ctx.added else None, None, d_up, d_down, *d_shared
 
 
 def _gated(

@@ -115,11 +115,12 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 def _inverse_rms(x: Tensor, eps: float) -> Tensor:
     size: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return torch.add(_number(eps), size.square_(), alpha=1 / x.shape[-1]).rsqrt_()
+    return torch.add(number(eps), size.mul_(size), alpha=1 / x.shape[-1]).rsqrt_()
 
 
 @functools.cache
-def _number(value: float) -> Tensor:
+def number(value: float) -> Tensor:
+    """As a tensor, which of a plain number an operator makes each time."""
     return torch.tensor(value, dtype=torch.float32, device="cpu")
 
 

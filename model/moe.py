@@ -7,13 +7,14 @@ import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.config import ModelConfig
 from model.dispatch import on_gpu
-from model.linear import GroupedLinear, Linear, draw_, of_operand, together
+from model.linear import GroupedLinear, Linear, draw_, number, of_operand, together
 
 ExpertLoad = dict[int, list[int]]
 """Tokens sent to each expert, by the index of the MoE layer."""
@@ -62,11 +63,25 @@ def route(logits: Tensor, bias: Tensor, c: ModelConfig, given: Tensor | None = N
     indices = own if given is None else torch.where(given < 0, own, given)
     gates = scores.gather(-1, indices)
     if c.norm_topk_prob:
-        gates = gates / gates.sum(-1, keepdim=True).add_(1e-20)
+        gates = gates / gates.sum(-1, keepdim=True).add_(number(1e-20))
     if c.routed_scaling_factor != 1:
         gates = gates * c.routed_scaling_factor
-    counts = torch.bincount(indices.flatten(), minlength=c.n_routed_experts)
+    counts = counted(indices, c.n_routed_experts)
     return Routing(scores, indices, gates, counts, own)
+
+
+def counted(indices: Tensor, experts: int) -> Tensor:
+    """Tokens an expert, int64 [E]. Of few torch counts them several times as slowly on a CPU."""
+    if indices.device.type == "cpu":
+        return torch.from_numpy(np.bincount(indices.numpy().ravel(), minlength=experts))
+    return torch.bincount(indices.flatten(), minlength=experts)
+
+
+def by_expert(indices: Tensor) -> Tensor:
+    """The order [T K] that puts places of indices [T, K] with the same expert together, stable."""
+    if indices.device.type == "cpu":
+        return torch.from_numpy(indices.numpy().ravel().astype(np.int16).argsort(kind="stable"))
+    return indices.flatten().argsort(stable=True)
 
 
 def choose(choice: Tensor, c: ModelConfig) -> Tensor:
@@ -113,7 +128,7 @@ class Experts(nn.Module):
     def forward(self, operand: Tensor, routing: Routing) -> Tensor:
         """gate_up_proj's operand [T, H] -> [T, H]: the gated sum of each token's experts. No token is dropped."""
         k = routing.indices.shape[-1]
-        order = routing.indices.flatten().argsort(stable=True)
+        order = by_expert(routing.indices)
         counts: list[int] = routing.counts.tolist()
         gate, up = self.gate_up_proj.multiply(to_experts(operand, order, k), counts).chunk(2, -1)
         # Gating the narrow side of down_proj gives the same sum as gating its output, on fewer numbers.
@@ -141,6 +156,13 @@ class MoE(nn.Module):
             shared = self.shared_experts
             out = out + (shared(flat) if operand is flat else shared.of_operand(operand))
         return out.view_as(x), routing
+
+    @on_gpu("mixture_onto")
+    def onto(self, x: Tensor, given: Tensor | None, stream: Tensor) -> tuple[Tensor, Tensor | None, Routing]:
+        """`forward`, added to ``stream`` [..., H]; and 1 over the root of each sum's mean square, FP32 [N], which the
+        next norm would have to find, where it comes with the sum."""
+        out, routing = self(x, given)
+        return stream + out, None, routing
 
 
 def swiglu(gate: Tensor, up: Tensor, weights: Tensor | None = None) -> Tensor:

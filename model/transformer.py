@@ -7,6 +7,7 @@ The file reads as if there were one device; parallelism wraps the model from out
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from model import rope
 from model.attention import Attention
 from model.config import ModelConfig, Precision
+from model.dispatch import on_gpu
 from model.linear import RMSNorm, add_norm, compute_dtype, set_precision
 from model.moe import MLP, MoE, Router, Routing
 from model.segments import Segments
@@ -29,6 +31,15 @@ class Output:
     hidden: Tensor
     routing: list[Routing] = field(default_factory=list)
     cached: list[Tensor] = field(default_factory=list)
+
+
+class Stream(NamedTuple):
+    """The residual stream [N, H], as a sum of x and ``more`` that is not formed yet, or formed with ``inverse``, where
+    `MoE.onto` gave it."""
+
+    x: Tensor
+    more: Tensor | None = None
+    inverse: Tensor | None = None
 
 
 class Block(nn.Module):
@@ -45,24 +56,27 @@ class Block(nn.Module):
     ) -> tuple[Tensor, Tensor | None, Routing | None]:
         """x [N, H], ``given`` [N, K] experts to use -> the next residual stream, the layer's cache entries (None in
         training), its routing."""
-        x, more, cached, routing = self.unsummed(x, None, turns, segments, given)
-        return x + more, cached, routing
+        (x, more, _), cached, routing = self.unsummed(Stream(x), turns, segments, given)
+        return x if more is None else x + more, cached, routing
 
     def unsummed(
-        self, x: Tensor, more: Tensor | None, turns: Tensor, segments: Segments, given: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor | None, Routing | None]:
-        """`forward` where the stream, before and after, is a sum that the next norm takes: of x and ``more``."""
-        x, normed = add_norm(x, more, self.input_layernorm)
-        attended, cached = self.self_attn(normed, turns, segments)
+        self, stream: Stream, turns: Tensor, segments: Segments, given: Tensor | None = None
+    ) -> tuple[Stream, Tensor | None, Routing | None]:
+        """`forward` of a residual stream, before and after, that the next norm sums."""
+        x, attended, cached = self.attend(*stream, turns, segments)
         x, normed = add_norm(x, attended, self.post_attention_layernorm)
-        out, routing = self.feed_forward(normed, given)
-        return x, out, cached, routing
-
-    def feed_forward(self, normed: Tensor, given: Tensor | None = None) -> tuple[Tensor, Routing | None]:
         if isinstance(self.mlp, MLP):
-            return self.mlp(normed), None
-        out, routing = self.mlp(normed, given)
-        return out, routing
+            return Stream(x, self.mlp(normed)), cached, None
+        x, inverse, routing = self.mlp.onto(normed, given, x)
+        return Stream(x, None, inverse), cached, routing
+
+    @on_gpu("normed_attention")
+    def attend(
+        self, x: Tensor, more: Tensor | None, inverse: Tensor | None, turns: Tensor, segments: Segments
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The sum of a stream, and what attention makes of its norm."""
+        x, normed = add_norm(x, more, self.input_layernorm)
+        return x, *self.self_attn(normed, turns, segments)
 
 
 class MTP(nn.Module):
@@ -120,19 +134,20 @@ class Transformer(nn.Module):
         """tokens [N] int64. ``routes`` int64 [N, MoE layers, K], where given, are the experts to use; -1 leaves a
         token to the router."""
         out = Output(self.embed_tokens(tokens).to(self.dtype))
-        more: Tensor | None = None
+        stream = Stream(out.hidden)
         turns = rope.rotations(segments.positions, self.freqs)
         for layer in self.blocks():
             given = None if routes is None or isinstance(layer.mlp, MLP) else routes[:, len(out.routing)]
             if self.recompute and torch.is_grad_enabled():
-                out.hidden, cached, routing = checkpoint(layer, out.hidden, turns, segments, given, use_reentrant=False)
+                x, cached, routing = checkpoint(layer, stream.x, turns, segments, given, use_reentrant=False)
+                stream = Stream(x)
             else:
-                out.hidden, more, cached, routing = layer.unsummed(out.hidden, more, turns, segments, given)
+                stream, cached, routing = layer.unsummed(stream, turns, segments, given)
             if cached is not None:
                 out.cached.append(cached)
             if routing is not None:
                 out.routing.append(routing)
-        out.hidden = add_norm(out.hidden, more, self.norm)[1]
+        out.hidden = add_norm(stream.x, stream.more, self.norm)[1]
         return out
 
     def mtp_hidden(self, out: Output, tokens: Tensor, segments: Segments) -> list[tuple[Tensor, Tensor]]:

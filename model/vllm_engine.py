@@ -50,6 +50,8 @@ TOLERANCES = {"fp32": publish.ROUNDING, "bf16": Tolerance(3.0, 0.2, 0.1), "fp8":
 random weights, 0.30 at most and 0.12 on average on an H100, 0.26 and 0.012 on a CPU; between FP32 and another
 precision, on trained models of 1 and of 20 million weights and prompts that they know, up to 0.36 and 0.02 in BF16, up
 to 3.8 and 0.11 in FP8."""
+CLOSING_SECONDS = 60.0
+"""vLLM's own choice is 5: a process that has not ended by then is killed, and leaves its shared memory behind."""
 AHEAD = 2
 """Parts that are written and not yet loaded."""
 
@@ -95,9 +97,9 @@ class VllmEngine:
         self.thread = threading.Thread(target=self.loop.run_forever, name="vllm", daemon=True)
         self.thread.start()
         with environment(self.config):
-            starting = asyncio.run_coroutine_threadsafe(_started(given), self.loop)
             try:
-                self.llm: Any = starting.result()
+                # No name for the future, which keeps its result: importing vLLM keeps this frame, to Python's end.
+                self.llm: Any = asyncio.run_coroutine_threadsafe(_started(given), self.loop).result()
             except RuntimeError as error:
                 raise EngineError(f"vLLM could not start: {root_cause(own_errors()) or error}") from error
         self.open = asyncio.Event()
@@ -118,9 +120,11 @@ class VllmEngine:
     async def close(self) -> None:
         """Ends vLLM's processes."""
         if self.thread.is_alive():
-            self.llm.shutdown()
+            await self._run(_end_tasks())
+            self.llm.shutdown(timeout=CLOSING_SECONDS)
             self.loop.call_soon_threadsafe(self.loop.stop)
             self.thread.join()
+            self.loop.close()
             self.llm = None
 
     async def call(self, method: str, *arguments: Any) -> list[Any]:
@@ -402,6 +406,14 @@ async def _started(arguments: Mapping[str, Any]) -> Any:
     from vllm.v1.engine.async_llm import AsyncLLM
 
     return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+
+
+async def _end_tasks() -> None:
+    """Ends the other tasks of this loop: vLLM's client would take the end of its processes for a failure."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def continued(seed: int, done: int) -> int:

@@ -1,19 +1,21 @@
 """Sampling in waves, by the policy's own modules.
 
-The prompts of a wave are run once each, their cache rows are copied to every row that begins with them, and all rows
-take one token a step until each has ended. Rows that have ended are dropped now and then.
+The prompts of a wave are run once each, and their cache rows are copied to every row that begins with them: so that all
+end at the same place, since a cache is written there faster than at places of the rows' own. All rows take one token a
+step until each has ended. Rows that have ended are dropped now and then.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from model.decoding import Decoder
+from model import rope
+from model.decoding import Decoder, Reach
 from model.engine import Routes, Sampling
 from model.moe import Routing
 from model.sampling import Sampled, Start, Stops, draw, keys
@@ -21,50 +23,67 @@ from model.segments import Segments
 from model.transformer import Transformer
 
 COMPACT_EVERY = 8
+Numbers = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
-@dataclass
-class _Row:
-    """What is sampled from one start. ``routes`` [tokens before the last sampled one, MoE layers, K], where they are
-    recorded, as they come in."""
+class _Samples:
+    """What the rows of a call have sampled: the first ``counts`` [rows] of ``tokens`` int32 and ``logprobs`` FP32
+    [rows, the largest room]. ``routes`` of each row, where they are recorded, as they come in: int16 [tokens, MoE
+    layers, K]."""
 
-    start: Start
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    routes: list[Routes] = field(default_factory=list)
-    stopped: bool = False
-    ended: bool = False
+    def __init__(self, starts: Sequence[Start]) -> None:
+        self.starts, count = starts, len(starts)
+        self.rooms = np.array([start.room for start in starts])
+        self.tokens = np.zeros((count, self.rooms.max()), np.int32)
+        self.logprobs = np.zeros(self.tokens.shape, np.float32)
+        self.counts = np.zeros(count, np.int64)
+        self.stopped, self.ended = np.zeros(count, bool), np.zeros(count, bool)
+        self.routes: list[list[Routes]] = [[] for _ in starts]
 
-    def take(self, token: int, logprob: float, end: int, stops: Stops | None) -> None:
-        """The next token of a row that has not ended; ``end`` is the end token."""
-        self.tokens.append(token)
-        self.logprobs.append(logprob)
-        # Few tokens can end a completion, so that few rows are decoded.
-        self.stopped = token == end or (
-            stops is not None
-            and stops.may_end(token)
-            and stops.first(self.start, self.tokens, len(self.tokens) - 1) is not None
-        )
-        self.ended = self.stopped or len(self.tokens) == self.start.room
+    def take(self, rows: Numbers, tokens: Tensor, logprobs: Tensor, end: int, stops: Stops | None) -> None:
+        """The next token of each of these rows; those that have ended stay as they are. ``end`` is the end token."""
+        going = ~self.ended[rows]
+        rows, new = rows[going], tokens.cpu().numpy()[going]
+        step = self.counts[rows]
+        self.tokens[rows, step], self.logprobs[rows, step] = new, logprobs.cpu().numpy()[going]
+        self.counts[rows] += 1
+        self.stopped[rows] = new == end
+        if stops is not None:
+            for row, token in zip(rows.tolist(), new.tolist(), strict=True):
+                # Few tokens can end a completion, so that few rows are decoded.
+                if stops.may_end(token):
+                    taken = self.tokens[row, : self.counts[row]].tolist()
+                    self.stopped[row] |= stops.first(self.starts[row], taken, len(taken) - 1) is not None
+        self.ended[rows] = self.stopped[rows] | (self.counts[rows] == self.rooms[rows])
 
-    def sampled(self) -> Sampled:
-        return Sampled(self.tokens, self.logprobs, self.stopped, np.concatenate(self.routes) if self.routes else None)
+    def sampled(self) -> list[Sampled]:
+        return [self._row(i, int(n)) for i, n in enumerate(self.counts)]
+
+    def _row(self, i: int, n: int) -> Sampled:
+        routes = np.concatenate(self.routes[i]) if self.routes[i] else None
+        return Sampled(self.tokens[i, :n].tolist(), self.logprobs[i, :n].tolist(), bool(self.stopped[i]), routes)
 
 
 @dataclass
 class _Wave:
-    """R rows that are being sampled, some of which may have ended. cache is one [R, T, kv_lora_rank + rope] a layer;
-    ``lengths`` [R] counts cached tokens; ``keys`` [R, the largest room]."""
+    """R rows that are being sampled, some of which may have ended; ``rows`` [R] are their numbers in the call. cache is
+    one [R, T, kv_lora_rank + rope] a layer, in which every row's next token goes to ``place``, and ``mask`` [R, 1, T]
+    is -inf before the beginning of a shorter one, else 0. ``lengths`` [R] counts a row's tokens in the cache; ``keys``
+    [R, the largest room]."""
 
-    rows: list[_Row]
+    rows: Numbers
     lengths: Tensor
     keys: Tensor
     cache: list[Tensor]
+    mask: Tensor
+    place: int
 
-    def keep(self, index: list[int]) -> _Wave:
-        """These rows of it."""
-        rows = [self.rows[i] for i in index]
-        return _Wave(rows, self.lengths[index], self.keys[index], [layer[index] for layer in self.cache])
+    def keep(self, index: Numbers) -> _Wave:
+        """These rows of it, which have not ended, from the beginning of the longest on."""
+        lengths = self.lengths[index]
+        first = self.place - int(lengths.max())
+        cache, mask = [layer[index, first:] for layer in self.cache], self.mask[index, :, first:]
+        return _Wave(self.rows[index], lengths, self.keys[index], cache, mask, self.place - first)
 
 
 class Waves:
@@ -81,53 +100,54 @@ class Waves:
 
     def _wave(self, starts: Sequence[Start], sampling: Sampling, stops: Stops | None = None) -> list[Sampled]:
         model, most = self.model, max(start.room for start in starts)
-        decoder = Decoder(model)
-        rows = [_Row(start) for start in starts]
-        wave, hidden = self._prefill(rows, most)
+        decoder, samples = Decoder(model), _Samples(starts)
+        wave, hidden = self._prefill(samples, most)
         for step in range(most):
             tokens, logp = draw(model.logits(hidden), wave.keys[:, step], sampling)
-            for row, token, logprob in zip(wave.rows, tokens.tolist(), logp.tolist(), strict=True):
-                if not row.ended:
-                    row.take(token, logprob, model.c.eos_token_id, stops)
-            going = [i for i, row in enumerate(wave.rows) if not row.ended]
-            if not going:
+            samples.take(wave.rows, tokens, logp, model.c.eos_token_id, stops)
+            going = np.flatnonzero(~samples.ended[wave.rows])
+            if not len(going):
                 break
             if step % COMPACT_EVERY == COMPACT_EVERY - 1 and len(going) < 0.75 * len(wave.rows):
                 wave, tokens = wave.keep(going), tokens[going]
-            used = int(wave.lengths.max()) + 1
-            hidden, routing = decoder.step(tokens, [layer[:, :used] for layer in wave.cache], wave.lengths)
+            turns, used = rope.rotations(wave.lengths, model.freqs), wave.place + 1
+            reach = Reach(turns, (slice(None), wave.place), wave.mask[..., :used])
+            hidden, routing = decoder.step(tokens, [layer[:, :used] for layer in wave.cache], reach)
             if self.record_routes:
                 for row, routes in zip(wave.rows, stacked(routing).cpu().numpy(), strict=True):
-                    if not row.ended:
-                        row.routes.append(routes[None])
-            wave.lengths = (wave.lengths + 1).clamp_max(model.c.max_position_embeddings - 1)
-        return [row.sampled() for row in rows]
+                    if not samples.ended[row]:
+                        samples.routes[row].append(routes[None])
+            wave.lengths, wave.place = (wave.lengths + 1).clamp_max(model.c.max_position_embeddings - 1), used
+        return samples.sampled()
 
-    def _prefill(self, rows: Sequence[_Row], most: int) -> tuple[_Wave, Tensor]:
+    def _prefill(self, samples: _Samples, most: int) -> tuple[_Wave, Tensor]:
         """Runs each different beginning once; gives rows the routes of its tokens, where they are recorded, and returns
         the wave and the hidden state [R, H] of each row's last token."""
-        device = self.model.device
-        prompts = list(dict.fromkeys(row.start.ids for row in rows))
-        place = {prompt: i for i, prompt in enumerate(prompts)}
+        device, starts = self.model.device, samples.starts
+        prompts = list(dict.fromkeys(start.ids for start in starts))
+        number = {prompt: i for i, prompt in enumerate(prompts)}
         segments = Segments.of([len(p) for p in prompts], device)
         flat = torch.tensor([token for prompt in prompts for token in prompt], device=device)
         out = self.model(flat, segments)
-        source = torch.tensor([place[row.start.ids] for row in rows], device=device)
+        source = torch.tensor([number[start.ids] for start in starts], device=device)
         lengths = torch.tensor(segments.lengths, device=device)
-        longest = min(segments.longest + most, self.model.c.max_position_embeddings)
+        places = segments.positions + (segments.longest - lengths)[segments.ids]
+        width = segments.longest + most
+        mask = out.hidden.new_zeros(len(prompts), 1, width)
+        before = torch.arange(width, device=device) < (segments.longest - lengths)[:, None, None]
+        mask.masked_fill_(before, float("-inf"))
         cache = []
         for cached in out.cached:
-            spread = cached.new_zeros(len(prompts), longest, cached.shape[-1])
-            spread[segments.ids, segments.positions] = cached
+            spread = cached.new_zeros(len(prompts), width, cached.shape[-1])
+            spread[segments.ids, places] = cached
             cache.append(spread[source])
-        last = lengths.cumsum(0) - 1
-        random = [keys(row.start.seed, row.start.done + most)[row.start.done :] for row in rows]
+        random = [keys(start.seed, start.done + most)[start.done :] for start in starts]
         if self.record_routes:
             each = stacked(out.routing).cpu().split(list(segments.lengths))
-            for row in rows:
-                row.routes.append(each[place[row.start.ids]].numpy())
-        wave = _Wave(list(rows), lengths[source], torch.from_numpy(np.stack(random)).to(device), cache)
-        return wave, out.hidden[last][source]
+            samples.routes = [[each[number[start.ids]].numpy()] for start in starts]
+        own, rows = torch.from_numpy(np.stack(random)).to(device), np.arange(len(starts))
+        wave = _Wave(rows, lengths[source], own, cache, mask[source], segments.longest)
+        return wave, out.hidden[lengths.cumsum(0) - 1][source]
 
 
 def stacked(routing: Sequence[Routing]) -> Tensor:

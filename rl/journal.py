@@ -83,10 +83,10 @@ class Journal:
         try:
             with written_whole(self.checkpoints / f"step-{progress.step}") as draft:
                 yield draft
-                kept = {"step": progress.step, "place": progress.place, "order": self.order}
-                (draft / "progress.json").write_text(json.dumps(kept))
                 if progress.begun:
                     torch.save(list(map(_kept, progress.begun)), draft / "begun.pt")
+                kept = {"step": progress.step, "place": progress.place, "order": self.order, "bytes": sizes(draft)}
+                (draft / "progress.json").write_text(json.dumps(kept))
         except Exception as error:
             if not (isinstance(error, OSError) or any(sign in str(error) for sign in FULL_DISK)):
                 raise
@@ -121,12 +121,17 @@ class Journal:
         if not steps:
             return None, Progress()
         folder = self.checkpoints / f"step-{steps[-1]}"
+        with intact(folder / "progress.json"):
+            found = json.loads((folder / "progress.json").read_text())
+            step, place, written = found["step"], found["place"], found.get("bytes", {})
+        there = sizes(folder)
+        for name, size in written.items():
+            if there.get(name) != size:
+                raise CheckpointError(f"{folder / name}: damaged ({there.get(name, 0)} bytes of {size} are there)")
         kept = folder / "begun.pt"
         with intact(kept):
             begun = tuple(map(_found, torch.load(kept, weights_only=True))) if kept.exists() else ()
-        with intact(folder / "progress.json"):
-            found = json.loads((folder / "progress.json").read_text())
-            progress = Progress(found["step"], found["place"], begun)
+        progress = Progress(step, place, begun)
         if (order := found.get("order", self.order)) != self.order:
             raise JournalError(
                 f"{self.folder}: the run was begun on other data ({order} then, {self.order} now), and would lose and "
@@ -139,6 +144,11 @@ class Journal:
         for path in self.paths:
             if path.exists():
                 jsonl.write(path, (line for line in read(path) if 0 < step >= line["step"]))
+
+
+def sizes(folder: Path) -> dict[str, int]:
+    """Bytes of each file, by its place in the folder."""
+    return {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
 
 
 def write_checkpoint(journal: Journal, progress: Progress, save: Callable[[Path], None]) -> Path:

@@ -136,8 +136,8 @@ def _multiply(
 
 @gluon.jit
 def _consume(
-    sb_pointer, sb_stride, ends, out, out_pointer, buffers, staging, experts, rows, cols, k_blocks,
-    PART: gl.constexpr, WGRAD: gl.constexpr, GROUP: gl.constexpr, HALVES: gl.constexpr,
+    sb_pointer, sb_stride, ends, out, out_pointer, out_stride, buffers, staging, experts, rows, cols, k_blocks,
+    period, ahead, gap, PART: gl.constexpr, WGRAD: gl.constexpr, GROUP: gl.constexpr, HALVES: gl.constexpr,
 ):  # fmt: skip
     full = buffers[4]
     mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 128, 32])
@@ -171,36 +171,41 @@ def _consume(
                     step += 1
             row = 64 * PART + m * 128 * HALVES + (e * rows if WGRAD else start)
             row_end = expert_rows + (e * rows if WGRAD else start)
+            column = n * 128 + (n * 128 + ahead) // period * gap
+            until = column + cols - n * 128
             tma.store_wait(0)
-            _write(first, out, out_pointer, staging.index(PART), row, row_end, n, cols, mma)
+            _write(first, out, out_pointer, out_stride, staging.index(PART), row, row_end, column, until, mma)
             if HALVES == 2:
-                _write(second, out, out_pointer, staging.index(PART + 2), row + 128, row_end, n, cols, mma)
+                row += 128
+                _write(second, out, out_pointer, out_stride, staging.index(PART + 2), row, row_end, column, until, mma)
             tile += gl.num_programs(0)
         base += m_tiles * n_tiles
     tma.store_wait(0)
 
 
 @gluon.jit
-def _write(total, out, out_pointer, staging, row, end, n, cols, mma: gl.constexpr):
-    """64 rows of a result: in bulk through ``staging``, or those before ``end``."""
+def _write(total, out, out_pointer, stride, staging, row, end, column, until, mma: gl.constexpr):
+    """64 rows of a result in columns from ``column`` to ``until``: in bulk by ``staging``, or those before ``end``."""
     if row + 64 <= end:
         staging.store(total.to(out.dtype))
         fence_async_shared()
-        tma.async_copy_shared_to_global(out, [row, n * 128], staging)
+        tma.async_copy_shared_to_global(out, [row, column], staging)
     elif row < end:
         r = row + gl.arange(0, 64, gl.SliceLayout(1, mma))
-        c = n * 128 + gl.arange(0, 128, gl.SliceLayout(0, mma))
-        where = gl.expand_dims(r.to(gl.int64) * cols, 1) + gl.expand_dims(c, 0)
-        mask = gl.expand_dims(r < end, 1) & gl.expand_dims(c < cols, 0)
+        c = column + gl.arange(0, 128, gl.SliceLayout(0, mma))
+        where = gl.expand_dims(r.to(gl.int64) * stride, 1) + gl.expand_dims(c, 0)
+        mask = gl.expand_dims(r < end, 1) & gl.expand_dims(c < until, 0)
         gl.store(out_pointer + where, total.to(out.dtype), mask=mask)
 
 
 @launched
 @gluon.jit
 def _grouped_kernel(
-    a, b, sa, sb, sb_pointer, sb_stride, ends, out, out_pointer, experts, rows, cols, k_blocks,
+    a, b, sa, sb, sb_pointer, sb_stride, ends, out, out_pointer, out_stride, experts, rows, cols, k_blocks,
+    period, ahead, gap,
     STAGES: gl.constexpr, WGRAD: gl.constexpr, GROUP: gl.constexpr, HALVES: gl.constexpr,
 ):  # fmt: skip
+    """A result's column c is written ``gap`` columns further for each ``period`` of c + ``ahead``."""
     a_ring = gl.allocate_shared_memory(a.dtype, [2 * HALVES * STAGES, 64, 128], a.layout)
     b_ring = gl.allocate_shared_memory(b.dtype, [STAGES, 128, 128], b.layout)
     sa_ring = gl.allocate_shared_memory(gl.float32, [2 * HALVES * STAGES, 1, 64], sa.layout)
@@ -214,10 +219,10 @@ def _grouped_kernel(
     buffers = (a_ring, b_ring, sa_ring, sb_ring, full, empty)
     gl.warp_specialize(
         [
-            (_consume, (sb_pointer, sb_stride, ends, out, out_pointer, buffers, staging, experts, rows, cols,
-                        k_blocks, gl.constexpr(0), WGRAD, GROUP, HALVES)),
-            (_consume, (sb_pointer, sb_stride, ends, out, out_pointer, buffers, staging, experts, rows, cols,
-                        k_blocks, gl.constexpr(1), WGRAD, GROUP, HALVES)),
+            (_consume, (sb_pointer, sb_stride, ends, out, out_pointer, out_stride, buffers, staging, experts, rows,
+                        cols, k_blocks, period, ahead, gap, gl.constexpr(0), WGRAD, GROUP, HALVES)),
+            (_consume, (sb_pointer, sb_stride, ends, out, out_pointer, out_stride, buffers, staging, experts, rows,
+                        cols, k_blocks, period, ahead, gap, gl.constexpr(1), WGRAD, GROUP, HALVES)),
             (_produce, (a, b, sa, sb, ends, buffers, experts, rows, cols, k_blocks, WGRAD, GROUP, HALVES)),
         ],
         [4, 1],

@@ -32,6 +32,18 @@ def add_norm(x: Tensor, more: Tensor | None, weight: Tensor, eps: float) -> tupl
     return total, normed
 
 
+def add_inverse(x: Tensor, more: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
+    """`add_norm` for `quantize_normed`: instead of the norm what each row is multiplied by, FP32 [N]."""
+    rows, hidden = x.shape
+    total, inverse = x if more is None else torch.empty_like(x), x.new_empty(rows, dtype=torch.float32)
+    if rows:
+        _add_inverse_kernel[(rows,)](
+            x, x if more is None else more, total, inverse, eps, hidden,
+            ADD=more is not None, WIDTH=power_of_two(hidden), num_warps=_warps(hidden),
+        )  # fmt: skip
+    return total, inverse
+
+
 def add_norm_backward(
     total: Tensor, weight: Tensor, eps: float, d_total: Tensor | None, d_normed: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -64,18 +76,20 @@ def latents(
     return outs[0], outs[1], outs[2]
 
 
-def latent_inverses(joint: Tensor, turns: Tensor, q: int, latent: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+def latent_inverses(joint: Tensor, turns: Tensor, q: int, latent: int, eps: float, keys: Tensor) -> Tensor:
     """`latents` for `quantize_normed`: instead of the normed numbers what the first ``q`` and the next ``latent`` of
-    each row are multiplied by, FP32 [N]; and the turned key."""
+    each row are multiplied by, FP32 [2, N]. The turned key is written to each head of ``keys`` [N, heads, R], a part
+    of a larger tensor."""
     rows, width = joint.shape
-    rope = width - q - latent
-    inverses, key = joint.new_empty(2, rows, dtype=torch.float32), joint.new_empty(rows, rope)
+    rope, heads = width - q - latent, keys.shape[1]
+    inverses = joint.new_empty(2, rows, dtype=torch.float32)
     if rows:
         _latent_inverses_kernel[(rows,)](
-            joint, torch.view_as_real(turns), inverses, key, eps, rows, q, latent, rope,
-            Q=power_of_two(q), L=power_of_two(latent), R=power_of_two(rope), num_warps=4,
+            joint, torch.view_as_real(turns), inverses, keys, keys.stride(0), keys.stride(1), eps, rows, q, latent,
+            rope, heads, Q=power_of_two(q), L=power_of_two(latent), R=power_of_two(rope), HEADS=power_of_two(heads),
+            num_warps=2,
         )  # fmt: skip
-    return inverses[0], inverses[1], key
+    return inverses
 
 
 def latents_backward(
@@ -136,16 +150,30 @@ def _gradient(x, w, dy, size, eps):
     return (d_scaled - scaled * (along * inverse)) * inverse, dy * scaled
 
 
-@launched
 @triton.jit
-def _add_norm_kernel(x, more, weight, total, normed, eps, hidden, ADD: tl.constexpr, WIDTH: tl.constexpr):
-    at = tl.program_id(0).to(tl.int64) * hidden
+def _summed(x, more, total, at, hidden, ADD: tl.constexpr, WIDTH: tl.constexpr):
     value = _row(x, at, hidden, WIDTH)
     if ADD:
         value = (value + _row(more, at, hidden, WIDTH)).to(x.dtype.element_ty).to(tl.float32)
         _put(total, at, value, hidden, WIDTH)
+    return value
+
+
+@launched
+@triton.jit
+def _add_norm_kernel(x, more, weight, total, normed, eps, hidden, ADD: tl.constexpr, WIDTH: tl.constexpr):
+    at = tl.program_id(0).to(tl.int64) * hidden
+    value = _summed(x, more, total, at, hidden, ADD, WIDTH)
     out = value * _inverse(value, hidden, eps) * _weight(weight, x, hidden, WIDTH)
     _put(normed, at, out, hidden, WIDTH)
+
+
+@launched
+@triton.jit
+def _add_inverse_kernel(x, more, total, inverse, eps, hidden, ADD: tl.constexpr, WIDTH: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    value = _summed(x, more, total, row * hidden, hidden, ADD, WIDTH)
+    tl.store(inverse + row, _inverse(value, hidden, eps))
 
 
 @launched
@@ -156,7 +184,8 @@ def _add_norm_backward_kernel(
     first = tl.program_id(0).to(tl.int64)
     w = _weight(weight, total, hidden, WIDTH)
     dw = tl.zeros([WIDTH], tl.float32)
-    for turn in range(tl.cdiv(rows - tl.program_id(0), tl.num_programs(0))):
+    # The next rows are on their way meanwhile.
+    for turn in tl.range(tl.cdiv(rows - tl.program_id(0), tl.num_programs(0)), num_stages=3):
         at = (first + turn * tl.num_programs(0)) * hidden
         d, dw_row = _gradient(_row(total, at, hidden, WIDTH), w, _row(d_normed, at, hidden, WIDTH), hidden, eps)
         if ADD:
@@ -198,7 +227,8 @@ def _latents_kernel(
 @launched
 @triton.jit
 def _latent_inverses_kernel(
-    joint, turns, inverses, key_out, eps, rows, q, latent, rope, Q: tl.constexpr, L: tl.constexpr, R: tl.constexpr
+    joint, turns, inverses, keys, line, stride, eps, rows, q, latent, rope, heads,
+    Q: tl.constexpr, L: tl.constexpr, R: tl.constexpr, HEADS: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     at = row * (q + latent + rope)
@@ -206,7 +236,9 @@ def _latent_inverses_kernel(
     key = _turned(joint, at + q + latent, turns, row * rope, rope, 1.0, R)
     tl.store(inverses + row, _inverse(q_x, q, eps))
     tl.store(inverses + rows + row, _inverse(latent_x, latent, eps))
-    _put(key_out, row * rope, key, rope, R)
+    head, i = tl.arange(0, HEADS)[:, None], tl.arange(0, R)[None, :]
+    same = key.to(keys.dtype.element_ty)[None, :].broadcast_to(HEADS, R)
+    tl.store(keys + row * line + head * stride + i, same, mask=(head < heads) & (i < rope))
 
 
 @launched

@@ -23,6 +23,7 @@ from triton.experimental.gluon import language as gl
 from model.fp8 import BLOCK, Quantized
 from model.kernels import grouped
 from model.kernels.launch import Tiles
+from model.kernels.rows import experts_of_rows
 
 STAGES, HALVES_STAGES, WGRAD_STAGES = 5, 3, 4
 """Depth of the ring of tiles: what fits in shared memory beside the result's staging, for tiles of 128 rows, of two
@@ -46,7 +47,7 @@ def grouped_matmul(x: Quantized, w: Quantized, ends: Tensor, *, ours: bool = Fal
             (x.data, x.scale), (w.data, w.scale.contiguous()), out, _experts_of_rows(ends, m)
         )
     elif m:
-        _launch(x, Quantized(w.data.view(experts * n, k), w.scale), ends, out, n, wgrad=False)
+        _launch(x, Quantized(w.data.view(experts * n, k), w.scale), ends, out, n)
     return out
 
 
@@ -57,6 +58,17 @@ def grouped_wgrad(dy: Quantized, x: Quantized, ends: Tensor, *, dtype: torch.dty
     out = torch.empty(experts, n, k, dtype=dtype, device=dy.data.device)
     _launch(dy, x, ends, out.view(experts * n, k), k, wgrad=True)
     return out
+
+
+def keys_and_values(x: Quantized, w: Quantized, out: Tensor, nope: int) -> None:
+    """`matmul` of w [1, heads (nope + v), K] into ``out`` [M, heads, nope + rope + v]: keys but for their last ``rope``
+    numbers, which are left as they are, and values. nope and v are multiples of 128."""
+    m, heads, size = out.shape
+    period = w.data.shape[1] // heads
+    _check(x, w, _all(m, out.device))
+    if m:
+        spread = period, period - nope, size - period
+        _launch(x, Quantized(w.data[0], w.scale), _all(m, out.device), out.view(m, -1), w.data.shape[1], spread=spread)
 
 
 def matmul(x: Quantized, w: Quantized, *, ours: bool | None = None) -> Tensor:
@@ -108,11 +120,8 @@ def has_scaled_mm() -> bool:
 
 @functools.lru_cache(maxsize=64)
 def _experts_of_rows(ends: Tensor, rows: int) -> Tensor:
-    """The expert of each row, int32 [rows]; -1 from the last end on. Kept: a layer asks twice forward and
-    twice backward."""
-    row = torch.arange(rows, dtype=torch.int32, device=ends.device)
-    expert = torch.searchsorted(ends, row, right=True, out_int32=True)
-    return expert.masked_fill(expert == len(ends), -1)
+    """Kept: a layer asks twice forward and twice backward."""
+    return experts_of_rows(ends, rows)
 
 
 @functools.lru_cache(maxsize=64)
@@ -142,7 +151,11 @@ def _check(x: Quantized, w: Quantized, ends: Tensor) -> None:
         raise ValueError("scales of tiles must have their rows contiguous and a stride in 4s, as quantize_tiles gives")
 
 
-def _launch(a: Quantized, b: Quantized, ends: Tensor, out: Tensor, cols: int, *, wgrad: bool) -> None:
+def _launch(
+    a: Quantized, b: Quantized, ends: Tensor, out: Tensor, cols: int, *, wgrad: bool = False,
+    spread: tuple[int, int, int] = (BLOCK, 0, 0),
+) -> None:  # fmt: skip
+    """``spread``: the kernel's period, ahead and gap."""
     rows = a.data.shape[0]
     k_blocks = -(-a.data.shape[1] // BLOCK)
     processors = _multiprocessors(out.device)
@@ -151,7 +164,8 @@ def _launch(a: Quantized, b: Quantized, ends: Tensor, out: Tensor, cols: int, *,
     sb = _tiles(b.scale.T, (1, 128)) if wgrad else sa
     grouped._grouped_kernel[(processors,)](
         _tiles(a.data, (64, BLOCK)), _tiles(b.data, (BLOCK, BLOCK)), sa, sb,
-        b.scale, b.scale.stride(-2), ends, _tiles(out, (64, BLOCK)), out, ends.shape[0], rows, cols, k_blocks,
+        b.scale, b.scale.stride(-2), ends, _tiles(out, (64, BLOCK)), out, out.stride(0), ends.shape[0], rows, cols,
+        k_blocks, *spread,
         STAGES=WGRAD_STAGES if wgrad else (STAGES, HALVES_STAGES)[halves - 1], WGRAD=wgrad, GROUP=GROUP, HALVES=halves,
         num_warps=4,
     )  # fmt: skip

@@ -368,24 +368,30 @@ def _placed_kernel(
 
 
 @triton.jit
-def _swiglu_gradient(gate_up, dh, gates, choice, row, col, rows, width, UP: tl.constexpr, PLACED: tl.constexpr):
-    """At these rows and columns the gradient of up, or that of gate and the sum of each row's products of dh and what
-    its gate multiplies."""
-    filled = row < rows
+def _of_rows(x, row, rows, PLACED: tl.constexpr):
+    """FP32. Rows that fill up an expert's come of rows of zeros; they are read like all others."""
+    if PLACED:
+        return tl.load(x).to(tl.float32)
+    return tl.load(x, mask=(row < rows)[:, None], other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _swiglu_gradient(gate_up, dh, gates, choice, first, k, col, rows, width, UP: tl.constexpr, PLACED: tl.constexpr):
+    """At rows ``first`` + ``k`` and these columns the gradient of up, or that of gate and the sum of each row's
+    products of dh and what its gate multiplies."""
+    row = first + k
     weight = tl.full([32], 1.0, tl.float32)
     if PLACED:
         chosen = tl.load(choice + row)
-        filled = chosen >= 0
-        weight = tl.load(gates + chosen, mask=filled, other=0.0).to(tl.float32)
-    mask = filled[:, None]
-    where = row.to(tl.int64)[:, None] * width + col[None, :]
-    from_row = gate_up + where + row.to(tl.int64)[:, None] * width
-    d = tl.load(dh + where, mask=mask, other=0.0).to(tl.float32)
-    gate = tl.load(from_row, mask=mask, other=0.0).to(tl.float32)
+        weight = tl.load(gates + chosen, mask=chosen >= 0, other=0.0).to(tl.float32)
+    where = first.to(tl.int64)[:, None] * width + col[None, :]
+    from_row = gate_up + 2 * k * width + where + first.to(tl.int64)[:, None] * width
+    d = _of_rows(dh + k * width + where, row, rows, PLACED)
+    gate = _of_rows(from_row, row, rows, PLACED)
     sigmoid = _sigmoid(gate)
     silu = gate * sigmoid
     if not UP:
-        d *= tl.load(from_row + width, mask=mask, other=0.0).to(tl.float32)
+        d *= _of_rows(from_row + width, row, rows, PLACED)
     value = silu * d
     total = tl.sum(value, 1)
     if not UP:
@@ -399,10 +405,10 @@ def _store_gradient(
     UP: tl.constexpr, PLACED: tl.constexpr,
 ):  # fmt: skip
     row, col = block * 128 + 4 * tl.arange(0, 32), column * 128 + tl.arange(0, 128)
-    a, first = _swiglu_gradient(gate_up, dh, gates, choice, row, col, rows, width, UP, PLACED)
-    b, second = _swiglu_gradient(gate_up, dh, gates, choice, row + 1, col, rows, width, UP, PLACED)
-    c, third = _swiglu_gradient(gate_up, dh, gates, choice, row + 2, col, rows, width, UP, PLACED)
-    d, fourth = _swiglu_gradient(gate_up, dh, gates, choice, row + 3, col, rows, width, UP, PLACED)
+    a, first = _swiglu_gradient(gate_up, dh, gates, choice, row, 0, col, rows, width, UP, PLACED)
+    b, second = _swiglu_gradient(gate_up, dh, gates, choice, row, 1, col, rows, width, UP, PLACED)
+    c, third = _swiglu_gradient(gate_up, dh, gates, choice, row, 2, col, rows, width, UP, PLACED)
+    d, fourth = _swiglu_gradient(gate_up, dh, gates, choice, row, 3, col, rows, width, UP, PLACED)
     if PLACED:
         if not UP:  # stored behind all that is read, for no read is moved past a write
             _store_lines(parts, first, second, third, fourth, block, rows)

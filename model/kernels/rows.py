@@ -54,6 +54,17 @@ def places(indices: Tensor, counts: Tensor) -> Places:
     return Places(ends, place, choice)
 
 
+def experts_of_rows(ends: Tensor, rows: int) -> Tensor:
+    """The expert of each row, int32 [rows], from the ``ends`` of `Places`; -1 from the last end on."""
+    out = torch.empty(rows, dtype=torch.int32, device=ends.device)
+    if rows:
+        experts = ends.shape[0]
+        _experts_of_rows_kernel[(cdiv(rows, BLOCK),)](
+            ends, out, rows, experts, SIZE=BLOCK, WIDTH=power_of_two(experts), num_warps=4
+        )
+    return out
+
+
 def permute(x: Tensor, places: Places) -> Tensor:
     """Each row of ``x`` [T, H] to the places of its choices: [P, H], zeros where a row fills up."""
     k, rows = places.place.shape[1], len(places.choice)
@@ -65,15 +76,32 @@ def permute(x: Tensor, places: Places) -> Tensor:
     return out
 
 
-def unpermute(y: Tensor, place: Tensor, gates: Tensor | None = None, base: Tensor | None = None) -> Tensor:
+def unpermute(
+    y: Tensor, place: Tensor, gates: Tensor | None = None, base: Tensor | None = None, stream: Tensor | None = None
+) -> Tensor:
     """The sum over j of row ``place[t, j]`` of ``y`` [P, H], each times ``gates[t, j]`` where given, plus row t of
-    ``base`` [T, H] where given: [T, H], summed in FP32."""
+    ``base`` and of ``stream`` [T, H] where given: [T, H], summed in FP32."""
+    return _unpermute(y, place, gates, base, stream, None, 0.0)
+
+
+def unpermute_onto(y: Tensor, place: Tensor, base: Tensor | None, stream: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """`unpermute` and 1 over the root of the mean square of each row that it gives, FP32 [T]."""
+    inverse = y.new_empty(place.shape[0], dtype=torch.float32)
+    return _unpermute(y, place, None, base, stream, inverse, eps), inverse
+
+
+def _unpermute(
+    y: Tensor, place: Tensor, gates: Tensor | None, base: Tensor | None, stream: Tensor | None, inverse: Tensor | None,
+    eps: float,
+) -> Tensor:  # fmt: skip
     tokens, k = place.shape
     out = y.new_empty(tokens, y.shape[1])
     if tokens:
         _unpermute_kernel[(tokens,)](
-            y.contiguous(), place, gates if gates is not None else y, base if base is not None else y, out, y.shape[1],
-            K=k, WIDTH=_width(y), GATED=gates is not None, BASED=base is not None, num_warps=4,
+            y.contiguous(), place, gates if gates is not None else y, base if base is not None else y,
+            stream if stream is not None else y, out, inverse if inverse is not None else y, eps, y.shape[1],
+            K=k, WIDTH=_width(y), GATED=gates is not None, BASED=base is not None, ADDED=stream is not None,
+            NORMED=inverse is not None, num_warps=4,
         )  # fmt: skip
     return out
 
@@ -122,6 +150,15 @@ def _place_kernel(
 
 @launched
 @triton.jit
+def _experts_of_rows_kernel(ends, out, rows, experts, SIZE: tl.constexpr, WIDTH: tl.constexpr):
+    row, expert = tl.program_id(0) * SIZE + tl.arange(0, SIZE), tl.arange(0, WIDTH)
+    end = tl.load(ends + expert, mask=expert < experts, other=0x7FFFFFFF)
+    before = tl.sum((end[None, :] <= row[:, None]).to(tl.int32), 1)
+    tl.store(out + row, tl.where(before < experts, before, -1), mask=row < rows)
+
+
+@launched
+@triton.jit
 def _permute_kernel(x, choice, total, out, hidden, k, WIDTH: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     if row >= tl.load(total):
@@ -137,19 +174,28 @@ def _permute_kernel(x, choice, total, out, hidden, k, WIDTH: tl.constexpr):
 @launched
 @triton.jit
 def _unpermute_kernel(
-    y, place, gates, base, out, hidden,
-    K: tl.constexpr, WIDTH: tl.constexpr, GATED: tl.constexpr, BASED: tl.constexpr,
+    y, place, gates, base, stream, out, inverse, eps, hidden,
+    K: tl.constexpr, WIDTH: tl.constexpr, GATED: tl.constexpr, BASED: tl.constexpr, ADDED: tl.constexpr,
+    NORMED: tl.constexpr,
 ):  # fmt: skip
     token = tl.program_id(0).to(tl.int64)
+    squares = tl.zeros([WIDTH], tl.float32)
     for first in range(0, hidden, WIDTH):
         col = first + tl.arange(0, WIDTH)
         total = tl.zeros([WIDTH], tl.float32)
         if BASED:
             total = tl.load(base + token * hidden + col, mask=col < hidden, other=0.0).to(tl.float32)
+        if ADDED:
+            total += tl.load(stream + token * hidden + col, mask=col < hidden, other=0.0).to(tl.float32)
         for j in tl.static_range(K):
             source = tl.load(place + token * K + j).to(tl.int64)
             value = tl.load(y + source * hidden + col, mask=col < hidden, other=0.0).to(tl.float32)
             if GATED:
                 value *= tl.load(gates + token * K + j).to(tl.float32)
             total += value
-        tl.store(out + token * hidden + col, total.to(out.dtype.element_ty), mask=col < hidden)
+        rounded = total.to(out.dtype.element_ty)
+        tl.store(out + token * hidden + col, rounded, mask=col < hidden)
+        if NORMED:
+            squares += rounded.to(tl.float32) * rounded.to(tl.float32)
+    if NORMED:
+        tl.store(inverse + token, tl.rsqrt(tl.sum(squares, 0) / hidden + eps))

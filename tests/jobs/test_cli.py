@@ -7,6 +7,7 @@ import inspect
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from importlib.metadata import version
@@ -89,6 +90,26 @@ def test_ctrl_c_outside_a_loop_that_answers_it_is_told(
     monkeypatch.setattr("jobs.config.find", pressed)
     done = zeroth("grpo", workspace.recipe)
     assert (done.returncode, done.stderr) == (130, "error: interrupted\n")
+
+
+@pytest.mark.parametrize("moment", ["ray.init", "jobs.cluster.Cluster.require"])
+def test_sigterm_before_the_loop_is_told_as_ctrl_c_is(
+    workspace: Workspace, zeroth: Zeroth, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """While Ray starts, which answers it by an end without a word, and after."""
+
+    def init(**_: object) -> None:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(15))
+        if moment == "ray.init":
+            signal.raise_signal(signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("jobs.cluster.Cluster.require", lambda *_: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr("ray.init", init)
+    monkeypatch.setattr("ray.shutdown", lambda: None)
+    done = zeroth("grpo", workspace.recipe)
+    assert (done.returncode, done.stderr) == (130, "error: interrupted\n")
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_a_full_disk_is_told_whatever_is_written(

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,8 +25,10 @@ from rich.progress import Progress as Bar
 
 from jobs import cluster, config
 from jobs import grpo as grpo_command
+from jobs.bench.publishes import groups_of
 from jobs.config import GrpoRecipe
 from model import checkpoint
+from model.engine import Request, Sampling
 from rewards import Sample, Score
 from tests.fakes import LOADABLE, tiny_policy
 from tests.jobs.conftest import Workspace
@@ -218,6 +221,53 @@ def test_a_reward_worker_that_dies_of_the_same_samples_ends_the_run(local: clust
     with pytest.raises(cluster.ClusterError, match="reward worker 0 died"):
         asyncio.run(local.reward(partial(Fragile, 99, tmp_path / "count"), 1)([Sample({}, "")]))
     assert len((tmp_path / "count").read_text()) == 1 + cluster.RETRIES
+
+
+def end(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def dying_in_its_next_call(actor: Any) -> None:
+    """A function of a rollout worker's object."""
+    actor.engine.sample = end
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_rollout_worker_that_dies_is_replaced_by_one_that_gives_its_samples(
+    workspace: Workspace, local: cluster.Cluster, capsys: pytest.CaptureFixture[str], workers: int
+) -> None:
+    """Those of the weights that it was asked under, though newer ones were on their way to it."""
+    recipe = config.read(workspace.recipe, GrpoRecipe, [f"cluster.rollout_workers={workers}"])
+    trainer = local.trainer(recipe)
+    engine = local.engine(recipe, trainer)
+    requests, sampling = [Request((5 + i, 6), (2 * i, 2 * i + 1)) for i in range(3)], Sampling(max_tokens=8)
+
+    async def run() -> None:
+        await engine.publish(old := await trainer.publish())
+        expected = await engine.generate(requests, sampling)
+        await trainer.update(groups_of(requests, expected))
+        new = await trainer.publish()
+        await cluster.inside(engine.actors[-1], dying_in_its_next_call)
+        again, _ = await asyncio.gather(engine.generate(requests, sampling), engine.publish(new))
+        assert again == expected
+        newer = await engine.generate(requests, sampling)
+        assert {v for group in newer for c in group for v in c.versions} == {new.version} != {old.version}
+
+    asyncio.run(run())
+    assert capsys.readouterr().err.count(f"rollout worker {workers - 1} died and was started again") == 1
+
+
+def test_a_rollout_worker_that_dies_each_time_ends_the_run(tmp_path: Path, local: cluster.Cluster) -> None:
+    class Doomed:
+        def generate(self, *_: object) -> None:
+            with (tmp_path / "deaths").open("a") as file:
+                file.write("x")
+            end()
+
+    engine = cluster.RemoteEngine(partial(cluster._place, Doomed, 1, 0), 1)
+    with pytest.raises(cluster.ClusterError, match=r"^rollout worker 0 died.*--resume.*max_rows.*$"):
+        asyncio.run(engine.generate([Request((1,), (0,))], Sampling()))
+    assert len((tmp_path / "deaths").read_text()) == 1 + cluster.RETRIES
 
 
 def test_workers_have_the_priority_of_the_process_that_starts_them(local: cluster.Cluster) -> None:

@@ -23,9 +23,9 @@ class Worker:
     def __init__(self, turns: int) -> None:
         self.turns = turns
         self.generate = SimpleNamespace(remote=self._generate)
-        self.publish = SimpleNamespace(remote=lambda weights: self._generate((), Sampling()))
+        self.publish = SimpleNamespace(remote=lambda weights: self._generate(weights, (), Sampling()))
 
-    async def _generate(self, requests: Any, _: Sampling) -> list[list[Any]]:
+    async def _generate(self, weights: Any, requests: Any, _: Sampling) -> list[list[Any]]:
         for _turn in range(self.turns):
             await asyncio.sleep(0)
         return [[] for _ in requests]
@@ -33,14 +33,14 @@ class Worker:
 
 def test_an_engine_tells_how_many_workers_are_idle_as_they_begin_and_end() -> None:
     told: list[int] = []
-    engine = RemoteEngine([Worker(2), Worker(9)], told.append)
+    engine = RemoteEngine(iter([Worker(2), Worker(9)]).__next__, 2, told.append)
     asyncio.run(engine.generate([Request((1,), (0,)), Request((2,), (0,))], Sampling()))
     assert told == [1, 0, 1, 2]
 
 
 def test_a_worker_that_takes_new_weights_is_not_idle() -> None:
     told: list[int] = []
-    asyncio.run(RemoteEngine([Worker(2), Worker(9)], told.append).publish(None))
+    asyncio.run(RemoteEngine(iter([Worker(2), Worker(9)]).__next__, 2, told.append).publish(None))
     assert told == [1, 0, 1, 2]
 
 

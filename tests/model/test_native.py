@@ -13,6 +13,7 @@ from model.native import NativeEngine
 from model.sampling import Start, Stops, draw, exponentials, keys
 from model.segments import Segments
 from model.transformer import build
+from model.waves import COMPACT_EVERY
 from tests.fakes import TINY, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
@@ -65,6 +66,14 @@ def test_few_rows_at_a_time_sample_the_same() -> None:
     many = engine().sample(requests(), Sampling(max_tokens=30))
     few = engine(max_rows=2).sample(requests(), Sampling(max_tokens=30))
     assert [[c.token_ids for c in g] for g in many] == [[c.token_ids for c in g] for g in few]
+
+
+def test_a_short_row_goes_on_as_before_when_a_long_one_has_ended() -> None:
+    made, long = engine(), tuple(range(10, 10 + CONFIG.max_position_embeddings - 4))
+    (_, (completion,)) = made.sample([Request(long, (1, 2, 3)), Request(PROMPTS[0], (4,))], Sampling(max_tokens=40))
+    assert len(completion.token_ids) > COMPACT_EVERY
+    expected = full_logprobs(made, PROMPTS[0], completion, 1.0)
+    assert completion.logprobs == pytest.approx(expected, abs=1e-5)
 
 
 def test_seeds_differ() -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
+import sys
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -221,11 +224,19 @@ def test_what_vllm_cannot_give_is_refused(temperature: float, top_p: float, befo
     check_sampling(replace(sampling, temperature=0.0), before)
 
 
+async def listen(said: list[str]) -> None:
+    try:
+        await asyncio.Event().wait()
+    finally:
+        said.append("task ended")
+
+
 class Sleeper:
-    """A vLLM that answers every row with one token, and writes down when it sleeps."""
+    """A vLLM that answers every row with one token, and writes down when it sleeps. It has a task of its own."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
+        self.listening = asyncio.create_task(listen(self.said))
 
     async def sleep(self, level: int) -> None:
         self.said.append("sleep")
@@ -233,7 +244,7 @@ class Sleeper:
     async def wake_up(self) -> None:
         self.said.append("wake")
 
-    def shutdown(self) -> None:
+    def shutdown(self, timeout: float) -> None:
         self.said.append("end")
 
     async def generate(self, prompt: object, wanted: object, name: str) -> AsyncIterator[Any]:
@@ -275,6 +286,24 @@ def test_an_idle_vllm_sleeps_where_that_is_asked_for(
     for seeds in ((1, 2), (3,)):
         run(engine, [Request((5, 6), seeds)], Sampling(max_tokens=1))
     assert engine.llm.said == said
+
+
+def test_vllm_is_ended_without_taking_it_for_a_failure(sleeper: Callable[..., VllmEngine]) -> None:
+    said = (engine := sleeper()).llm.said
+    asyncio.run(engine.close())
+    assert said == ["task ended", "end"]
+
+
+def test_nothing_of_an_ended_vllm_is_there_when_python_ends(
+    sleeper: Callable[..., VllmEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though what imports it is kept, as by an exception in one of its modules."""
+    frames: list[FrameType] = []
+    monkeypatch.setattr(vllm_engine_module, "known", lambda _: frames.append(sys._getframe(1)) or {})
+    vllm = weakref.ref((engine := sleeper()).llm)
+    asyncio.run(engine.close())
+    gc.collect()
+    assert vllm() is None
 
 
 def test_routes_are_those_of_moe_layers_and_of_tokens_that_were_run(sleeper: Callable[..., VllmEngine]) -> None:

@@ -13,7 +13,7 @@ from rl.rollout import Begun
 
 
 def saved(folder: Path) -> None:
-    (folder / "weights").write_text("w")
+    (folder / "steps").write_text("1000")
 
 
 def test_a_line_cut_off_by_a_kill_is_dropped(tmp_path: Path) -> None:
@@ -65,14 +65,14 @@ def test_what_is_told_of_the_beginning_is_forgotten_by_a_run_that_begins_anew(tm
     assert list(read(journal.metrics_path)) == []
 
 
-@pytest.mark.parametrize("name", ["progress.json", "begun.pt"])
+@pytest.mark.parametrize("name", ["progress.json", "begun.pt", "steps"])
 def test_a_damaged_checkpoint_says_how_the_run_goes_on_and_no_line_is_dropped(tmp_path: Path, name: str) -> None:
     journal = Journal(tmp_path, keep=2)
     write_checkpoint(journal, Progress(1, 1), saved)
     write_checkpoint(journal, Progress(2, 2, (Begun(1, (None,)),)), saved)
     journal.metrics(3, {"loss": 1.0})
     damaged = journal.checkpoints / "step-2" / name
-    damaged.write_bytes(damaged.read_bytes()[:-20])
+    damaged.write_bytes(damaged.read_bytes()[:-3])
     with pytest.raises(JournalError, match=rf"(?s)step-2/{name}: damaged .*remove .*step-2, "), journal.resuming():
         pass
     assert [line["step"] for line in read(journal.metrics_path)] == [3]

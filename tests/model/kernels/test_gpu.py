@@ -269,7 +269,7 @@ def test_the_same_at_every_run(halves: int, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize(("tokens", "hidden"), [(1, 64), (300, 2048), (77, 2112), (64, 7168)])
 def test_rows_there_and_back(tokens: int, hidden: int) -> None:
-    from model.kernels.rows import permute, places, unpermute
+    from model.kernels.rows import permute, places, unpermute, unpermute_onto
 
     k = 6
     x, gates = inputs("random", tokens, hidden), torch.rand(tokens, k, device="cuda")
@@ -277,7 +277,13 @@ def test_rows_there_and_back(tokens: int, hidden: int) -> None:
     found = places(indices, torch.bincount(indices.flatten(), minlength=16))
     rows = permute(x, found)
     assert torch.equal(rows[found.place], x.unsqueeze(1).expand(-1, k, -1))
-    assert far(unpermute(rows, found.place, gates), x.double() * gates.double().sum(1, keepdim=True)) < BF16_ERROR
+    gated = x.double() * gates.double().sum(1, keepdim=True)
+    assert far(unpermute(rows, found.place, gates), gated) < BF16_ERROR
+    base, stream = (inputs("random", tokens, hidden) for _ in range(2))
+    onto, inverse = unpermute_onto(rows, found.place, base, stream, 1e-6)
+    assert far(onto, k * x.double() + base.double() + stream.double()) < BF16_ERROR
+    assert far(inverse, (onto.double().square().mean(1) + 1e-6).rsqrt()) < 1e-5
+    assert far(unpermute(rows, found.place, gates, base, stream), gated + base.double() + stream.double()) < BF16_ERROR
 
 
 @pytest.mark.parametrize(
@@ -307,11 +313,14 @@ def test_router(experts: int, groups: int, kept: int, k: int) -> None:
 @pytest.mark.parametrize("kind", ["random", "outliers"])
 @pytest.mark.parametrize(("rows", "hidden"), [(300, 2048), (1, 96), (1030, 7168)])
 def test_norms_of_the_stream(kind: str, rows: int, hidden: int) -> None:
-    from model.kernels.norms import add_norm, add_norm_backward
+    from model.kernels.norms import add_inverse, add_norm, add_norm_backward
 
     x, more, d_total, d_normed = (inputs(kind, rows, hidden) for _ in range(4))
     weight = torch.rand(hidden, device="cuda")
     total, normed = add_norm(x, more, weight, 1e-6)
+    same, inverse = add_inverse(x, more, 1e-6)
+    assert torch.equal(same, total)
+    assert far(same * inverse[:, None] * weight.bfloat16(), normed.double()) < BF16_ERROR
     assert torch.equal(total, x + more)
     leaf, w = total.double().requires_grad_(), weight.bfloat16().double().requires_grad_()
     expected = torch.nn.functional.rms_norm(leaf, (hidden,), w, 1e-6)
@@ -353,8 +362,11 @@ def test_latents_are_normed_as_they_are_quantised() -> None:
     joint, weights = inputs("random", 300, 768 + 512 + 64), [torch.rand(n, device="cuda") for n in (768, 512)]
     turns = rope.rotations(torch.arange(300, device="cuda"), torch.rand(32, device="cuda"))
     *normed, key = latents(joint, turns, *weights, 1e-6)
-    *inverses, same_key = latent_inverses(joint, turns, 768, 512, 1e-6)
-    assert torch.equal(same_key, key)
+    wide = torch.zeros(300, 6, 320, dtype=torch.bfloat16, device="cuda")
+    inverses = latent_inverses(joint, turns, 768, 512, 1e-6, wide[..., 128:192])
+    assert torch.equal(wide[..., 128:192], key.unsqueeze(1).expand(-1, 6, -1))
+    assert not wide[..., :128].any()
+    assert not wide[..., 192:].any()
     for x, inverse, weight, y in zip(joint.split([768, 512, 64], -1), inverses, weights, normed, strict=False):
         found, unfused = quantize_normed(x, inverse, weight), quantize_both(y)
         exact = x.double() * inverse.double()[:, None] * weight.bfloat16().double()
@@ -362,6 +374,48 @@ def test_latents_are_normed_as_they_are_quantised() -> None:
         for ours, theirs, expected in zip(found, unfused, (exact, padded.T), strict=True):
             assert far(ours.scale, theirs.scale.double()) < BF16_ERROR
             assert far(decoded(ours), expected) < far(decoded(theirs), expected) * 1.02
+
+
+def test_gradients_of_latents_are_rounded_once() -> None:
+    from model import rope
+    from model.kernels.gradients import latents_backward
+    from model.kernels.norms import latent_inverses
+    from model.kernels.norms import latents_backward as unfused
+    from model.kernels.quantize import quantize_both
+
+    joint, sizes = inputs("random", 300, 768 + 512 + 64), (768, 512, 64)
+    weights = torch.rand(768, device="cuda"), torch.rand(512, device="cuda")
+    turns = rope.rotations(torch.arange(300, device="cuda"), torch.rand(32, device="cuda"))
+    inverses = latent_inverses(joint, turns, 768, 512, 1e-6, joint.new_empty(300, 1, 64))
+    d = [inputs("outliers", 300, n) for n in sizes]
+    leaf, w = joint.double().requires_grad_(), [x.bfloat16().double().requires_grad_() for x in weights]
+    parts = leaf.split(sizes, -1)
+    normed = [torch.nn.functional.rms_norm(x, x.shape[1:], y, 1e-6) for x, y in zip(parts[:2], w, strict=True)]
+    key = torch.view_as_real(torch.view_as_complex(parts[2].unflatten(-1, (-1, 2))) * turns).flatten(-2)
+    torch.autograd.backward((*normed, key), [x.double() for x in d])
+    *found, d_weights = latents_backward(joint, turns, weights, inverses, *d)
+    theirs = quantize_both(unfused(joint, turns, *weights, 1e-6, *d)[0])
+    assert leaf.grad is not None
+    padded = torch.nn.functional.pad(leaf.grad, (0, 0, 0, -300 % 128))
+    for fused, apart, expected in zip(found, theirs, (leaf.grad, padded.T), strict=True):
+        assert far(fused.scale, apart.scale.double()) < BF16_ERROR
+        assert far(decoded(fused), expected) < far(decoded(apart), expected) * 1.02
+    d_w = torch.cat([y.grad for y in w if y.grad is not None])
+    assert far(d_weights, d_w) < FP32_ERROR
+
+
+@pytest.mark.parametrize("tokens", [300, 4096])
+def test_keys_and_values_are_written_where_they_are_read(tokens: int) -> None:
+    from model.kernels.products import keys_and_values, matmul
+    from model.kernels.quantize import quantize_blocks, quantize_tiles
+
+    x, w = quantize_tiles(inputs("random", tokens, 512)), quantize_blocks(inputs("random", 1, 6 * 384, 512))[0]
+    out = torch.full((tokens, 6, 448), 7.0, dtype=torch.bfloat16, device="cuda")
+    keys_and_values(x, w, out, 256)
+    expected = matmul(x, w, ours=True).view(tokens, 6, 384)
+    assert torch.equal(out[..., :256], expected[..., :256])
+    assert torch.equal(out[..., 320:], expected[..., 256:])
+    assert bool((out[..., 256:320] == 7).all())
 
 
 @pytest.mark.parametrize("gated", [True, False])

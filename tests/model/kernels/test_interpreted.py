@@ -17,7 +17,7 @@ from model.kernels.transfer import Passing, Quantizing, Transfer, word_sums
 from model.kernels.quantize import (
     quantize_blocks, quantize_both, quantize_normed, quantize_placed, quantize_tiles, swiglu_backward, swiglu_quantize,
 )
-from model.kernels.rows import permute, places, unpermute
+from model.kernels.rows import experts_of_rows, permute, places, unpermute, unpermute_onto
 from model.kernels.router import route, route_backward
 
 torch.manual_seed(0)
@@ -30,6 +30,7 @@ def exact(*shape):  # E4M3 numbers whose every 128x128 block, row and column of 
 counts = torch.tensor([0, 130, 0, 70])
 found = places(torch.arange(4).repeat_interleave(counts).unsqueeze(-1), counts)
 assert found.ends.tolist() == [0, 256, 256, 384] and found.place[[0, 129, 130, 199], 0].tolist() == [0, 129, 256, 325]
+assert experts_of_rows(found.ends, 500).tolist() == [1] * 256 + [3] * 128 + [-1] * 116
 x = exact(200, 320)
 x[130] = 448.0
 rows, columns = quantize_both(x)
@@ -58,6 +59,10 @@ gates, base = torch.rand(10, k), torch.randn(10, 72)
 sums = y * gates.sum(1, keepdim=True)
 torch.testing.assert_close(unpermute(moved, found.place, gates), sums)
 torch.testing.assert_close(unpermute(moved, found.place, gates, base), sums + base)
+torch.testing.assert_close(unpermute(moved, found.place, gates, base, y), sums + base + y)
+onto, inverse = unpermute_onto(moved, found.place, base, y, 1e-6)
+torch.testing.assert_close(onto, (k + 1) * y + base)
+torch.testing.assert_close(inverse, (onto.square().mean(1) + 1e-6).rsqrt())
 
 # SwiGLU with gates: forward and gradients, with and without rounding to FP8
 def gated(gate_up, gates):
@@ -241,6 +246,9 @@ expected = add_norm(*leaves, norm)
 total, normed = norms.add_norm(x, more, norm.weight.detach(), 1e-6)
 torch.testing.assert_close((total, normed), tuple(e.detach() for e in expected))
 torch.testing.assert_close(norms.add_norm(total, None, norm.weight.detach(), 1e-6)[1], normed)
+same, inverse = norms.add_inverse(x, more, 1e-6)
+assert torch.equal(same, total)
+torch.testing.assert_close(total * inverse[:, None] * norm.weight.detach(), normed)
 gradients = torch.randn(2, 9, 96).unbind()
 torch.autograd.backward(expected, gradients)
 dx, dw = norms.add_norm_backward(total, norm.weight.detach(), 1e-6, *gradients)
@@ -263,12 +271,23 @@ torch.testing.assert_close(found, (joint.grad, pair[0].weight.grad, pair[1].weig
 joint, weights = torch.randn(130, 256 + 128 + 8), [torch.rand(256), torch.rand(128)]
 turns = rope.rotations(torch.arange(130), torch.rand(4))
 *normed, key = norms.latents(joint, turns, *weights, 1e-6)
-*inverses, same_key = norms.latent_inverses(joint, turns, 256, 128, 1e-6)
-assert torch.equal(same_key, key)
+wide = torch.zeros(130, 3, 20)
+inverses = norms.latent_inverses(joint, turns, 256, 128, 1e-6, wide[..., 8:16])
+assert torch.equal(wide[..., 8:16], key.unsqueeze(1).expand(-1, 3, -1)) and not wide[..., :8].any()
 for x, inverse, weight, y in zip((joint[:, :256], joint[:, 256:384]), inverses, weights, normed, strict=True):
     for found, expected in zip(quantize_normed(x, inverse, weight), quantize_both(y), strict=True):
         torch.testing.assert_close(found.scale, expected.scale)
         torch.testing.assert_close(found.data.float(), expected.data.float(), rtol=1 / 8, atol=2**-9)
+
+from model.kernels.gradients import latents_backward
+gradients = torch.randn(130, 256), torch.randn(130, 128), torch.randn(130, 8)
+d_joint, *d_weights = norms.latents_backward(joint, turns, *weights, 1e-6, *gradients)
+d_key = gradients[2].bfloat16()
+d_joint[:, 384:] = rope.rotate(d_key.float(), turns.conj())
+rows, columns, d_both = latents_backward(joint, turns, weights, inverses, *gradients[:2], d_key)
+close(rows, d_joint)
+close(columns, torch.nn.functional.pad(d_joint, (0, 0, 0, 126)).T)
+torch.testing.assert_close(d_both, torch.cat(d_weights), rtol=1e-5, atol=1e-5)
 """
 
 
