@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
@@ -35,7 +36,7 @@ class Recorder:
         """What launches again what ``work`` launches, with the same arguments. As `torch.cuda.graph`, which also
         collects garbage, waits for the device and gives cached memory back."""
         graph = torch.cuda.CUDAGraph()
-        with beside(self.stream):
+        with beside(self.stream), no_collection():
             graph.capture_begin(pool=self.pool, capture_error_mode="thread_local")
             try:
                 work()
@@ -84,6 +85,18 @@ class Replayed:
 def _again(met: _Met, args: tuple[object, ...]) -> None:
     for left, new in zip(met.left, met.work(*args), strict=True):
         left.copy_(new)
+
+
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """Garbage may be what must not be let go of amid a recording."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 @contextmanager
