@@ -1,14 +1,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import os
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
+
+if TYPE_CHECKING:
+    from jobs.cluster import Cluster
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_AUTH_MODE", "token")
@@ -60,6 +65,47 @@ def data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs real problems in {folder}, which is absent")
     return folder
+
+
+RAY = contextlib.ExitStack()
+"""What ends the Ray of this process."""
+
+
+@pytest.fixture(scope="session")
+def only_ray() -> Cluster:
+    """One Ray for all tests that need one in this process: it takes ten seconds of computing to start and to end."""
+    from jobs import cluster
+
+    return RAY.enter_context(cluster.connect(None, 4))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Behind the files that have it, Ray would only take from others."""
+    if group_of(item.nodeid.partition("::")[0]) != "cluster":
+        RAY.close()
+
+
+def pytest_sessionfinish() -> None:
+    RAY.close()
+
+
+@pytest.fixture
+def local(only_ray: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """A Ray that has nothing placed on it, and is left so."""
+    import ray
+
+    from jobs import cluster
+
+    placed: weakref.WeakSet[Any] = weakref.WeakSet()  # an actor whose last handle goes ends
+
+    def place(*arguments: Any, _place: Any = cluster._place, **options: Any) -> Any:
+        placed.add(actor := _place(*arguments, **options))
+        return actor
+
+    monkeypatch.setattr(cluster, "_place", place)
+    yield only_ray
+    for actor in list(placed):
+        ray.kill(actor)
 
 
 @pytest.fixture(scope="session")

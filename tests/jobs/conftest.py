@@ -3,13 +3,18 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from jobs.cli import main
 from model import checkpoint
 from tests.fakes import tiny_policy
+
+if TYPE_CHECKING:
+    from jobs.cluster import Cluster
 
 RECIPE = """
 base = "{base}"
@@ -73,6 +78,12 @@ class Workspace:
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
     return Workspace(tmp_path)
+
+
+@pytest.fixture
+def on_local(local: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that would start a Ray has the one of this process."""
+    monkeypatch.setattr("jobs.cluster.connect", lambda address, cpus: nullcontext(local))
 
 
 Done = subprocess.CompletedProcess[str]

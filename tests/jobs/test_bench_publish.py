@@ -60,6 +60,7 @@ def test_what_cannot_be_measured_is_refused() -> None:
 
 @pytest.mark.cluster
 @pytest.mark.slow
+@pytest.mark.usefixtures("on_local")
 def test_fifty_publishes_leak_nothing_and_drift_nowhere() -> None:
     found = publishes.run_soak(50, "native")
     assert found["weights_changed"] == 5

@@ -13,8 +13,10 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,7 @@ from model import checkpoint
 from model.engine import Request, Sampling
 from rewards import Sample, Score
 from tests.fakes import LOADABLE, tiny_policy
-from tests.jobs.conftest import Workspace
+from tests.jobs.conftest import Workspace, Zeroth
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
@@ -61,14 +63,6 @@ def wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.1)
-
-
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    def reached() -> bool:
-        assert process.poll() is None, process.communicate()[1]
-        return condition()
-
-    wait_until(reached)
 
 
 def samples(workspace: Workspace) -> list[str]:
@@ -126,23 +120,25 @@ def test_a_run_on_one_gpu_is_whole(workspace: Workspace, engine: list[str]) -> N
         assert max(differing) < 0.5
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(workspace: Workspace) -> None:
-    process = grpo(workspace, "train.steps=500")
-    wait_for(lambda: 3 in steps(workspace), process)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 130, errors
-    assert "Traceback" not in errors
-    assert "--resume" in errors
+@pytest.mark.usefixtures("on_local")
+def test_ctrl_c_saves_and_says_how_to_go_on(workspace: Workspace, zeroth: Zeroth) -> None:
+    def press() -> None:
+        wait_until(lambda: 3 in steps(workspace) or over.is_set())
+        if not over.is_set():
+            os.kill(os.getpid(), signal.SIGINT)
+
+    over = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        pressing = pool.submit(press)
+        done = zeroth("grpo", workspace.recipe, "train.steps=500")
+        over.set()
+        pressing.result()
+    assert done.returncode == 130, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "--resume" in done.stderr
     saved = max(int(p.name.removeprefix("step-")) for p in (workspace.run / "checkpoints").iterdir())
     assert saved == steps(workspace)[-1]
     assert not list((workspace.run / "checkpoints").glob(".*"))
-
-
-@pytest.fixture(scope="module")
-def local() -> Iterator[cluster.Cluster]:
-    with cluster.connect(None, 3) as ray:
-        yield ray
 
 
 @pytest.mark.vllm
@@ -223,13 +219,13 @@ def test_a_reward_worker_that_dies_of_the_same_samples_ends_the_run(local: clust
     assert len((tmp_path / "count").read_text()) == 1 + cluster.RETRIES
 
 
-def end(*_: object) -> None:
+def die(*_: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def dying_in_its_next_call(actor: Any) -> None:
     """A function of a rollout worker's object."""
-    actor.engine.sample = end
+    actor.engine.sample = die
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -262,7 +258,7 @@ def test_a_rollout_worker_that_dies_each_time_ends_the_run(tmp_path: Path, local
         def generate(self, *_: object) -> None:
             with (tmp_path / "deaths").open("a") as file:
                 file.write("x")
-            end()
+            die()
 
     engine = cluster.RemoteEngine(partial(cluster._place, Doomed, 1, 0), 1)
     with pytest.raises(cluster.ClusterError, match=r"^rollout worker 0 died.*--resume.*max_rows.*$"):
@@ -398,14 +394,14 @@ def drivers(workspace: Workspace) -> list[int]:
     return found
 
 
-END_AT_STEP_3 = """
+END_AT_STEP = """
 import os, signal, sys, time
 from pathlib import Path
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-server, job, metrics, driver = sys.argv[1:]
+step, server, job, metrics, driver = sys.argv[1:]
 client = JobSubmissionClient(server)
-while not (Path(metrics).exists() and '"step": 3,' in Path(metrics).read_text()):
+while not (Path(metrics).exists() and f'"step": {step},' in Path(metrics).read_text()):
     time.sleep(0.05)
 os.kill(int(driver), signal.SIGKILL) if int(driver) else client.stop_job(job)
 while client.get_job_status(job) not in (JobStatus.STOPPED, JobStatus.FAILED):
@@ -414,28 +410,30 @@ while client.get_job_status(job) not in (JobStatus.STOPPED, JobStatus.FAILED):
 """In a process of its own, since Ray keeps the first token that a process has seen."""
 
 
-@pytest.mark.parametrize("ending", ["stop", "kill -9"])
-def test_a_job_that_was_ended_goes_on_to_where_an_untouched_run_ends(
-    workspace: Workspace,
-    untouched: tuple[Workspace, subprocess.CompletedProcess[str]],
-    job_server: dict[str, str],
-    ending: str,
-) -> None:
-    """Without losing or repeating a sample, though samples go on from step to step."""
-    options = ["--no-wait", "--submission-id", ending, "--runtime-env-json", json.dumps({"env_vars": PATIENT})]
-    started = submit(job_server, rewarded(workspace), *ARGUMENTS, options=options)
+def end(workspace: Workspace, server: dict[str, str], job: str, step: int, *, kill: bool) -> int:
+    """Submits a job for this workspace and ends it once that step is done; returns the last step that it told of."""
+    options = ["--no-wait", "--submission-id", job, "--runtime-env-json", json.dumps({"env_vars": PATIENT})]
+    resume = ["--resume"] if workspace.run.exists() else []
+    started = submit(server, workspace, *ARGUMENTS, *resume, options=options)
     assert started.returncode == 0, started.stdout + started.stderr
     driver = 0
-    if ending == "kill -9":
+    if kill:
         wait_until(lambda: bool(drivers(workspace)))
         (driver,) = drivers(workspace)
     metrics = workspace.run / "metrics.jsonl"
-    end = [sys.executable, "-c", END_AT_STEP_3, job_server["JOBS"], ending, str(metrics), str(driver)]
-    subprocess.run(end, env=job_server, check=True, timeout=240)
-    reached = steps(workspace)[-1]
+    end = [sys.executable, "-c", END_AT_STEP, str(step), server["JOBS"], job, str(metrics), str(driver)]
+    subprocess.run(end, env=server, check=True, timeout=240)
+    return steps(workspace)[-1]
+
+
+def test_a_job_that_was_killed_and_then_stopped_goes_on_to_where_an_untouched_run_ends(
+    workspace: Workspace, untouched: tuple[Workspace, subprocess.CompletedProcess[str]], job_server: dict[str, str]
+) -> None:
+    """Without losing or repeating a sample, though samples go on from step to step."""
+    assert end(rewarded(workspace), job_server, "killed", 3, kill=True) < 12
+    reached = end(workspace, job_server, "stopped", 12, kill=False)
     assert reached < 24
-    if ending == "stop":
-        assert (workspace.run / "checkpoints" / f"step-{reached}").is_dir()
+    assert (workspace.run / "checkpoints" / f"step-{reached}").is_dir()
     there = {**job_server, "RAY_ADDRESS": job_server["HEAD"]}
     finished(grpo(workspace, *ARGUMENTS, "--resume", env=there))
     assert made(workspace) == made(untouched[0])

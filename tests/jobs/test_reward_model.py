@@ -9,7 +9,6 @@ import pytest
 from jobs import config, reward_model
 from jobs.config import RecipeError, RewardModelRecipe
 from tests.jobs.conftest import Workspace, Zeroth
-from tests.jobs.test_cluster import finished, grpo
 
 PAIRS: list[Mapping[str, object]] = [
     {"prompt": f"{i}+1", "chosen": f"{i + 1} yes", "rejected": f"{i + 1} no"} for i in range(24)
@@ -103,14 +102,19 @@ def test_the_command_prints_where_the_model_lies(workspace: Workspace, zeroth: Z
 
 @pytest.mark.cluster
 @pytest.mark.slow
-def test_a_grpo_recipe_takes_it_alone_and_beside_a_rule(workspace: Workspace) -> None:
+@pytest.mark.usefixtures("on_local")
+def test_a_grpo_recipe_takes_it_alone_and_beside_a_rule(
+    workspace: Workspace, zeroth: Zeroth, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reward_model.train(read(recipe_in(workspace)), resume=False)
     problems = [{"id": str(i), "prompt": f"{i}+1", "answer": str(i + 1)} for i in range(8)]
     workspace.write_problems([{**p, "reward": "learned" if i % 2 else "math"} for i, p in enumerate(problems)])
     # Relative to the working directory, which is not that of Ray's workers.
     settings = 'reward.settings.learned.model="rm/checkpoints/step-8"'
-    process = grpo(workspace, settings, "reward.added={learned = 0.5}", "train.steps=2", "evaluate.every=0")
-    finished(process)
+    monkeypatch.chdir(workspace.folder)
+    added = "reward.added={learned = 0.5}"
+    done = zeroth("grpo", workspace.recipe, settings, added, "train.steps=2", "evaluate.every=0")
+    assert done.returncode == 0, done.stderr
     metrics = json.loads((workspace.run / "metrics.jsonl").read_text().splitlines()[-1])
     assert {"reward/learned", "reward/learned/raw", "reward/learned/capped", "reward/accuracy/raw"} <= set(metrics)
     assert metrics["not_judged"] == 0

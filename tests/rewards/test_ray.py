@@ -1,7 +1,5 @@
 """The math reward inside Ray actors, sync and async, on a real local Ray."""
 
-import os
-
 import pytest
 
 pytestmark = pytest.mark.cluster
@@ -10,17 +8,10 @@ PAIRS = [(f"{number}x", f"x\\cdot {number + number % 2}") for number in range(1,
 EXPECTED = [float(number % 2 == 0) for number in range(1, 41)]
 
 
-@pytest.fixture(scope="module")
-def ray():
-    ray = pytest.importorskip("ray")
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield ray
-    ray.shutdown()
-
-
-def test_actors_share_nothing_and_mix_up_nothing(ray):
+@pytest.mark.usefixtures("only_ray")
+def test_actors_share_nothing_and_mix_up_nothing():
     """Two actors with a reward each, asked at once; one of them is also given an answer that has to be killed."""
+    import ray
 
     @ray.remote(num_cpus=0)
     class Scorer:

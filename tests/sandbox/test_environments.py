@@ -145,25 +145,22 @@ def test_packages_below_tmp_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.cluster
+@pytest.mark.usefixtures("only_ray")
 def test_inside_a_ray_actor() -> None:
-    ray = pytest.importorskip("ray")
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"working_dir": None})
-    try:
+    import ray
 
-        @ray.remote
-        class Judge:
-            async def judge(self, count: int) -> list[str]:
-                import asyncio
+    @ray.remote
+    class Judge:
+        async def judge(self, count: int) -> list[str]:
+            import asyncio
 
-                from sandbox import Pool
+            from sandbox import Pool
 
-                async with Pool(2) as pool:
-                    tests = [{"stdin": "3", "stdout": "9"}]
-                    runs = (pool.run(f"print(int(input())*{number})", tests) for number in range(count))
-                    return [verdict.status for verdict in await asyncio.gather(*runs)]
+            async with Pool(2) as pool:
+                tests = [{"stdin": "3", "stdout": "9"}]
+                runs = (pool.run(f"print(int(input())*{number})", tests) for number in range(count))
+                return [verdict.status for verdict in await asyncio.gather(*runs)]
 
-        judge = Judge.remote()
-        statuses = ray.get(judge.judge.remote(8), timeout=120)
-        assert statuses == ["wrong_answer"] * 3 + ["passed"] + ["wrong_answer"] * 4
-    finally:
-        ray.shutdown()
+    judge = Judge.remote()
+    statuses = ray.get(judge.judge.remote(8), timeout=120)
+    assert statuses == ["wrong_answer"] * 3 + ["passed"] + ["wrong_answer"] * 4
