@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import random
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from jobs.cli import main
 def test_the_ways_are_compared_seed_by_seed_on_the_same_batches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(balance, "HELD_OUT", 8)
+    for name, value in {"HELD_OUT": 8, "BATCH": 4, "ProcessPoolExecutor": lambda *_: ThreadPoolExecutor(1)}.items():
+        monkeypatch.setattr(balance, name, value)
     words = [f"word{i} " for i in range(300)]
     lines = [json.dumps({"text": "".join(random.Random(i).choices(words, k=600))}) for i in range(8)]
     (tmp_path / "documents.jsonl").write_text("\n".join(lines))

@@ -201,7 +201,7 @@ def test_pretrain_makes_a_checkpoint_and_resumes_to_the_same_weights(workspace: 
     assert done.returncode == 0, done.stderr
     whole = (workspace.run / "checkpoints" / "step-6" / "model.safetensors").read_bytes()
     shutil.rmtree(workspace.run / "checkpoints" / "step-6")
-    assert pretrain(started, workspace, "run.checkpoint_every=3", "--resume").returncode == 0
+    assert pretrain(zeroth, workspace, "run.checkpoint_every=3", "--resume").returncode == 0
     assert (workspace.run / "checkpoints" / "step-6" / "model.safetensors").read_bytes() == whole
     steps = [json.loads(line)["step"] for line in (workspace.run / "metrics.jsonl").read_text().splitlines()]
     assert steps == [1, 2, 3, 4, 5, 6]

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from tests.jobs.conftest import Zeroth, zeroth
+
+__all__ = ["zeroth"]
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -37,20 +44,26 @@ def test_time_limit_is_a_verdict() -> None:
     assert (done.returncode, json.loads(done.stdout)["status"]) == (0, "time_limit")
 
 
-def test_bad_calls_exit_with_2(tmp_path: Path) -> None:
-    bad = tmp_path / "bad.json"
-    bad.write_text("{")
-    for arguments in (
-        ("run", "/nowhere.py"),
-        ("run", "-", "--tests", str(bad)),
-        ("run", "-", "--language", "cobol"),
-        ("run", "-", "--time", "-1"),
-        ("run", "-", "--no-such-option"),
-    ):
-        done = _zeroth(*arguments)
-        assert (done.returncode, done.stdout) == (2, ""), arguments
-        assert done.stderr
-        assert "Traceback" not in done.stderr
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("/nowhere.py",),
+        ("-", "--tests", "bad.json"),
+        ("-", "--language", "cobol"),
+        ("-", "--time", "-1"),
+        ("-", "--no-such-option"),
+    ],
+)
+def test_bad_calls_exit_with_2(
+    arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zeroth: Zeroth
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO()))
+    (tmp_path / "bad.json").write_text("{")
+    done = zeroth("sandbox", "run", *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_check_names_every_mechanism() -> None:

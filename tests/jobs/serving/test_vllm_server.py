@@ -24,7 +24,7 @@ from jobs.serving import vllm_server
 from model import checkpoint
 from model.transformer import build
 from tests.fakes import TINY, tiny_tokenizer
-from tests.jobs.conftest import Workspace
+from tests.jobs.conftest import Workspace, Zeroth
 from tests.model.test_hf import varied
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -47,20 +47,23 @@ time.sleep({seconds})
 """
 
 
-class Started:
-    """`zeroth serve model --engine vllm` with a program of that name first on the path."""
+def program(folder: Path, seconds: float) -> Path:
+    """In vLLM's place: tells in ``said.json`` how it was called, and ends after so long."""
+    path = folder / "vllm"
+    path.write_text(PROGRAM.format(python=sys.executable, said=folder / "said.json", seconds=seconds))
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
 
-    def __init__(self, workspace: Workspace, seconds: float) -> None:
-        tools = workspace.folder / "tools"
-        tools.mkdir()
+
+class Started:
+    """`zeroth serve model --engine vllm` with such a program."""
+
+    def __init__(self, workspace: Workspace) -> None:
         self.said = workspace.folder / "said.json"
-        program = tools / "vllm"
-        program.write_text(PROGRAM.format(python=sys.executable, said=self.said, seconds=seconds))
-        program.chmod(program.stat().st_mode | stat.S_IXUSR)
         (workspace.folder / "key").write_text("secret\n")
         run = (
             "import sys; from jobs.serving import vllm_server; "
-            f"vllm_server.program = lambda: [{str(program)!r}]; from jobs.cli import main; main()"
+            f"vllm_server.program = lambda: [{str(program(workspace.folder, 60))!r}]; from jobs.cli import main; main()"
         )
         arguments = ["serve", "model", str(workspace.base), "--engine", "vllm", "--port", "1234"]
         self.process = subprocess.Popen(
@@ -77,7 +80,7 @@ class Started:
 
 
 def test_vllms_server_is_started_on_the_export_and_stopped_with_the_command(workspace: Workspace) -> None:
-    started = Started(workspace, seconds=60)
+    started = Started(workspace)
     said = started.wait()
     *options, option, folder = said["arguments"]
     assert option == "--model"
@@ -94,11 +97,14 @@ def test_vllms_server_is_started_on_the_export_and_stopped_with_the_command(work
     assert not Path(folder).exists()
 
 
-def test_a_server_that_ends_by_itself_is_a_failed_run(workspace: Workspace) -> None:
-    started = Started(workspace, seconds=0)
-    _, said = started.process.communicate(timeout=60)
-    assert started.process.returncode == 1
-    assert "ended with status 0" in said
+def test_a_server_that_ends_by_itself_is_a_failed_run(
+    workspace: Workspace, zeroth: Zeroth, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vllm_server, "program", lambda: [str(program(workspace.folder, 0))])
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # this process keeps its own answers
+    done = zeroth("serve", "model", workspace.base, "--engine", "vllm", "--port", "1234")
+    assert done.returncode == 1
+    assert "ended with status 0" in done.stderr
 
 
 def test_without_vllm_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
