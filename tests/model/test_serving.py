@@ -9,7 +9,7 @@ from tests.model.kernels import interpreter
 SETUP = """
 import torch
 from dataclasses import replace
-from model import publish, serving, walk
+from model import probe, publish, serving, walk
 from model.config import ModelConfig
 from model.drafting import DraftedWaves
 from model.engine import Request, Sampling
@@ -23,6 +23,7 @@ from model.waves import Waves
 from tests.fakes import tiny_tokenizer
 
 torch.manual_seed(0)
+probe.LONGEST = 4  # an interpreted token takes its time
 tokenizer = tiny_tokenizer()
 C = ModelConfig(
     vocab_size=320, hidden_size=32, intermediate_size=48, moe_intermediate_size=16, num_hidden_layers=2,
