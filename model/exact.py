@@ -25,7 +25,7 @@ from model.kernels.latent import PAGE, Places
 from model.moe import Routing
 from model.outgoing import Outgoing, takes
 from model.parts import Part
-from model.publish import has_e4m3, made
+from model.publish import made
 from model.segments import Segments
 from model.serving import Routes, Served, new_pool
 from model.transformer import Block, Output, Transformer
@@ -48,11 +48,10 @@ class Exact:
         self.served.load(self._made())
 
     def _made(self) -> Iterator[Part]:
-        if not (has_e4m3(self.model.device) and takes(self.model)):
-            return made(self.model, self.served.precision)
-        if self.outgoing is None or not self.outgoing.fits(self.served.precision):
-            self.outgoing = Outgoing(self.model, self.served.precision, in_turn=True)
-        return (part for part, _ in self.outgoing.made(None))
+        precision, out = self.served.precision, self.outgoing
+        if out is None or not out.fits(precision):
+            out = self.outgoing = Outgoing(self.model, precision, in_turn=True) if takes(self.model) else None
+        return made(self.model, precision) if out is None else (part for part, _ in out.made(None))
 
     def forward(self, tokens: Tensor, segments: Segments) -> Output:
         """As `Transformer.forward`, without what a cache keeps."""

@@ -11,12 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model import fp8
+from model import fp8, publish
 from model.config import Precision
 from model.digest import Kind
 from model.kernels.transfer import Passing, Quantizing, Transfer
 from model.parts import SCALE, Part
-from model.publish import PROOF, outlined
 from model.replayed import Recorder, Replayed, Work
 from model.transformer import Transformer
 
@@ -37,7 +36,7 @@ class Outgoing:
         self.proofs: list[Part] = []
         self.making: list[Replayed] = []
         recorder = Recorder.on(model.device)
-        outlines = list(outlined(model, precision))
+        outlines = list(publish.outlined(model, precision))
         most = max(outline.size for outline, _ in outlines)
         rooms = [torch.empty(most, dtype=torch.uint8, device=model.device) for _ in range(2 * in_turn)]
         for i, (outline, state) in enumerate(outlines):
@@ -62,7 +61,7 @@ class Outgoing:
 
     def proof(self, tensors: Mapping[str, Tensor]) -> Part:
         """As `model.publish.Fresh.proof`."""
-        own = Part.of(PROOF, tensors)
+        own = Part.of(publish.PROOF, tensors)
         if self.proofs and self.proofs[0].outline == own.outline:
             self.proofs[0].piece.copy_(own.piece)
         else:
@@ -98,7 +97,9 @@ def outgoing(model: Transformer, precision: Precision) -> Outgoing | None:
 
 
 def takes(model: Transformer) -> bool:
-    """Rows that are quantised are of 16 numbers, or a multiple."""
+    """Whether these kernels do. Rows that are quantised are of 16 numbers, or a multiple."""
+    if not publish.has_e4m3(model.device):
+        return False
     state = model.state_dict().values()
     return all(t.dtype == torch.float32 and t.is_contiguous() and t.data_ptr() % STEP == 0 for t in state) and all(
         t.shape[-1] % STEP == 0 for t in state if t.dim() > 1

@@ -217,6 +217,7 @@ exact = Exact(model.use("fp32"), "fp32")
 for _ in range(3):
     train()
     exact.refresh()
+assert len({part.piece.data_ptr() for part in exact.outgoing.parts}) == 2
 send(engine, 10)
 own = engine.graphs.served
 flat = [*serving._flat((exact.served.embedding, exact.served.norm, exact.served.layers))]
