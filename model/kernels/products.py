@@ -2,9 +2,9 @@
 forward, Dgrad and Wgrad, grouped by expert or dense (one expert). Results are within 2.5e-3 in norm of FP64 on the
 decoded operands in BF16, of which rounding the result is 1.7e-3, and within 1e-3 in FP32.
 
-Two libraries take over where they are faster: DeepGEMM, where it is installed, forward and Dgrad of experts; cuBLASLt
-dense products over a long contraction and Wgrad of many tiles. ``ours`` asks for our kernel all the same, or for the
-library's.
+Two libraries take over where they are faster: DeepGEMM, where it is installed, forward and Dgrad of experts and of
+dense layers over a short contraction; cuBLASLt dense products over a long one and Wgrad of many tiles. ``ours`` asks
+for our kernel all the same, or for the library's.
 """
 
 from __future__ import annotations
@@ -74,6 +74,11 @@ def keys_and_values(x: Quantized, w: Quantized, out: Tensor, nope: int) -> None:
 def matmul(x: Quantized, w: Quantized, *, ours: bool | None = None) -> Tensor:
     """``x @ w^T``: x [M, K] in 1x128 tiles, w [1, N, K] in 128x128 blocks -> BF16 [M, N]."""
     (m, _), (_, n, k) = x.data.shape, w.data.shape
+    library = deep_gemm() if ours is None and k <= LONG else None
+    if library is not None and m:
+        out = torch.empty(m, n, dtype=torch.bfloat16, device=x.data.device)
+        library.fp8_gemm_nt((x.data, x.scale), (w.data[0], w.scale[0].contiguous()), out)
+        return out
     ours = k <= LONG if ours is None else ours
     if not ours and has_scaled_mm() and m and m % 4 == 0 and n % 16 == 0 and k % BLOCK == 0:
         blocks, padded = -(-n // BLOCK), w.scale.stride(-2)

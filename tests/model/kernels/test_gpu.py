@@ -212,8 +212,8 @@ def test_forward_and_dgrad(
 @pytest.mark.parametrize(
     ("m", "n", "k"), [(384, 256, 512), (129, 200, 320), (1, 2112, 128), (1000, 576, 1344), (384, 256, 4224)]
 )
-@pytest.mark.parametrize("ours", [True, False])
-def test_dense(kind: str, m: int, n: int, k: int, ours: bool) -> None:
+@pytest.mark.parametrize("ours", [True, False, None])
+def test_dense(kind: str, m: int, n: int, k: int, ours: bool | None) -> None:
     from model.kernels.products import matmul
     from model.kernels.quantize import quantize_blocks, quantize_tiles
 
