@@ -44,7 +44,7 @@ def grouped_matmul(x: Quantized, w: Quantized, ends: Tensor, *, ours: bool = Fal
     library = None if ours else deep_gemm()
     if m and library is not None:
         library.m_grouped_fp8_gemm_nt_contiguous(
-            (x.data, x.scale), (w.data, w.scale.contiguous()), out, _experts_of_rows(ends, m)
+            (x.data, x.scale), (w.data, _packed(w.scale)), out, _experts_of_rows(ends, m)
         )
     elif m:
         _launch(x, Quantized(w.data.view(experts * n, k), w.scale), ends, out, n)
@@ -77,7 +77,7 @@ def matmul(x: Quantized, w: Quantized, *, ours: bool | None = None) -> Tensor:
     library = deep_gemm() if ours is None and k <= LONG else None
     if library is not None and m:
         out = torch.empty(m, n, dtype=torch.bfloat16, device=x.data.device)
-        library.fp8_gemm_nt((x.data, x.scale), (w.data[0], w.scale[0].contiguous()), out)
+        library.fp8_gemm_nt((x.data, x.scale), (w.data[0], _packed(w.scale[0])), out)
         return out
     ours = k <= LONG if ours is None else ours
     if not ours and has_scaled_mm() and m and m % 4 == 0 and n % 16 == 0 and k % BLOCK == 0:
@@ -121,6 +121,11 @@ def deep_gemm() -> ModuleType | None:
 def has_scaled_mm() -> bool:
     """Whether torch reaches cuBLASLt's block-FP8 product on this chip."""
     return hasattr(F, "ScalingType") and torch.cuda.get_device_capability() == (9, 0)
+
+
+def _packed(scale: Tensor) -> Tensor:
+    """With the strides of a packed tensor even where there is one row, of which `contiguous` leaves what they are."""
+    return scale.contiguous().view(-1).view(scale.shape)
 
 
 @functools.lru_cache(maxsize=64)

@@ -210,7 +210,8 @@ def test_forward_and_dgrad(
 
 @pytest.mark.parametrize("kind", ["random", "outliers", "adversarial"])
 @pytest.mark.parametrize(
-    ("m", "n", "k"), [(384, 256, 512), (129, 200, 320), (1, 2112, 128), (1000, 576, 1344), (384, 256, 4224)]
+    ("m", "n", "k"),
+    [(384, 256, 512), (129, 200, 320), (1, 2112, 128), (300, 128, 512), (1000, 576, 1344), (384, 256, 4224)],
 )
 @pytest.mark.parametrize("ours", [True, False, None])
 def test_dense(kind: str, m: int, n: int, k: int, ours: bool | None) -> None:
