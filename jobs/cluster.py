@@ -16,7 +16,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -119,6 +119,13 @@ class TrainerActor:
             return self.trainer.publish_now(place, checks)
         finally:
             self.publishing = False
+
+    def accompany(self, meeting: Meeting, rank: int) -> None:
+        """Trains from now on with others."""
+        from model.ranks import Ranks
+
+        policy = self.trainer.policy
+        policy.ranks = Ranks(meeting, rank, policy.model.device, self.listener if rank == 0 else None)
 
     def share(self) -> None:
         from model.transport import Shared
@@ -257,27 +264,37 @@ class Handover:
 
     async def _all(self, ask: Callable[[Any, int], Awaitable[T]]) -> list[T]:
         """What the trainer and every worker answer."""
-        names = ["the trainer", *(f"rollout worker {i}" for i in range(len(self.workers)))]
-        actors = [self.trainer, *self.workers]
-        return await asyncio.gather(
-            *(call(ask(actor, i), name) for i, (actor, name) in enumerate(zip(actors, names, strict=True)))
-        )
+        workers = {f"rollout worker {i}": worker for i, worker in enumerate(self.workers)}
+        return await answers({"the trainer": self.trainer, **workers}, ask)
 
 
 class RemoteTrainer:
-    """``handover`` is told of every publish, where there is one."""
+    """One process, or several that share each step and hold the same weights; what one alone has to do is done by the
+    first, ``actor``. ``handover`` is told of every publish, where there is one. ``host``: as for `TrainerActor.listen`;
+    ``seconds``: of a meeting."""
 
     handover: Handover | None = None
 
-    def __init__(self, actor: Any, threads: int = 1) -> None:
-        self.actor, self.threads = actor, threads
+    def __init__(
+        self, actors: Sequence[Any], threads: int = 1, host: str | None = None, seconds: float = 600.0
+    ) -> None:
+        self.actor, *others = actors
+        self.actors = {"the trainer": self.actor, **{f"trainer {i}": other for i, other in enumerate(others, 1)}}
+        self.threads, self.host, self.seconds = threads, host, seconds
+        self.met = len(actors) == 1
 
     def borrow(self, threads: int) -> None:
-        """Lets the trainer compute with so many threads beside its own."""
-        self.actor.use.remote(self.threads + threads)
+        """Lets the trainers compute with so many threads beside their own."""
+        for actor in self.actors.values():
+            actor.use.remote(self.threads + threads // len(self.actors))
 
     async def update(self, groups: Sequence[Group]) -> Metrics:
-        metrics: Metrics = await call(self.actor.update.remote(groups), "the trainer")
+        import ray
+
+        await self._meet()
+        given = ray.put(groups) if len(self.actors) > 1 else groups
+        metrics: Metrics
+        metrics, *_ = await answers(self.actors, lambda actor, _: actor.update.remote(given))
         return metrics
 
     async def expert_load(self) -> ExpertLoad:
@@ -294,7 +311,19 @@ class RemoteTrainer:
         await call(self.actor.save.remote(folder.resolve()), "the trainer")
 
     async def restore(self, folder: Path) -> None:
-        await call(self.actor.restore.remote(folder.resolve()), "the trainer")
+        await answers(self.actors, lambda actor, _: actor.restore.remote(folder.resolve()))
+
+    async def _meet(self) -> None:
+        """Once all have been placed."""
+        if self.met:
+            return
+        from model import transport
+
+        gpus = await answers(self.actors, lambda actor, _: actor.__ray_call__.remote(lambda _: transport.gpu()))
+        host, port = await call(self.actor.listen.remote(self.host), "the trainer")
+        meeting = transport.Meeting(host, port, len(gpus), transport.apart(gpus), self.seconds)
+        await answers(self.actors, lambda actor, rank: actor.accompany.remote(meeting, rank))
+        self.met = True
 
 
 class RemoteEngine:
@@ -401,6 +430,7 @@ class Cluster:
 
     def __init__(self, one_machine: bool) -> None:
         self.one_machine = one_machine
+        self.host = "127.0.0.1" if one_machine else None  # where parts meet
 
     def require(self, cpus: float, gpus: float) -> None:
         """Raises ClusterError where a Ray on this machine alone has less to give, for which parts would wait without
@@ -423,8 +453,9 @@ class Cluster:
     def trainer(self, recipe: GrpoRecipe, text: tuple[int, ...] = ()) -> RemoteTrainer:
         """``text`` as for `rl.trainer.LocalTrainer`."""
         table, absolute = recipe.cluster, recipe_with_absolute_paths(recipe)
-        threads = table.trainer_threads
-        return RemoteTrainer(_place(TrainerActor, threads, table.gpus_per_trainer, absolute, text, calls=4), threads)
+        threads, gpus = table.trainer_threads, table.gpus_per_trainer
+        actors = [_place(TrainerActor, threads, gpus, absolute, text, calls=4) for _ in range(table.trainers)]
+        return RemoteTrainer(actors, threads, self.host, table.publish_timeout_s)
 
     def engine(self, recipe: GrpoRecipe, trainer: RemoteTrainer | None = None) -> RemoteEngine:
         """Idle workers' threads go to ``trainer``, on one machine and with lag. Without lag a resumed run repeats every
@@ -442,8 +473,7 @@ class Cluster:
         place = partial(_place, RolloutActor, table.rollout_threads, gpus, absolute, calls=calls)
         engine = RemoteEngine(place, table.rollout_workers, lend, has_processes=recipe.rollout.engine == "vllm")
         if trainer is not None:
-            host = "127.0.0.1" if self.one_machine else None
-            trainer.handover = engine.handover = Handover(trainer.actor, engine.actors, recipe, host)
+            trainer.handover = engine.handover = Handover(trainer.actor, engine.actors, recipe, self.host)
         return engine
 
     def reward(self, make: Callable[[], Any], workers: int) -> RemoteReward:
@@ -515,6 +545,11 @@ async def call(reference: Awaitable[T], who: str) -> T:
             f"{who} died ({str(error).splitlines()[-1].strip()}); its log is in {LOGS}. Continue the run with "
             "--resume; if memory ran out, lower rollout.max_rows or train.micro_batch_tokens"
         ) from None
+
+
+async def answers(actors: Mapping[str, Any], ask: Callable[[Any, int], Awaitable[T]]) -> list[T]:
+    """What each of the named actors answers to what it, and its number, is asked."""
+    return await asyncio.gather(*(call(ask(actor, i), name) for i, (name, actor) in enumerate(actors.items())))
 
 
 async def inside(actor: Any, function: Callable[[Any], T]) -> T:

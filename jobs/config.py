@@ -196,11 +196,13 @@ class EvaluateTable(Table):
 
 
 class ClusterTable(Table):
-    """Where Ray runs: ``address`` of a cluster, or none to start one on this machine. ``*_threads`` are CPU threads of
-    one process. ``transport``: the way of new weights to rollout workers (`model.transport`); by default what suits the
-    GPUs. ``publish_timeout_s``: for processes to meet, and for one broadcast."""
+    """Where Ray runs: ``address`` of a cluster, or none to start one on this machine. ``trainers`` share each step, and
+    each holds all weights. ``*_threads`` are CPU threads and ``gpus_per_*`` GPUs of one process. ``transport``: the way
+    of new weights to rollout workers (`model.transport`); by default what suits the GPUs. ``publish_timeout_s``: for
+    processes to meet, and for one broadcast, or sum of gradients."""
 
     address: str | None = None
+    trainers: Count = 1
     rollout_workers: Count = 1
     reward_workers: Count = 1
     trainer_threads: Count = 1

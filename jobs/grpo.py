@@ -89,10 +89,12 @@ def train(recipe: GrpoRecipe, *, resume: bool) -> None:
 
     ready = checked(recipe, resume=resume)
     table = recipe.cluster
-    places = table.trainer_threads + table.rollout_workers * table.rollout_threads + table.reward_workers
+    places = table.trainers * table.trainer_threads + table.rollout_workers * table.rollout_threads
+    places += table.reward_workers
+    gpus = table.trainers * table.gpus_per_trainer + table.rollout_workers * table.gpus_per_rollout_worker
     with config.begun(recipe.run, resume=resume):
         with console.console.status("starting Ray"), cluster.connect(table.address, places) as ray:
-            ray.require(places, table.gpus_per_trainer + table.rollout_workers * table.gpus_per_rollout_worker)
+            ray.require(places, gpus)
             trainer = ray.trainer(recipe, ready.text)
             engine = ray.engine(recipe, trainer)
             reward = ray.reward(ready.make_judge, table.reward_workers)

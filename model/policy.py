@@ -20,6 +20,7 @@ from model.loss import token_logprobs
 from model.optimizer import AdamW
 from model.parts import Part
 from model.publish import CHECKS, Check, Published
+from model.ranks import Alone
 from model.segments import Segments
 from model.tokenizer import Tokenizer
 from model.transformer import Transformer
@@ -91,7 +92,10 @@ def _exact(model: Transformer, precision: Precision) -> Exact:
 
 class Policy:
     """A model in training. ``updates`` counts optimizer steps; the weight version that is published is theirs.
-    ``weights`` is held while a step changes them and while a publish reads them, which may be in another thread."""
+    ``weights`` is held while a step changes them and while a publish reads them, which may be in another thread.
+    ``ranks``: the processes that train the same weights."""
+
+    ranks = Alone()
 
     def __init__(
         self,
@@ -173,6 +177,7 @@ class Policy:
         lr = self.settings.lr_at(self.updates)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
+        self.ranks.add_up(self.model.parameters(), self.counts)
         norm = self._clip()
         finite = math.isfinite(norm)
         if finite:

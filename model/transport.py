@@ -165,14 +165,24 @@ class Shared(Kept):
 
 
 class Meeting(NamedTuple):
-    """Where ``size`` processes meet, the trainer as rank 0; ``seconds`` that they, and later each broadcast, may take.
-    ``nccl``: each has a GPU of its own, over which the bytes go."""
+    """Where ``size`` processes meet, the (first) trainer as rank 0; ``seconds`` that they, and later each broadcast or
+    sum, may take. ``nccl``: each has a GPU of its own, over which the bytes go."""
 
     host: str
     port: int
     size: int
     nccl: bool
     seconds: float
+
+
+def meet(meeting: Meeting, rank: int, listener: socket.socket | None = None) -> tuple[Any, Any]:
+    """The store and the process group of those who meet; ``listener`` is rank 0's, at the place of the meeting."""
+    seconds = timedelta(seconds=meeting.seconds)
+    listening = {"is_master": True, "master_listen_fd": listener.detach()} if listener else {}
+    c10d: Any = dist
+    kind = c10d.ProcessGroupNCCL if meeting.nccl else c10d.ProcessGroupGloo
+    store = c10d.TCPStore(meeting.host, meeting.port, timeout=seconds, wait_for_workers=False, **listening)
+    return store, kind(store, rank, meeting.size, seconds)
 
 
 @dataclass(frozen=True)
@@ -196,13 +206,8 @@ class Broadcast(Kept):
         self.size = meeting.size
         self.landings: list[Tensor] = []
         self.device = torch.device("cuda" if meeting.nccl else "cpu")
-        seconds = timedelta(seconds=meeting.seconds)
-        listening = {"is_master": True, "master_listen_fd": listener.detach()} if listener else {}
-        c10d: Any = dist
-        kind = c10d.ProcessGroupNCCL if meeting.nccl else c10d.ProcessGroupGloo
         with failing_clearly(f"trainer and rollout workers did not meet at {meeting.host}:{meeting.port}"):
-            self.store = c10d.TCPStore(meeting.host, meeting.port, timeout=seconds, wait_for_workers=False, **listening)
-            self.group = kind(self.store, rank, meeting.size, seconds)
+            self.store, self.group = meet(meeting, rank, listener)
 
     def place(self, parts: Iterable[Part]) -> AnnouncedParts:
         number = self.keep(parts)

@@ -69,19 +69,27 @@ class _Bundle:
         return len(self.prompt) + sum(s.tokens for s in self.members)
 
 
-def pack(groups: Sequence[Group], *, max_tokens: int, minibatches: int, by: Aggregation) -> list[list[MicroBatch]]:
+def pack(
+    groups: Sequence[Group], *, max_tokens: int, minibatches: int, by: Aggregation, rank: int = 0, ranks: int = 1
+) -> list[list[MicroBatch]]:
     """Splits groups into ``minibatches`` (one optimizer update each) and these into micro-batches of at most
-    ``max_tokens`` tokens (one sequence may exceed it alone).
+    ``max_tokens`` tokens (one sequence may exceed it alone): those of process ``rank`` of ``ranks``, which have about
+    equal numbers of tokens, and may have none.
 
-    Within a minibatch the weights of all tokens sum to 1: equal a token for "token" (DAPO), equal a sequence and then
-    a token for "sequence" (GRPO). A sample without advantage is left out; a minibatch left empty is dropped.
+    Within a minibatch the weights of all tokens sum to 1, over all processes: equal a token for "token" (DAPO), equal a
+    sequence and then a token for "sequence" (GRPO). A sample without advantage is left out; a minibatch left empty is
+    dropped.
     """
     size = -(-len(groups) // minibatches)
-    parts = [_minibatch(groups[start : start + size], max_tokens, by) for start in range(0, len(groups), size)]
-    return [part for part in parts if part]
+    parts = [_bundles(groups[start : start + size], max_tokens, by) for start in range(0, len(groups), size)]
+    own = [dealt(part, ranks)[rank] for part in parts if part]
+    # By length, so that the rows of one micro-batch are nearly even; stable, so that the order is always the same.
+    for bundles in own:
+        bundles.sort(key=lambda bundle: -max(s.tokens for s in bundle.members) - len(bundle.prompt))
+    return [[_micro_batch(part) for part in fill(bundles, max_tokens)] for bundles in own]
 
 
-def _minibatch(groups: Sequence[Group], max_tokens: int, by: Aggregation) -> list[MicroBatch]:
+def _bundles(groups: Sequence[Group], max_tokens: int, by: Aggregation) -> list[_Bundle]:
     kept = [
         (group.prompt_ids, [(c, a) for c, a in zip(group.completions, group.advantages, strict=True) if a is not None])
         for group in groups
@@ -92,15 +100,23 @@ def _minibatch(groups: Sequence[Group], max_tokens: int, by: Aggregation) -> lis
     def weight(completion: Completion) -> float:
         return 1 / total if by == "token" else 1 / (count * len(completion.token_ids))
 
-    bundles = [
+    return [
         bundle
         for prompt, members in kept
         if members
         for bundle in _split(_Bundle(prompt, [_Sequence(c, a, weight(c)) for c, a in members]), max_tokens)
     ]
-    # By length, so that the rows of one micro-batch are nearly even; stable, so that the order is always the same.
-    bundles.sort(key=lambda bundle: -max(s.tokens for s in bundle.members) - len(bundle.prompt))
-    return [_micro_batch(part) for part in fill(bundles, max_tokens)]
+
+
+def dealt(bundles: Sequence[_Bundle], ranks: int) -> list[list[_Bundle]]:
+    """To each of ``ranks`` about as many tokens: the largest first, each to whom has least."""
+    hands: list[list[_Bundle]] = [[] for _ in range(ranks)]
+    held = [0] * ranks
+    for i in sorted(range(len(bundles)), key=lambda i: -bundles[i].tokens) if ranks > 1 else range(len(bundles)):
+        least = held.index(min(held))
+        hands[least].append(bundles[i])
+        held[least] += bundles[i].tokens
+    return hands
 
 
 def _split(bundle: _Bundle, max_tokens: int) -> list[_Bundle]:

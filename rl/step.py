@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from model.moe import Routing, balance_loss
 from model.policy import Forward, Policy
+from model.ranks import Alone
 from rl.batch import Aggregation, MicroBatch, pack
 from rl.loss import LossSettings, TokenLoss, grpo_loss
 from rl.rollout import Group
@@ -35,7 +37,8 @@ class StepSettings:
 
 
 def step(policy: Policy, groups: Sequence[Group], settings: StepSettings) -> Metrics:
-    """Trains on the groups and reports. Groups without any sample to train on leave the policy as it is."""
+    """Trains on the groups and reports. Groups without any sample to train on leave the policy as it is. Where several
+    processes train, each is given all groups, takes its part of them, and reports on all."""
     if settings.loss.kl > 0 and policy.reference is None:
         policy.replace_reference()
     packed = pack(
@@ -43,6 +46,8 @@ def step(policy: Policy, groups: Sequence[Group], settings: StepSettings) -> Met
         max_tokens=settings.micro_batch_tokens,
         minibatches=settings.minibatches,
         by=settings.aggregation,
+        rank=policy.ranks.rank,
+        ranks=policy.ranks.size,
     )
     minibatches = [[micro.to(policy.model.device) for micro in mini] for mini in packed]
     with torch.no_grad():
@@ -59,7 +64,7 @@ def step(policy: Policy, groups: Sequence[Group], settings: StepSettings) -> Met
             policy.backward(parts.loss + _balance(out, micro, settings, policy), out.routing)
             tally.add(micro, out, parts, policy.updates)
         tally.update(policy.apply())
-    return tally.metrics()
+    return tally.metrics(policy.ranks)
 
 
 def _forward(policy: Policy, micro: MicroBatch, settings: StepSettings) -> Forward:
@@ -90,15 +95,28 @@ def routes_differ(routing: Sequence[Routing], routes: Tensor) -> tuple[int, int]
     return int(known.sum()), int((own != theirs).flatten(1).any(-1).sum())
 
 
+class _Sampled(NamedTuple):
+    """Of sampled tokens [M] FP32, and their loss."""
+
+    entropy: Tensor
+    kl: Tensor
+    clip_share: Tensor
+    importance: Tensor
+    logprob_gap: Tensor
+    sampler_kl: Tensor
+    sampler_kl_k3: Tensor
+    importance_left_out: Tensor
+    lag: Tensor
+    loss: Tensor
+
+
 class _Tally:
     """Means over the step's sampled tokens, and maxima where a mean would hide the trouble."""
 
     def __init__(self) -> None:
-        self.tokens = 0
-        self.sums: dict[str, float] = {}
-        self.largest_gap = 0.0
-        self.largest_lag = 0
-        self.routed = self.rerouted = 0
+        self.tokens = self.routed = self.rerouted = 0
+        self.sums = dict.fromkeys(_Sampled._fields, 0.0)
+        self.largest_gap = self.largest_lag = 0.0
         self.updates: list[dict[str, float]] = []
 
     def add(self, micro: MicroBatch, out: Forward, parts: TokenLoss, version: int) -> None:
@@ -106,23 +124,23 @@ class _Tally:
         gap = (logp - micro.sampled).abs()
         lag = version - micro.versions
         self.tokens += len(logp)
-        values = {
-            "entropy": out.entropy,
-            "kl": parts.kl,
-            "clip_share": parts.clipped,
-            "importance": parts.importance,
-            "logprob_gap": gap,
-            "sampler_kl": micro.sampled - logp,
-            "sampler_kl_k3": (logp - micro.sampled).exp() - (logp - micro.sampled) - 1,
-            "importance_left_out": (parts.importance == 0).float(),
-            "lag": lag.float(),
-            "loss": parts.loss.detach(),
-        }
-        found = torch.stack([gap.max(), lag.max(), *(value.sum() for value in values.values())])
+        values = _Sampled(
+            entropy=out.entropy,
+            kl=parts.kl,
+            clip_share=parts.clipped,
+            importance=parts.importance,
+            logprob_gap=gap,
+            sampler_kl=micro.sampled - logp,
+            sampler_kl_k3=(logp - micro.sampled).exp() - (logp - micro.sampled) - 1,
+            importance_left_out=(parts.importance == 0).float(),
+            lag=lag.float(),
+            loss=parts.loss.detach(),
+        )
+        found = torch.stack([gap.max(), lag.max(), *(value.sum() for value in values)])
         gap_here, lag_here, *sums = found.tolist()  # a GPU is waited for once
-        self.largest_gap, self.largest_lag = max(self.largest_gap, gap_here), max(self.largest_lag, int(lag_here))
-        for name, total in zip(values, sums, strict=True):
-            self.sums[name] = self.sums.get(name, 0.0) + total
+        self.largest_gap, self.largest_lag = max(self.largest_gap, gap_here), max(self.largest_lag, lag_here)
+        for name, total in zip(self.sums, sums, strict=True):
+            self.sums[name] += total
         if micro.routes is not None:
             known, differ = routes_differ(out.routing, micro.routes)
             self.routed += known
@@ -131,18 +149,23 @@ class _Tally:
     def update(self, applied: dict[str, float]) -> None:
         self.updates.append(applied)
 
-    def metrics(self) -> Metrics:
-        if not self.tokens:
+    def metrics(self, ranks: Alone) -> Metrics:
+        """Of all processes."""
+        if not self.updates:
             return {"tokens_trained": 0.0, "updates": 0.0}
-        means = {name: value / self.tokens for name, value in self.sums.items() if name != "loss"}
+        counts = self.tokens, self.routed, self.rerouted
+        tokens, routed, rerouted, *sums = ranks.sums([*counts, *self.sums.values()])
+        largest_gap, largest_lag = ranks.largest([self.largest_gap, self.largest_lag])
+        totals = dict(zip(self.sums, sums, strict=True))
+        loss = totals.pop("loss") / len(self.updates)
         applied = {name: math.fsum(u[name] for u in self.updates) / len(self.updates) for name in self.updates[0]}
         return {
-            "loss": self.sums["loss"] / len(self.updates),
-            **means,
-            **({"routes_differ": self.rerouted / self.routed} if self.routed else {}),
+            "loss": loss,
+            **{name: total / tokens for name, total in totals.items()},
+            **({"routes_differ": rerouted / routed} if routed else {}),
             **applied,
-            "logprob_gap_max": self.largest_gap,
-            "lag_max": float(self.largest_lag),
-            "tokens_trained": float(self.tokens),
+            "logprob_gap_max": largest_gap,
+            "lag_max": largest_lag,
+            "tokens_trained": tokens,
             "updates": float(len(self.updates)),
         }

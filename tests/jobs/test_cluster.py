@@ -27,13 +27,14 @@ from rich.progress import Progress as Bar
 
 from jobs import cluster, config
 from jobs import grpo as grpo_command
-from jobs.bench.publishes import groups_of
+from jobs.bench.publishes import groups_of, hashes_of
 from jobs.config import GrpoRecipe
 from model import checkpoint
 from model.engine import Request, Sampling
 from rewards import Sample, Score
 from tests.fakes import LOADABLE, tiny_policy
 from tests.jobs.conftest import Workspace, Zeroth
+from tests.rl.makers import completion
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
@@ -79,7 +80,7 @@ def test_what_is_dealt_out_comes_back_in_order(count: int) -> None:
 def test_a_run_is_whole_with_a_plugin_from_the_working_directory(workspace: Workspace) -> None:
     problems = [json.loads(line) for line in workspace.problems.read_text().splitlines()]
     workspace.write_problems([{**p, "reward": "my_rewards:digits"} if i % 2 else p for i, p in enumerate(problems)])
-    errors = finished(grpo(workspace, "cluster.rollout_workers=2", "rollout.lag=1"))
+    errors = finished(grpo(workspace, "cluster.trainers=2", "cluster.rollout_workers=2", "rollout.lag=1"))
     assert steps(workspace) == [0, 1, 2, 3, 4]
     assert len(samples(workspace)) == len(set(samples(workspace))) == 4 * 3 * 2
     assert {p.name for p in (workspace.run / "checkpoints").iterdir()} == {"step-2", "step-4"}
@@ -118,6 +119,22 @@ def test_a_run_on_one_gpu_is_whole(workspace: Workspace, engine: list[str]) -> N
         differing = [line["routes_differ"] for line in trained if line["updates"]]
         assert differing
         assert max(differing) < 0.5
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_trainers_on_two_gpus_share_steps(workspace: Workspace) -> None:
+    """Each with log-probabilities that are the engine's to the bit."""
+    policy = tiny_policy(
+        hidden_size=256, intermediate_size=256, moe_intermediate_size=128, num_attention_heads=4, q_lora_rank=128,
+        kv_lora_rank=128, qk_nope_head_dim=64, qk_rope_head_dim=64, v_head_dim=64,
+    )  # fmt: skip
+    checkpoint.save(policy.model, policy.tokenizer, workspace.base)
+    gpus = ["cluster.trainers=2", "cluster.gpus_per_trainer=0.6", "cluster.gpus_per_rollout_worker=0.4"]
+    finished(grpo(workspace, *gpus, "precision.train=bf16", *NATIVE))
+    trained = [json.loads(line) for line in (workspace.run / "metrics.jsonl").read_text().splitlines()][1:]
+    assert [line["logprob_gap_max"] for line in trained] == [0.0] * 4
+    assert all(line["updates"] for line in trained)
 
 
 @pytest.mark.usefixtures("on_local")
@@ -251,6 +268,36 @@ def test_a_rollout_worker_that_dies_is_replaced_by_one_that_gives_its_samples(
 
     asyncio.run(run())
     assert capsys.readouterr().err.count(f"rollout worker {workers - 1} died and was started again") == 1
+
+
+def test_trainers_share_steps_and_one_that_dies_ends_the_run(
+    workspace: Workspace, tmp_path: Path, local: cluster.Cluster
+) -> None:
+    recipe = config.read(workspace.recipe, GrpoRecipe, ["cluster.trainers=2"])
+    trainer = local.trainer(recipe)
+    requests = [Request((5 + i, 6), (0, 1)) for i in range(3)]
+    groups = groups_of(requests, [[completion([7, 8 + i]), completion([9, 1])] for i in range(3)])
+
+    async def hashes() -> list[torch.Tensor]:
+        find = [cluster.inside(a, lambda a: hashes_of(a.trainer.policy.model)) for a in trainer.actors.values()]
+        return await asyncio.gather(*find)
+
+    async def run() -> None:
+        (tmp_path / "saved").mkdir()
+        await trainer.save(tmp_path / "saved")
+        before, _ = await hashes()
+        metrics = await trainer.update(groups)
+        assert metrics["tokens_trained"] == sum(len(c.token_ids) for g in groups for c in g.completions)
+        first, second = await hashes()
+        assert torch.equal(first, second)
+        assert not torch.equal(first, before)
+        await trainer.restore(tmp_path / "saved")
+        assert all(torch.equal(found, before) for found in await hashes())
+        await asyncio.gather(cluster.inside(trainer.actors["trainer 1"], die), return_exceptions=True)
+        with pytest.raises(cluster.ClusterError, match=r"^trainer 1 died.*--resume"):
+            await trainer.update(groups)
+
+    asyncio.run(run())
 
 
 def test_a_rollout_worker_that_dies_each_time_ends_the_run(tmp_path: Path, local: cluster.Cluster) -> None:

@@ -64,7 +64,7 @@ ELSEWHERE = {
     "base", "run.dir", "run.keep_checkpoints", "run.trackers", "data.train", "data.held_out", "reward.added",
     "evaluate.problems", "evaluate.samples", "precision.train", "precision.recompute", "precision.rollout",
     "precision.exact", "rollout.max_rows", "rollout.draft", "cluster.address", "cluster.rollout_workers",
-    "cluster.reward_workers",
+    "cluster.reward_workers", "cluster.trainers",
     "cluster.trainer_threads", "cluster.rollout_threads", "cluster.gpus_per_rollout_worker", "cluster.gpus_per_trainer",
     "cluster.transport", "cluster.publish_timeout_s",
     "rollout.engine", "rollout.vllm", "rollout.on_publish",

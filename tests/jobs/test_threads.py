@@ -52,7 +52,7 @@ def test_threads_are_lent_with_lag_and_on_one_machine_alone(
     recipe = config.read(workspace.recipe, config.GrpoRecipe, overrides)
     monkeypatch.setattr("jobs.cluster._place", lambda *_, **__: Worker(1))
     used: list[int] = []
-    trainer = RemoteTrainer(SimpleNamespace(use=SimpleNamespace(remote=used.append)), 2)
+    trainer = RemoteTrainer([SimpleNamespace(use=SimpleNamespace(remote=used.append))], 2)
     engine = Cluster(one_machine).engine(recipe, trainer)
     asyncio.run(engine.generate([Request((1,), (0,))], Sampling()))
     assert used == [2 + n for n in lent]

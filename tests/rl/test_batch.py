@@ -32,6 +32,30 @@ def test_weights_sum_to_one_however_the_batch_is_split(lengths: list[list[int]],
     assert weights(batch) == pytest.approx(1, abs=1e-5)
 
 
+@given(LENGTHS, st.integers(1, 40), st.integers(1, 4), st.integers(1, 3))
+def test_processes_share_a_batch_without_rest(
+    lengths: list[list[int]], limit: int, ranks: int, minibatches: int
+) -> None:
+    made = groups_of(lengths)
+    parts = [
+        pack(made, max_tokens=limit, minibatches=minibatches, by="token", rank=rank, ranks=ranks)
+        for rank in range(ranks)
+    ]
+    whole = pack(made, max_tokens=limit, minibatches=minibatches, by="token")
+    for minis in zip(whole, *parts, strict=True):
+        alone, *shared = (sorted(float(w) for micro in mini for w in micro.weights) for mini in minis)
+        assert sorted(w for part in shared for w in part) == alone
+
+
+def test_processes_have_about_equal_numbers_of_tokens() -> None:
+    made = groups_of([[n] for n in range(1, 40)])
+    sizes = [
+        sum(len(micro.tokens) for micro in pack(made, max_tokens=50, minibatches=1, by="token", rank=r, ranks=4)[0])
+        for r in range(4)
+    ]
+    assert max(sizes) - min(sizes) < 0.05 * sum(sizes)
+
+
 @given(LENGTHS, st.integers(12, 40))
 def test_a_micro_batch_holds_at_most_its_tokens(lengths: list[list[int]], limit: int) -> None:
     (batch,) = pack(groups_of(lengths), max_tokens=limit, minibatches=1, by="token")

@@ -8,12 +8,14 @@ import pytest
 import torch
 
 from model.policy import Policy
+from model.ranks import Alone
 from model.segments import Segments
 from rl.loss import LossSettings
 from rl.rollout import Group
 from rl.step import StepSettings, step
 from rl.trainer import LocalTrainer
 from tests.fakes import tiny_policy
+from tests.model.test_ranks import together
 from tests.rl.makers import completion, group
 
 SETTINGS = StepSettings(loss=LossSettings(kl=0.0))
@@ -77,6 +79,45 @@ def test_how_a_batch_is_split_does_not_matter(aggregation: str) -> None:
         metrics = step(policy, groups, settings)
         results.append((metrics["grad_norm"], metrics["loss"], metrics["entropy"]))
     assert results[0] == pytest.approx(results[1], rel=1e-4)
+
+
+def shared_step(
+    trainers: int, settings: StepSettings, policies: list[Policy], groups: list[Group]
+) -> list[dict[str, float]]:
+    """The metrics of trainers that share a step."""
+
+    def trained(ranks: Alone) -> dict[str, float]:
+        policies[ranks.rank].ranks = ranks
+        return step(policies[ranks.rank], groups, settings)
+
+    return together(trainers, trained)
+
+
+TWO = [group([GOOD, BAD, [40, 1]], [1.0, -1.0, 0.3], name="a"), group([BAD, GOOD], [0.5, -0.5], prompt=(5, 6, 7))]
+
+
+@pytest.mark.parametrize("trainers", [2, 3])  # the third has nothing to do
+def test_trainers_that_share_a_step_take_the_step_of_one(trainers: int) -> None:
+    groups = measured(tiny_policy(), TWO)
+    start, alone, *policies = (tiny_policy(lr=1e-3) for _ in range(2 + trainers))
+    metrics = step(alone, groups, SETTINGS)
+    for found in shared_step(trainers, SETTINGS, policies, groups):
+        assert found == pytest.approx(metrics, rel=1e-4, abs=1e-6)
+    for policy in policies:
+        before, one, shared = (torch.cat([*map(torch.flatten, p.model.parameters())]) for p in (start, alone, policy))
+        # Adam makes steps of rounding errors too, where a gradient should be zero.
+        assert torch.linalg.vector_norm(shared - one) < 0.01 * torch.linalg.vector_norm(one - before)
+
+
+def test_trainers_that_share_steps_hold_the_same_bits() -> None:
+    groups = measured(tiny_policy(), TWO * 2)
+    policies = [tiny_policy() for _ in range(2)]
+    settings = replace(SETTINGS, balance=0.1, minibatches=2, loss=LossSettings(kl=0.1))
+    for _ in range(2):
+        shared_step(2, settings, policies, groups)
+    first, second = (policy.model.state_dict() for policy in policies)
+    assert policies[0].updates == 4
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
 
 
 def test_exact_samples_have_no_gap_and_full_importance() -> None:
