@@ -46,7 +46,8 @@ def command(
     steps: Annotated[int, typer.Option(min=1, help="Timed steps of each, rounded up to whole turns.")] = 16,
     threads: Annotated[int, typer.Option(min=1)] = len(os.sched_getaffinity(0)),
     gpu: Annotated[bool, typer.Option("--gpu", help="A training step of a 3B model on a GPU instead.")] = False,
-    sequences: Annotated[int, typer.Option(min=1, help="With --gpu: sequences of 2,048 tokens a step.")] = 16,
+    sequences: Annotated[int, typer.Option(min=1, help="With --gpu: sequences of 2,048 tokens a trainer.")] = 16,
+    trainers: Annotated[int, typer.Option(min=1, help="With --gpu: so many beside one, one a GPU.")] = 1,
     out: Out = None,
     as_json: AsJson = False,
 ) -> None:
@@ -55,7 +56,7 @@ def command(
 
     from jobs.bench import record, training
 
-    results = record.stamped(training.measure(sequences, 2048, steps) if gpu else measure(steps, threads))
+    results = record.stamped(training.measure(sequences, 2048, steps, trainers) if gpu else measure(steps, threads))
     if as_json or out:
         record.emit(results, out)
     if gpu:
