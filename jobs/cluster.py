@@ -80,19 +80,23 @@ class TrainerActor:
 
     def __init__(self, recipe: GrpoRecipe, text: tuple[int, ...]) -> None:
         from jobs.parts import make_trainer
+        from model.linear import Linear
+        from model.moe import Experts
 
         memory.keep_freed()
         self.threads = recipe.cluster.trainer_threads
         self.trainer = make_trainer(recipe, text)
-        for block in self.trainer.policy.model.blocks():
-            # A function, which copies of the model share: with a bound method they would copy the trainer.
-            block.self_attn.register_forward_hook(lambda layer, inputs, outputs: self._set_threads(outputs))
+        model = self.trainer.policy.model
+        for module in model.modules():
+            if isinstance(module, (Linear, Experts)) and model.device.type == "cpu":
+                # A function, which copies of the model share: with a bound method they would copy the trainer.
+                module.register_forward_hook(lambda module, inputs, output: self._set_threads(output))
 
     def use(self, threads: int) -> None:
-        """From the next layer on, forward or backward."""
+        """From the next product on, forward or backward."""
         self.threads = threads
 
-    def _set_threads(self, outputs: tuple[Any, ...]) -> None:
+    def _set_threads(self, output: Any) -> None:
         import torch
 
         def set_threads(gradient: Any = None) -> None:
@@ -100,8 +104,8 @@ class TrainerActor:
                 torch.set_num_threads(self.threads)
 
         set_threads()
-        if outputs[0].requires_grad:
-            outputs[0].register_hook(set_threads)
+        if output.requires_grad:
+            output.register_hook(set_threads)
 
     def update(self, groups: Sequence[Group]) -> Metrics:
         policy = self.trainer.policy

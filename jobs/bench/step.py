@@ -137,7 +137,7 @@ def ours(
     ray: Cluster, folder: Path, prompts: Sequence[str], threads: int, lag: int, precision: Precision
 ) -> Callable[[], Steps]:
     """With lag 0 trainer and rollout workers take turns and have all threads; with lag 1 they share them, and the
-    trainer takes the rollout worker's from the first layer on, forward or backward, that finds it idle."""
+    trainer takes the rollout worker's from the first product on, forward or backward, that finds it idle."""
     recipe = config.GrpoRecipe(
         base=folder,
         run=config.RunTable(dir=folder / "run", checkpoint_every=0),

@@ -11,6 +11,7 @@ import torch
 
 from jobs import config
 from jobs.cluster import Cluster, RemoteEngine, RemoteTrainer, TrainerActor
+from model.attention import Attention
 from model.engine import Request, Sampling
 from model.policy import Policy
 from tests.jobs.conftest import Workspace
@@ -58,26 +59,33 @@ def test_threads_are_lent_with_lag_and_on_one_machine_alone(
     assert used == [2 + n for n in lent]
 
 
-@pytest.mark.parametrize(("publishing", "expected"), [(False, [1, 2]), (True, [1, 1])])
-def test_a_trainer_takes_new_threads_within_a_pass_but_beside_a_publish(
-    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, publishing: bool, expected: list[int]
+@pytest.mark.parametrize("publishing", [False, True])
+def test_a_trainer_takes_new_threads_within_a_layer_forward_and_backward_but_beside_a_publish(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, publishing: bool
 ) -> None:
     actor = TrainerActor(config.read(workspace.recipe, config.GrpoRecipe, ["loss.kl=0"]), ())
     actor.publishing = publishing
     seen: list[int] = []
-    backward = Policy.backward
+    attend, backward = Attention.attend, Policy.backward
 
-    def observed(self: Policy, *arguments: Any) -> None:
-        seen.append(torch.get_num_threads())
+    def attending(self: Attention, *arguments: Any) -> torch.Tensor:
         actor.use(2)
+        out = attend(self, *arguments)
+        seen.append(torch.get_num_threads())
+        return out
+
+    def going_back(self: Policy, *arguments: Any) -> None:
+        actor.use(1)
         backward(self, *arguments)
         seen.append(torch.get_num_threads())
 
-    monkeypatch.setattr(Policy, "backward", observed)
+    monkeypatch.setattr(Attention, "attend", attending)
+    monkeypatch.setattr(Policy, "backward", going_back)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         actor.update([group([[5, 1], [6, 1]], [1.0, 0.0])])
     finally:
         torch.set_num_threads(before)
-    assert seen == expected
+    layers = actor.trainer.policy.model.c.num_hidden_layers
+    assert seen == [1 if publishing else 2] * layers + [1]
