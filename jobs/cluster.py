@@ -16,7 +16,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -28,7 +28,7 @@ from jobs.config import GrpoRecipe
 from model.engine import Completion, Request, Sampling
 from model.moe import ExpertLoad
 from model.parts import Part
-from model.publish import CHECKS, Check, Published
+from model.publish import Published
 from rewards import Sample, Score
 from rl.rollout import Group
 from rl.step import Metrics
@@ -116,11 +116,11 @@ class TrainerActor:
     def expert_load(self) -> ExpertLoad:
         return self.trainer.policy.take_load()
 
-    def publish(self, checks: Collection[Check] = CHECKS) -> Published:
+    def publish(self) -> Published:
         place = StoredParts.put if self.transport is None else self.transport.place
         self.publishing = True
         try:
-            return self.trainer.publish_now(place, checks)
+            return self.trainer.publish_now(place)
         finally:
             self.publishing = False
 
@@ -305,11 +305,10 @@ class RemoteTrainer:
         load: ExpertLoad = await call(self.actor.expert_load.remote(), "the trainer")
         return load
 
-    async def publish(self, checks: Collection[Check] = CHECKS) -> Any:
-        """``checks`` as for `model.publish.publish`."""
+    async def publish(self) -> Any:
         if self.handover is not None:
             await self.handover.settle()
-        return await call(self.actor.publish.remote(checks), "the trainer")
+        return await call(self.actor.publish.remote(), "the trainer")
 
     async def save(self, folder: Path) -> None:
         await call(self.actor.save.remote(folder.resolve()), "the trainer")
@@ -455,7 +454,7 @@ class Cluster:
             console.say(f"waiting for the cluster to grow: the recipe's [cluster] asks for {', '.join(lacking)}")
 
     def trainer(self, recipe: GrpoRecipe, text: tuple[int, ...] = ()) -> RemoteTrainer:
-        """``text`` as for `rl.trainer.LocalTrainer`."""
+        """``text`` as for `jobs.parts.make_trainer`."""
         table, absolute = recipe.cluster, recipe_with_absolute_paths(recipe)
         threads, gpus = table.trainer_threads, table.gpus_per_trainer
         actors = [_place(TrainerActor, threads, gpus, absolute, text, calls=4) for _ in range(table.trainers)]

@@ -47,7 +47,7 @@ def _given(engine: E, checkpoint: Path, precision: Precision) -> E:
     from model import publish
 
     model, _ = checkpoints.load(checkpoint)
-    asyncio.run(engine.publish(publish.publish(model, 0, precision)))
+    asyncio.run(engine.publish(publish.publish(model, 0, precision, iter)))
     return engine
 
 

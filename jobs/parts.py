@@ -19,6 +19,7 @@ from model.config import ModelConfig
 from model.engine import Engine, Request, Sampling
 from model.native import NativeEngine
 from model.policy import OptimizerSettings, Policy
+from model.publish import PublishSettings
 from model.tokenizer import Tokenizer
 from rewards import Reward, Sample, UnknownReward
 from rewards.table import known_names
@@ -96,13 +97,14 @@ def check_reward_settings(recipe: GrpoRecipe, used: Collection[str]) -> None:
 
 
 def make_trainer(recipe: GrpoRecipe, text: tuple[int, ...] = ()) -> LocalTrainer:
+    """``text`` as for `model.publish.PublishSettings`."""
     torch.set_num_threads(recipe.cluster.trainer_threads)
     model, tokenizer = checkpoint.load(recipe.base)
     settings, precision = optimizer_settings(recipe.optimizer), recipe.precision
     exact = precision.rollout if precision.exact else None
     policy = Policy(model, tokenizer, settings, precision.train, recompute=precision.recompute, exact=exact)
-    native = recipe.rollout.engine == "native"
-    return LocalTrainer(policy, step_settings(recipe), recipe.precision.rollout, text, native)
+    publishing = PublishSettings(text, to_kernels=recipe.rollout.engine == "native")
+    return LocalTrainer(policy, step_settings(recipe), precision.rollout, publishing)
 
 
 def shape(folder: Path) -> tuple[int, Tokenizer]:

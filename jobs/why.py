@@ -141,7 +141,7 @@ def sampled_again(recipe: GrpoRecipe, folder: Path, draw: Draw, group: Sequence[
 
     model, tokenizer = checkpoint.load(folder)
     engine = NativeEngine(model.c, tokenizer, max_rows=recipe.rollout.max_rows)
-    publish.accept(engine.model, publish.publish(model, line["versions"][0][0], recipe.precision.rollout))
+    publish.accept(engine.model, publish.publish(model, line["versions"][0][0], recipe.precision.rollout, iter))
     prompt = parts.encoder(Layout(tokenizer, recipe.data.template))(draw)
     seeds = tuple(sample_seed(recipe.run.seed, each["id"]) for each in group)
     sampling = replace(parts.rollout_settings(recipe).sampling, pause_after=None)

@@ -1,10 +1,11 @@
 """Digests of tensors' bytes, against accidents: made where the bytes lie, and at the speed of that memory.
 
 Host memory: XXH3, 128 bits. A GPU: the bytes as 32-bit words w_ij in rows of 1,024, then the sum of a_i b_j w_ij modulo
-2^64 with odd numbers a and b drawn for each row and column, which is multilinear hashing with a product for a
+2^64 with odd 32-bit numbers a and b drawn for each row and column, which is multilinear hashing with a product for a
 multiplier (Lemire and Kaser, arXiv:1202.4961, section 3): words are half as wide as the sum, so that a change of their
-highest bits also moves its upper half. Sums do not depend on their order, hence both devices give the same number. The
-sender's device chooses; a receiver makes the same kind.
+highest bits also moves its upper half, and so are the numbers, so that a word is multiplied and added in one
+instruction. Sums do not depend on their order, hence both devices give the same number. The sender's device chooses; a
+receiver makes the same kind.
 """
 
 from __future__ import annotations
@@ -84,13 +85,13 @@ def word_sum(words: Tensor) -> Tensor:
 
 
 def factors(count: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """At least ``count`` odd numbers for rows, and 1,024 for columns, int64."""
+    """At least ``count`` odd numbers for rows, and 1,024 for columns, int32."""
     return _drawn(max(ROW, 1 << (count - 1).bit_length()), device)
 
 
 @functools.lru_cache(maxsize=4)
 def _drawn(count: int, device: torch.device) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.randint(-(2**63), 2**63 - 1, (ROW + count,), generator=generator) | 1
+    drawn = torch.randint(-(2**31), 2**31, (ROW + count,), dtype=torch.int32, generator=generator) | 1
     b, a = drawn.to(device).split([ROW, count])
     return a, b

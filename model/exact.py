@@ -49,8 +49,9 @@ class Exact:
 
     def _made(self) -> Iterator[Part]:
         precision, out = self.served.precision, self.outgoing
-        if out is None or not out.fits(precision):
-            out = self.outgoing = Outgoing(self.model, precision, in_turn=True) if takes(self.model) else None
+        if out is None or not out.fits(precision, to_kernels=True):
+            new = takes(self.model)
+            out = self.outgoing = Outgoing(self.model, precision, to_kernels=True, in_turn=True) if new else None
         return made(self.model, precision) if out is None else (part for part, _ in out.made(None))
 
     def forward(self, tokens: Tensor, segments: Segments) -> Output:

@@ -1,11 +1,10 @@
 """Where a trainer on a GPU makes its publishes: memory that stays from one to the next, so that all is launched on the
-same addresses, by tables that were laid down and graphs that were recorded before (`model.replayed`)."""
+same addresses, by tables that were laid down before."""
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator, Mapping
-from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +15,6 @@ from model.config import Precision
 from model.digest import Kind
 from model.kernels.transfer import Passing, Quantizing, Transfer
 from model.parts import SCALE, Part
-from model.replayed import Recorder, Replayed, Work
 from model.transformer import Transformer
 
 STEP = 16
@@ -25,38 +23,44 @@ STEP = 16
 
 class Outgoing:
     """A model's weights in an engine's precision. Its parts are lent: they are written anew when nobody holds any of
-    the last publish. ``in_turn``: there is room for two, which later ones take from earlier ones, for somebody who
-    launches what takes a part before the next one is made."""
+    the last publish, or what makes them. ``to_kernels`` as for `publish.outlined`. ``in_turn``: there is room for two,
+    which later ones take from earlier ones, for somebody who launches what takes a part before the next one is made."""
 
-    def __init__(self, model: Transformer, precision: Precision, *, in_turn: bool = False) -> None:
-        self.precision, self.places = precision, places(model)
+    def __init__(
+        self, model: Transformer, precision: Precision, *, to_kernels: bool = False, in_turn: bool = False
+    ) -> None:
+        self.precision, self.to_kernels, self.places = precision, to_kernels, places(model)
         self.sources = [owner[key].data_ptr() for owner, key in self.places]
-        self.lent: list[weakref.ref[Part]] = []
+        self.lent: list[weakref.ref[Any]] = []
         self.parts: list[Part] = []
         self.proofs: list[Part] = []
-        self.making: list[Replayed] = []
-        recorder = Recorder.on(model.device)
-        outlines = list(publish.outlined(model, precision))
+        self.making: list[Transfer] = []
+        outlines = list(publish.outlined(model, precision, to_kernels=to_kernels))
+        self.names = tuple(name for outline, _ in outlines for name in outline.tensors)
         most = max(outline.size for outline, _ in outlines)
         rooms = [torch.empty(most, dtype=torch.uint8, device=model.device) for _ in range(2 * in_turn)]
         for i, (outline, state) in enumerate(outlines):
             part = Part(outline, rooms[i % 2][: outline.size]) if in_turn else outline.empty(model.device)
-            transfer = Transfer.of(*work_of(state, part))
             self.parts.append(part)
-            self.making.append(Replayed(partial(_prepared, transfer), recorder))
+            self.making.append(Transfer.of(*work_of(state, part)))
 
-    def fits(self, precision: Precision) -> bool:
+    def fits(self, precision: Precision, *, to_kernels: bool) -> bool:
         """Whether the weights are still where they were."""
-        return self.precision == precision and self.sources == [owner[key].data_ptr() for owner, key in self.places]
+        now = [owner[key].data_ptr() for owner, key in self.places]
+        return (self.precision, self.to_kernels, self.sources) == (precision, to_kernels, now)
 
     def free(self) -> bool:
         return all(part() is None for part in self.lent)
 
     def made(self, kind: Kind | None) -> Iterator[tuple[Part, Tensor]]:
         """As `model.publish.Fresh.made`."""
-        self.lent = []
+        making = self._made(kind)
+        self.lent = [weakref.ref(making)]
+        return making
+
+    def _made(self, kind: Kind | None) -> Iterator[tuple[Part, Tensor]]:
         for own, making in zip(self.parts, self.making, strict=True):
-            (digests,) = making(kind, kind)
+            digests = making.run(sums=kind is not None)
             yield self._lend(own), digests
 
     def proof(self, tensors: Mapping[str, Tensor]) -> Part:
@@ -75,23 +79,19 @@ class Outgoing:
         return part
 
 
-def _prepared(transfer: Transfer, kind: Kind | None) -> Work:
-    return lambda kind: (transfer.run(sums=kind is not None),)
-
-
 _kept: weakref.WeakKeyDictionary[nn.Module, list[Outgoing]] = weakref.WeakKeyDictionary()
 
 
 @torch.no_grad()
-def outgoing(model: Transformer, precision: Precision) -> Outgoing | None:
+def outgoing(model: Transformer, precision: Precision, *, to_kernels: bool) -> Outgoing | None:
     """One that is free, or None where the kernels do not take the model's tensors. There is more than one where
     publishes overlap."""
-    kept = [out for out in _kept.get(model, []) if out.fits(precision)]
+    kept = [out for out in _kept.get(model, []) if out.fits(precision, to_kernels=to_kernels)]
     free = next((out for out in kept if out.free()), None)
     if free is None:
         if not takes(model):
             return None
-        free = Outgoing(model, precision)
+        free = Outgoing(model, precision, to_kernels=to_kernels)
     _kept[model] = [*(out for out in kept if not out.free()), free]
     return free
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,27 +30,27 @@ class Outline(NamedTuple):
     place of the first."""
 
     name: str
-    tensors: Mapping[str, tuple[torch.dtype, torch.Size, int]]
+    tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...], int]]
     size: int
 
     @staticmethod
-    def of(name: str, kinds: Mapping[str, tuple[torch.dtype, torch.Size]]) -> Outline:
+    def of(name: str, kinds: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]) -> Outline:
         size, places = 0, {}
         for key in sorted(kinds, key=_rank):
             dtype, shape = kinds[key]
             places[key] = size
-            size += -(-shape.numel() * dtype.itemsize // ALIGNED) * ALIGNED
-        return Outline(name, {key: (*kinds[key], places[key]) for key in kinds}, size)
+            size += -(-math.prod(shape) * dtype.itemsize // ALIGNED) * ALIGNED
+        # A plain tuple crosses to another process in half the time of a torch.Size.
+        return Outline(name, {key: (dtype, tuple(shape), places[key]) for key, (dtype, shape) in kinds.items()}, size)
 
     def empty(self, device: torch.device) -> Part:
         return Part(self, torch.empty(self.size, dtype=torch.uint8, device=device))
 
 
-def _rank(name: str) -> int:
-    """Scales come last: they would lie between neighbours."""
-    if name.endswith(SCALE):
-        return len(NEIGHBOURS)
-    return next((i for i, end in enumerate(NEIGHBOURS) if name.endswith(end)), -1)
+def _rank(name: str) -> tuple[bool, int]:
+    """Scales come last, for they would lie between neighbours, and in the order of theirs."""
+    matrix = name.removesuffix(SCALE)
+    return name != matrix, next((i for i, end in enumerate(NEIGHBOURS) if matrix.endswith(end)), -1)
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Part:
     def tensors(self) -> dict[str, Tensor]:
         """By a parameter's name its tensor, and by name + ".scale_inv" its FP8 scales."""
         return {
-            name: self.piece[start : start + shape.numel() * dtype.itemsize].view(dtype).view(shape)
+            name: self.piece[start : start + math.prod(shape) * dtype.itemsize].view(dtype).view(shape)
             for name, (dtype, shape, start) in self.outline.tensors.items()
         }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import threading
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -19,7 +19,7 @@ from model.dispatch import has_triton
 from model.loss import token_logprobs
 from model.optimizer import AdamW
 from model.parts import Part
-from model.publish import CHECKS, Check, Published
+from model.publish import USUAL, Published, PublishSettings
 from model.ranks import Alone
 from model.segments import Segments
 from model.tokenizer import Tokenizer
@@ -224,16 +224,11 @@ class Policy:
         self,
         precision: Precision,
         place: Callable[[Iterable[Part]], Iterable[Part]] = list,
-        *,
-        text: Sequence[int] = (),
-        to_kernels: bool = False,
-        checks: Collection[Check] = CHECKS,
+        settings: PublishSettings = USUAL,
     ) -> Published:
-        """This version of the weights; the rest as for `publish.publish`."""
+        """This version of the weights, as `publish.publish`."""
         with self.weights:
-            return publish.publish(
-                self.model, self.updates, precision, place, text=text, to_kernels=to_kernels, checks=checks
-            )
+            return publish.publish(self.model, self.updates, precision, place, settings)
 
     def save(self, folder: Path) -> None:
         """Writes the weights, and what resuming needs beside them, into an existing folder."""

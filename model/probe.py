@@ -22,24 +22,20 @@ from model.transformer import Block, Transformer
 
 class Probed(NamedTuple):
     """What the fixed prompt came to: ``logprobs`` FP32 [n - 1] of its tokens after the first, ``traces`` FP32 [layers,
-    n] the norm of each token's residual stream behind each layer, [0, n] where those are not known."""
+    n - 1] the norm of each token's residual stream behind each layer but for the last token's, [0, n - 1] where those
+    are not known."""
 
     logprobs: Tensor
     traces: Tensor
 
-    @staticmethod
-    def of(proof: Part) -> Probed:
-        """On the host."""
-        return Probed(proof.tensors["logprobs"].cpu(), proof.tensors["traces"].cpu())
-
 
 LONGEST = 48
-FEW = 4
+FEW = 3
 
 
 def probe_prompt(c: ModelConfig, text: Sequence[int] = (), *, every_expert: bool = True) -> tuple[int, ...]:
     """So many tokens that nearly every expert gets one: of those that a fair router would choose, e^-4 are missed. Or a
-    ``FEW``, which read an eighth to a third of the experts.
+    ``FEW``, the fewest of which one attends to another: the last one is only led to.
 
     They are those of ``text``, over and over, and without any just numbers. A trained model gives tokens that make no
     sense log-probabilities of -17 on average, which kernels that round otherwise move by nats (up to 5.7 in FP8, 1.2 on
@@ -87,7 +83,7 @@ class Probe:
             self._finish(part.tensors)
         elif part.name != "mtp":
             self.hidden = self._block(part)(self.hidden, self.turns, self.segments)[0]
-            self.traces.append(norms(self.hidden))
+            self.traces.append(norms(self.hidden[:-1]))
 
     def found(self) -> Probed:
         """After the last part."""
@@ -129,7 +125,7 @@ def probed(model: Transformer, probe: tuple[int, ...]) -> Probed:
     hidden = model.embed_tokens(tokens).to(model.dtype)
     for block in model.blocks():
         hidden = block(hidden, turns, segments)[0]
-        seen.append(norms(hidden))
+        seen.append(norms(hidden[:-1]))
     return Probed(chosen(model.logits(model.norm(hidden)[:-1]), tokens), torch.stack(seen))
 
 
@@ -140,6 +136,6 @@ def chosen(logits: Tensor, tokens: Tensor) -> Tensor:
 
 
 def norms(hidden: Tensor) -> Tensor:
-    """Of each row of a residual stream [n, H]."""
-    found: Tensor = torch.linalg.vector_norm(hidden.float(), dim=-1)
+    """Of each row of a residual stream [..., n, H], FP32."""
+    found: Tensor = torch.linalg.vector_norm(hidden, dim=-1, dtype=torch.float32)
     return found

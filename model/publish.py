@@ -8,13 +8,14 @@ and by the trainer's own modules elsewhere. An engine checks both before it samp
 on the way, the log-probabilities what was loaded wrongly, and the traces behind each layer say where.
 
 The proof comes last, and as tensors, so that no device has to be waited for while weights are made and sent. An engine
-waits for its own twice: for all digests, and for the prompt.
+waits for its own at the end: for all digests, for the proof, and for the prompt.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -37,11 +38,28 @@ if TYPE_CHECKING:
 PROOF = "proof"
 """The name of the last part."""
 DTYPES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}
-"""Of the matrices; what is not multiplied by an engine's kernels stays as it is."""
+"""Of the matrices in the layers."""
+TABLES = ("embed_tokens.weight", "lm_head.weight")
+"""The matrices outside, which kernels take in BF16, and others as they are."""
 E4M3_SINCE = (8, 9)
 """The first GPUs that convert to it."""
 Check = Literal["digests", "probe"]
 CHECKS: tuple[Check, ...] = ("digests", "probe")
+
+
+@dataclass(frozen=True)
+class PublishSettings:
+    """``text``: tokens that mean something to the model, for the fixed prompt (`model.probe.probe_prompt`).
+    ``to_kernels``: engines are native ones, whose kernels digest weights as they write them into their places; then the
+    prompt proves the arithmetic, and need not reach every expert. With fewer ``checks`` less is proven: to measure what
+    one costs."""
+
+    text: tuple[int, ...] = ()
+    to_kernels: bool = False
+    checks: tuple[Check, ...] = CHECKS
+
+
+USUAL = PublishSettings()
 
 
 class Tolerance(NamedTuple):
@@ -65,10 +83,10 @@ class PublishError(RuntimeError):
 
 @dataclass(frozen=True)
 class Published:
-    """``parts`` in the order of the model, then the proof; where they lie elsewhere, going through them fetches one at
-    a time. ``names`` are the tensors' in the order of the proof's ``digests``, which are of this ``kind``. ``probe`` is
-    the fixed prompt; ``kernels`` says that the kernels of an engine on a GPU were given it. What is not to be checked
-    is None or empty."""
+    """``parts`` in the order of the model, then the proof; where they lie elsewhere or are still to be made, going
+    through them does so one at a time. ``names`` are the tensors' in the order of the proof's ``digests``, which are of
+    this ``kind``. ``probe`` is the fixed prompt; ``kernels`` says that the kernels of an engine on a GPU were given it.
+    What is not to be checked is None or empty."""
 
     version: int
     precision: Precision
@@ -84,40 +102,33 @@ def publish(
     version: int,
     precision: Precision,
     place: Callable[[Iterable[Part]], Iterable[Part]] = list,
-    *,
-    text: Sequence[int] = (),
-    to_kernels: bool = False,
-    checks: Collection[Check] = CHECKS,
+    settings: PublishSettings = USUAL,
 ) -> Published:
     """The model's weights as an engine of ``precision`` multiplies them. ``place`` puts the parts, which are made as it
-    goes through them, where engines can fetch them. ``text``: tokens that mean something to the model, for the fixed
-    prompt (`model.probe.probe_prompt`). ``to_kernels``: engines are native ones, whose kernels digest weights as they
-    write them into their places; then the prompt proves the arithmetic, and need not reach every expert. With fewer
-    ``checks`` less is proven: to measure what one costs."""
-    kind = kind_on(model.device) if "digests" in checks else None
-    few = to_kernels and has_kernels(model.c, precision, model.device)
-    prompt = probe_prompt(model.c, text, every_expert=not few)
-    probe = prober(model.c, precision, model.device, prompt) if "probe" in checks else None
-    source = maker(model, precision)
-    names: list[str] = []
+    goes through them, where engines can fetch them. `iter` leaves them to an engine in this process, which goes through
+    them once and before the weights change: then each is taken before the next one is made."""
+    to_kernels = settings.to_kernels and has_kernels(model.c, precision, model.device)
+    kind = kind_on(model.device) if "digests" in settings.checks else None
+    prompt = probe_prompt(model.c, settings.text, every_expert=not to_kernels) if "probe" in settings.checks else ()
+    probe = prober(model.c, precision, model.device, prompt) if prompt else None
+    source = maker(model, precision, to_kernels)
+    making = source.made(kind)
 
     def proven() -> Iterator[Part]:
         sent: list[Tensor] = []
-        for part, digest in source.made(kind):
-            yield part
-            names.extend(part.tensors)
+        for part, digest in making:
             sent.append(digest)
             if probe is not None:
                 probe.through(part)
+            yield part
         proof = {"digests": torch.cat(sent)} if kind else {}
         if probe is not None:
             proof |= probe.found()._asdict()
         if proof:
             yield source.proof(proof)
 
-    parts = place(proven())
     kernels = probe is not None and not isinstance(probe, Probe)
-    return Published(version, precision, parts, tuple(names), kind, prompt if probe else (), kernels)
+    return Published(version, precision, place(proven()), source.names, kind, prompt, kernels)
 
 
 @functools.lru_cache(maxsize=1)
@@ -140,27 +151,37 @@ def has_kernels(c: ModelConfig, precision: Precision, device: torch.device) -> b
     return serving.unsupported(c, precision) is None
 
 
-@torch.no_grad()
-def made(model: Transformer, precision: Precision) -> Iterator[Part]:
+Outlined = tuple[Outline, dict[str, Tensor]]
+"""A part of a publish to be, and the weights that it is made of."""
+
+
+def made(model: Transformer, precision: Precision, *, to_kernels: bool = False) -> Iterator[Part]:
     """The weights of a publish, part by part, each a copy."""
-    for outline, state in outlined(model, precision):
-        part = outline.empty(model.device)
-        for key, tensor in state.items():
-            if key + SCALE in outline.tensors:
-                quantize(tensor, fp8.Quantized(part.tensors[key], part.tensors[key + SCALE]))
-            else:
-                part.tensors[key].copy_(tensor)
-        yield part
+    return (copied(*each) for each in outlined(model, precision, to_kernels=to_kernels))
 
 
-def outlined(model: Transformer, precision: Precision) -> Iterator[tuple[Outline, dict[str, Tensor]]]:
+@torch.no_grad()
+def copied(outline: Outline, state: Mapping[str, Tensor]) -> Part:
+    part = outline.empty(next(iter(state.values())).device)
+    for key, tensor in state.items():
+        if key + SCALE in outline.tensors:
+            quantize(tensor, fp8.Quantized(part.tensors[key], part.tensors[key + SCALE]))
+        else:
+            part.tensors[key].copy_(tensor)
+    return part
+
+
+def outlined(model: Transformer, precision: Precision, *, to_kernels: bool) -> Iterator[Outlined]:
     """The parts of a publish, and the weights of each. What is multiplied in FP8 comes last, each with its scales."""
     layers = {name + ".weight" for name, module in model.named_modules() if isinstance(module, GroupedLinear)}
+    dtypes = dict.fromkeys(layers, DTYPES.get(precision))
+    if to_kernels and precision != "fp32":
+        dtypes |= dict.fromkeys(TABLES, torch.bfloat16)
     for name, state in split(model.state_dict()):
-        plain: dict[str, tuple[torch.dtype, torch.Size]] = {}
-        blocks: dict[str, tuple[torch.dtype, torch.Size]] = {}
+        plain: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
+        blocks: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
         for key, tensor in state.items():
-            dtype = DTYPES.get(precision, tensor.dtype) if key in layers else tensor.dtype
+            dtype = dtypes.get(key) or tensor.dtype
             if dtype == torch.float8_e4m3fn:
                 blocks |= {key: (dtype, tensor.shape), key + SCALE: (torch.float32, fp8.scale_shape(tensor))}
             else:
@@ -182,27 +203,28 @@ def quantize(w: Tensor, out: fp8.Quantized) -> None:
 
 
 class Fresh:
-    """Where publishes are made in memory of their own, and digested afterwards."""
+    """Where publishes are made in memory of their own, and digested afterwards. ``names`` of their tensors."""
 
-    def __init__(self, model: Transformer, precision: Precision) -> None:
-        self.model, self.precision = model, precision
+    def __init__(self, model: Transformer, precision: Precision, *, to_kernels: bool = False) -> None:
+        self.outlined = list(outlined(model, precision, to_kernels=to_kernels))
+        self.names = tuple(name for outline, _ in self.outlined for name in outline.tensors)
 
     def made(self, kind: Kind | None) -> Iterator[tuple[Part, Tensor]]:
         """Each part with the digests of its tensors, as `digested` gives them."""
-        return ((part, digested(part, kind)) for part in made(self.model, self.precision))
+        return ((part, digested(part, kind)) for part in itertools.starmap(copied, self.outlined))
 
     def proof(self, tensors: Mapping[str, Tensor]) -> Part:
         return Part.of(PROOF, tensors)
 
 
-def maker(model: Transformer, precision: Precision) -> Fresh | Outgoing:
+def maker(model: Transformer, precision: Precision, to_kernels: bool) -> Fresh | Outgoing:
     if has_e4m3(model.device):
         from model.outgoing import outgoing
 
-        out = outgoing(model, precision)
+        out = outgoing(model, precision, to_kernels=to_kernels)
         if out is not None:
             return out
-    return Fresh(model, precision)
+    return Fresh(model, precision, to_kernels=to_kernels)
 
 
 def has_e4m3(device: torch.device) -> bool:
@@ -232,7 +254,7 @@ class Arriving:
             if part.name == PROOF:
                 proof = part
             else:
-                names.extend(part.tensors)
+                names.extend(part.outline.tensors)
                 found.append(self.take(part, self.weights.kind))
                 yield part
         if proof is not None:
@@ -241,13 +263,15 @@ class Arriving:
             raise PublishError(f"weight version {self.weights.version} arrived without its proof")
 
     def _prove(self, names: tuple[str, ...], found: Sequence[Tensor], proof: Part) -> None:
-        if self.weights.kind is not None:
-            self._compare(names, torch.cat([*found]), proof.tensors["digests"])
+        digests = torch.cat([*found]).cpu() if self.weights.kind is not None else None
+        sent = proof.to(torch.device("cpu")).tensors
+        if digests is not None:
+            self._compare(names, digests, sent["digests"])
         if self.weights.probe:
-            self.expected = Probed.of(proof)
+            self.expected = Probed(sent["logprobs"], sent["traces"])
 
     def _compare(self, names: tuple[str, ...], found: Tensor, sent: Tensor) -> None:
-        if names == self.weights.names and torch.equal(found, sent.to(found.device)):
+        if names == self.weights.names and torch.equal(found, sent):
             return
         arrived = dict(zip(names, found.tolist(), strict=True))
         for name, digest in zip(self.weights.names, sent.tolist(), strict=True):

@@ -115,7 +115,7 @@ class Served:
         self.layers: list[Layer] = []
         self.drafter: Drafter | None = None
         self.taking: dict[str, Replayed] = {}
-        self.recorder, self.stream = Recorder.on(device), urgent_stream(device)
+        self.recorder, self.stream = Recorder.on(device, urgent=True), urgent_stream(device)
         self.landings = [torch.empty(0, dtype=torch.uint8)] * 2
 
     def load(self, parts: Iterable[Part]) -> None:
@@ -135,8 +135,8 @@ class Served:
             return digests([*part.tensors.values()], kind)
         part = self._landed(part)
         if part.name not in self.taking:
-            self.taking[part.name] = Replayed(self._taking, self.recorder)
-        (found,) = self.taking[part.name]((part.piece.data_ptr(), kind), part.name, part.tensors, kind)
+            self.taking[part.name] = Replayed(self._taking, None)
+        (found,) = self.taking[part.name]((part.piece.data_ptr(), kind), part, kind)
         return found
 
     def complete(self, names: Collection[str]) -> None:
@@ -154,17 +154,24 @@ class Served:
             self.landings[0] = torch.empty_like(part.piece, device=self.device)
         return Part(part.outline, self.landings[0][: len(part.piece)].copy_(part.piece))
 
-    def _taking(self, name: str, tensors: Mapping[str, Tensor], kind: Kind | None) -> Work:
-        """What writes a part whose tensors lie where these do, and digests them on the way."""
-        words, left = direct(tensors, self._moves(name, tensors))
+    def _taking(self, part: Part, kind: Kind | None) -> Work:
+        """What writes a part that lies where this one does, and digests its tensors on the way."""
+        words, left = direct(part.tensors, self._moves(part.name, part.tensors))
         words = [w for w in words if kind or w.target is not None]
         transfer = Transfer.of(words) if words else None
 
-        def take(name: str, tensors: Mapping[str, Tensor], kind: Kind | None) -> tuple[Tensor]:
-            with beside(self.stream):
-                moves = self._moves(name, tensors)
-                for i in left:
-                    moves[i].target.copy_(moves[i].source)
+        def remake(part: Part) -> tuple[Tensor, ...]:
+            moves = self._moves(part.name, part.tensors)
+            for i in left:
+                moves[i].target.copy_(moves[i].source)
+            return ()
+
+        remaking = Replayed(lambda _: remake, self.recorder)
+
+        def take(part: Part, kind: Kind | None) -> tuple[Tensor]:
+            if left:
+                with beside(self.stream):
+                    remaking(None, part)
             found = torch.empty(0, 2, dtype=torch.int64) if transfer is None else transfer.run(sums=kind is not None)
             behind(self.stream)
             return (found,)
@@ -236,8 +243,12 @@ class Served:
 
     def counts(self) -> Tensor:
         """Zeros int32 [layers, experts]: room for every layer's count of the tokens that chose each expert."""
-        wide = max(self.c.n_routed_experts + self.c.n_shared_experts, 1)
-        return torch.zeros(len(self.layers), wide, dtype=torch.int32, device=self.device)
+        return torch.zeros(len(self.layers), self.choices, dtype=torch.int32, device=self.device)
+
+    @property
+    def choices(self) -> int:
+        """Experts of a layer."""
+        return max(self.c.n_routed_experts + self.c.n_shared_experts, 1)
 
     def block(
         self, i: int, x: Tensor, parts: Tensor | None, places: Places, pool: Tensor, counts: Tensor,

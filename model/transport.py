@@ -68,6 +68,11 @@ class Opening(NamedTuple):
         event.wait()
         return piece
 
+    def wait(self) -> None:
+        """On the host, until it may be read."""
+        if self.written is not None:
+            opened(self)[1].synchronize()
+
 
 @functools.lru_cache(maxsize=256)
 def opened(how: Opening) -> tuple[Tensor, torch.cuda.Event]:
@@ -95,6 +100,8 @@ class SharedParts:
     handles: list[SharedPart]
 
     def __iter__(self) -> Iterator[Part]:
+        """Once the last is there: two processes on one GPU take turns, also while one of them waits for the other."""
+        self.handles[-1].how.wait()
         return (handle.opened() for handle in self.handles)
 
 

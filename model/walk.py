@@ -20,18 +20,22 @@ from model.serving import Served, new_pool
 
 class Walk:
     """A prompt on its way through the weights that an engine has, each of them as soon as it has come: on a stream of
-    its own, so that a layer is walked through while the next one is on its way."""
+    its own, so that a layer is walked through while the next one is on its way. Its last token is what the others lead
+    to, and does not walk. ``residual`` [layers + 1, n - 1, H] is the residual stream in front of and behind each layer.
+    What lies between two layers stays in its place, so that nothing has to be copied there."""
 
     def __init__(self, served: Served, prompt: Sequence[int]) -> None:
-        device = served.device
-        pages, place = -(-len(prompt) // PAGE), torch.arange(len(prompt), dtype=torch.int32, device=device)
+        device, c, count = served.device, served.c, len(prompt) - 1
+        pages, place = -(-count // PAGE), torch.arange(count, dtype=torch.int32, device=device)
         table = torch.arange(pages, dtype=torch.int32, device=device).unsqueeze(0)
         self.served, self.prompt, self.tokens = served, tuple(prompt), torch.tensor(prompt, device=device)
         self.places, self.pool = Places(torch.zeros_like(place), place, table), new_pool(served, pages, layers=1)[0]
+        layers = c.num_hidden_layers
+        self.residual = torch.empty(layers + 1, count, c.hidden_size, dtype=served.dtype, device=device)
+        self.counts = torch.zeros(layers, served.choices, dtype=torch.int32, device=device)
         self.steps: dict[str, Replayed] = {}
         self.recorder, self.stream = Recorder.on(device, urgent=True), urgent_stream(device)
-        self.x = self.logprobs = torch.empty(0)
-        self.traces: list[Tensor] = []
+        self.end: tuple[Tensor, ...] = ()
 
     @torch.no_grad()
     def through(self, part: Part) -> None:
@@ -40,38 +44,46 @@ class Walk:
             return
         if part.name not in self.steps:
             self.steps[part.name] = Replayed(lambda *_: self._step, self.recorder)
-        x = self.tokens if part.name == "embed_tokens" else self.x
         with beside(self.stream):
-            found = self.steps[part.name]((self._address(part), x.data_ptr()), part.name, part.tensors, x)
-        if part.name == "head":
-            self.logprobs = found[0]
-            return
-        self.x = found[0]
-        self.traces = [*self.traces, *found[1:]] if len(found) > 1 else []
+            self.end = self.steps[part.name](self._address(part), part)
 
     def found(self) -> Probed:
         """After the last part."""
         behind(self.stream)
-        return Probed(self.logprobs, torch.stack(self.traces))
+        return Probed(*self.end)
 
     def _address(self, part: Part) -> int:
         """The engine's weights stay where they are."""
         return 0
 
-    def _step(self, name: str, tensors: Mapping[str, Tensor], x: Tensor) -> tuple[Tensor, ...]:
-        """The stream's beginning; or the stream behind a layer, and its trace; or the log-probabilities."""
-        served = self.served
-        if name == "embed_tokens":
-            return (served.embed(self.tokens),)
-        if name == "head":
-            return (chosen(served.logits(served.finish(x, None)[:-1]), self.tokens),)
-        x = self._layer(int(name.removeprefix("layers.")), x)
-        return x, norms(x)
+    def _step(self, part: Part) -> tuple[Tensor, ...]:
+        """Into a layer, or through it; or, behind the last, the log-probabilities and the traces."""
+        if part.name == "embed_tokens":
+            self.counts.zero_()
+            self.residual[0] = self._embedded(part.tensors)
+            return ()
+        if part.name == "head":
+            return self._found(part.tensors)
+        self._layer(int(part.name.removeprefix("layers.")), part.tensors)
+        return ()
 
-    def _layer(self, i: int, x: Tensor) -> Tensor:
+    def _embedded(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        return self.served.embed(self.tokens[:-1])
+
+    def _layer(self, i: int, tensors: Mapping[str, Tensor]) -> None:
+        self._block(i, i)
+
+    def _block(self, i: int, own: int) -> None:
+        """Through layer i, which is the engine's ``own``."""
         served = self.served
-        x, parts, _ = served.block(i, x, None, self.places, self.pool, served.counts()[i])
-        return stream.add_norm(x, parts, served.layers[i].input_norm, served.c.rms_norm_eps)[0]
+        x, parts, _ = served.block(own, self.residual[i], None, self.places, self.pool, self.counts[i])
+        norm = served.layers[own].input_norm
+        stream.add_norm(x, parts, norm, served.c.rms_norm_eps, total=self.residual[i + 1])
+
+    def _found(self, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        served = self.served
+        traces = norms(self.residual[1:])
+        return chosen(served.logits(served.finish(self.residual[-1], None)), self.tokens), traces
 
 
 class Probe(Walk):
@@ -83,14 +95,15 @@ class Probe(Walk):
     def _address(self, part: Part) -> int:
         return part.piece.data_ptr()
 
-    def _step(self, name: str, tensors: Mapping[str, Tensor], x: Tensor) -> tuple[Tensor, ...]:
+    def _embedded(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        return tensors["embed_tokens.weight"].index_select(0, self.tokens[:-1])
+
+    def _layer(self, i: int, tensors: Mapping[str, Tensor]) -> None:
+        self.served.layers = [self.served.layer(tensors, f"layers.{i}.")]
+        self._block(i, 0)
+        self.served.layers = []
+
+    def _found(self, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         served = self.served
-        if name == "embed_tokens":
-            return (tensors["embed_tokens.weight"].index_select(0, self.tokens).to(served.dtype),)
-        if name == "head":
-            served.norm, served.head = tensors["norm.weight"], Weight(tensors["lm_head.weight"].to(served.dtype))
-            return super()._step(name, tensors, x)
-        served.layers = [served.layer(tensors, name + ".")]
-        x = self._layer(0, x)
-        served.layers = []
-        return x, norms(x)
+        served.norm, served.head = tensors["norm.weight"], Weight(tensors["lm_head.weight"].to(served.dtype))
+        return super()._found(tensors)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,7 +11,7 @@ from model.config import Precision
 from model.moe import ExpertLoad
 from model.parts import Part
 from model.policy import Policy
-from model.publish import CHECKS, Check, Published
+from model.publish import USUAL, Published, PublishSettings
 from rl.rollout import Group
 from rl.step import Metrics, StepSettings, step
 
@@ -34,19 +34,17 @@ class Trainer(Protocol):
 
 
 class LocalTrainer:
-    """A trainer in this process. ``steps`` counts calls of `update`. ``text`` and ``to_kernels`` are as for
-    `model.publish.publish`."""
+    """A trainer in this process. ``steps`` counts calls of `update`."""
 
     def __init__(
         self,
         policy: Policy,
         settings: StepSettings,
         rollout_precision: Precision,
-        text: tuple[int, ...] = (),
-        to_kernels: bool = False,
+        publish_settings: PublishSettings = USUAL,
     ) -> None:
         self.policy, self.settings, self.rollout_precision = policy, settings, rollout_precision
-        self.text, self.to_kernels = text, to_kernels
+        self.publish_settings = publish_settings
         self.steps = 0
 
     async def update(self, groups: Sequence[Group]) -> Metrics:
@@ -67,13 +65,9 @@ class LocalTrainer:
         with intact(folder / "steps"):
             self.steps = int((folder / "steps").read_text())
 
-    def publish_now(
-        self, place: Callable[[Iterable[Part]], Iterable[Part]] = list, checks: Collection[Check] = CHECKS
-    ) -> Published:
+    def publish_now(self, place: Callable[[Iterable[Part]], Iterable[Part]] = list) -> Published:
         """As `publish.publish`."""
-        return self.policy.publish(
-            self.rollout_precision, place, text=self.text, to_kernels=self.to_kernels, checks=checks
-        )
+        return self.policy.publish(self.rollout_precision, place, self.publish_settings)
 
     def update_now(self, groups: Sequence[Group]) -> Metrics:
         if self.settings.loss.kl > 0 and self.steps % self.settings.reference_every == 0:

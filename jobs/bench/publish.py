@@ -1,9 +1,10 @@
 """`zeroth bench publish`: how long new weights take from trainer to engine, beside a plain copy of as many bytes, and
 which share of it is spent on proving that they arrived; or a soak of many publishes with sampling in between.
 
-Each way is measured with its proof (digests on both sides, the probe on both sides) and, in turn with that, without
-the digests, without the probe and without both: what each costs on each side is what is saved where it is left out. The
-model has random weights. "in process": trainer and native engine share this process. "CUDA IPC": the engine is a
+A publish is timed from its beginning in the trainer until the engine is ready to sample. Each way is measured with its
+proof (digests on both sides, the probe on both sides) and, in turn with that, without the digests, without the probe
+and without both: what each costs is what is saved where it is left out. The model has random weights. "in process":
+trainer and native engine share this process, and each part is taken as soon as it is made. "CUDA IPC": the engine is a
 process of its own on the same GPU. "NCCL", "Gloo": it is one on another GPU, or on a CPU, and weights are broadcast.
 "object store": two processes under Ray, as `zeroth grpo` places them. "files in memory": the same with vLLM as the
 engine.
@@ -17,7 +18,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -32,7 +33,7 @@ from jobs.options import AsJson, Out
 
 if TYPE_CHECKING:
     from jobs.bench.record import Log
-    from jobs.cluster import Cluster
+    from jobs.cluster import Cluster, TrainerActor
     from model.config import ModelConfig
     from model.parts import Part
     from model.publish import Check
@@ -58,17 +59,10 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 class Times(NamedTuple):
-    """Seconds on the clock in the trainer and in the engine, and of processors in both. ``waiting``: of the trainer's,
-    those in which it had launched everything and its GPU was not done."""
+    """Seconds on the clock, and of processors in trainer and engine."""
 
-    trainer: float
-    engine: float
+    clock: float
     cpu: float
-    waiting: float
-
-    @property
-    def both(self) -> float:
-        return self.trainer + self.engine
 
 
 def command(
@@ -171,27 +165,20 @@ def timed(publish: Publish, repeats: int) -> dict[str, Any]:
             times, size = publish(checks)
             if round_:
                 found[name].append(times)
-    best = min(found["nothing"], key=lambda times: times.both)
-    bare = min(found["proof"], key=lambda times: times.both)
     least = {name: Times(*map(min, zip(*times, strict=True))) for name, times in found.items()}
-    cpu, cpu_bare = least["nothing"].cpu, least["proof"].cpu
+    whole, bare = least["nothing"], least["proof"]
     return {
         "bytes": size,
-        "seconds": best.both,
-        "seconds_trainer": best.trainer,
-        "seconds_engine": best.engine,
-        "seconds_without_proof": bare.both,
-        "cpu_seconds": cpu,
-        "cpu_seconds_without_proof": cpu_bare,
-        "proof_share": 1 - bare.both / best.both,
-        "cpu_proof_share": 1 - cpu_bare / cpu,
-        "bytes_per_second": size / best.both,
+        "seconds": whole.clock,
+        "seconds_without_proof": bare.clock,
+        "cpu_seconds": whole.cpu,
+        "cpu_seconds_without_proof": bare.cpu,
+        "proof_share": 1 - bare.clock / whole.clock,
+        "cpu_proof_share": 1 - bare.cpu / whole.cpu,
+        "bytes_per_second": size / whole.clock,
         "left_out": {name: times._asdict() for name, times in least.items()},
-        "saved": {
-            f"{name}, {side}": getattr(least["nothing"], side) - getattr(least[name], side)
-            for name in ("digests", "probe")
-            for side in ("trainer", "engine")
-        },
+        "saved": {name: whole.clock - least[name].clock for name in ("digests", "probe")},
+        "all": {name: [each.clock for each in times] for name, times in found.items()},
     }
 
 
@@ -255,18 +242,21 @@ def in_process(model: Transformer, precision: Precision) -> Iterator[Publish]:
     engine = NativeEngine(model.c, train(["a"], 300), device=model.device.type)
 
     def once(checks: Checks) -> tuple[Times, int]:
-        before, began = time.process_time(), time.perf_counter()
-        weights = publish.publish(model, 1, precision, to_kernels=True, checks=checks)
-        launched = time.perf_counter()
-        _wait(gpu)
-        made = time.perf_counter()
-        asyncio.run(engine.publish(weights))
-        _wait(gpu)
-        ended = time.perf_counter()
-        cpu = time.process_time() - before
-        return Times(made - began, ended - made, cpu, made - launched), size_of(weights.parts)
+        sizes: list[int] = []
 
-    yield once
+        def lazily(parts: Iterable[Part]) -> Iterator[Part]:
+            for part in parts:
+                sizes.append(part.piece.nbytes)
+                yield part
+
+        before, began = time.process_time(), time.perf_counter()
+        settings = publish.PublishSettings(to_kernels=True, checks=checks)
+        runner.run(engine.publish(publish.publish(model, 1, precision, lazily, settings)))
+        _wait(gpu)
+        return Times(time.perf_counter() - began, time.process_time() - before), sum(sizes)
+
+    with asyncio.Runner() as runner:
+        yield once
 
 
 @contextmanager
@@ -292,19 +282,15 @@ def two_processes(model: Transformer, precision: Precision, *, broadcast: bool) 
     def once(checks: Checks) -> tuple[Times, int]:
         ours.send(None)
         before, began = ours.recv() + time.process_time(), time.perf_counter()
-        weights: Any = publish.publish(model, 1, precision, sender.place, to_kernels=True, checks=checks)
-        launched = made = time.perf_counter()
-        if not broadcast:  # whose parts are on their way before the last is made
-            _wait(gpu)
-            made = time.perf_counter()
+        settings = publish.PublishSettings(to_kernels=True, checks=checks)
+        weights: Any = publish.publish(model, 1, precision, sender.place, settings)
         ours.send(weights)
         sender.send(weights.parts.number)
-        theirs = ours.recv()
-        ended = time.perf_counter()
+        spent = ours.recv() + time.process_time() - before
+        times = Times(time.perf_counter() - began, spent)
         size = size_of(part for part, _ in sender.kept[weights.parts.number])
         sender.release(weights.parts.number)
-        cpu = theirs + time.process_time() - before
-        return Times(made - began, ended - made, cpu, made - launched), size
+        return times, size
 
     try:
         yield once
@@ -324,17 +310,15 @@ def engine_process(trainer: Any, config: ModelConfig, device: str, meeting: Meet
     torch.set_num_threads(1)
     engine = NativeEngine(config, train(["a"], 300), device=device)
     member = None if meeting is None else Broadcast(meeting, 1)
-    while True:
-        try:
+    with asyncio.Runner() as runner, suppress(EOFError):
+        while True:
             weights = trainer.recv()
-        except EOFError:
-            return
-        if weights is not None:
-            if member is not None:
-                weights = replace(weights, parts=member.received(weights.parts))
-            asyncio.run(engine.publish(weights))
-            _wait(device == "cuda")
-        trainer.send(time.process_time())
+            if weights is not None:
+                if member is not None:
+                    weights = replace(weights, parts=member.received(weights.parts))
+                runner.run(engine.publish(weights))
+                _wait(device == "cuda")
+            trainer.send(time.process_time())
 
 
 @contextmanager
@@ -368,16 +352,21 @@ def under_ray(ray: Cluster, engine: str, model: Transformer, precision: Precisio
             return total
 
         def once(checks: Checks) -> tuple[Times, int]:
+            run(cluster.inside(trainer.actor, partial(_check, checks)))
             before, began = spent(), time.perf_counter()
-            weights = run(trainer.publish(checks))
-            made = time.perf_counter()
+            weights = run(trainer.publish())
             run(workers.publish(weights))
-            ended = time.perf_counter()
-            return Times(made - began, ended - made, spent() - before, 0.0), size_of(weights.parts)
+            clock = time.perf_counter() - began
+            return Times(clock, spent() - before), size_of(weights.parts)
 
         yield once
         run(workers.close())
         loop.close()
+
+
+def _check(checks: Checks, actor: TrainerActor) -> None:
+    """From the next publish on."""
+    actor.trainer.publish_settings = replace(actor.trainer.publish_settings, checks=checks)
 
 
 def recipe_of(folder: Path, model: Transformer, engine: str, precision: Precision) -> GrpoRecipe:
@@ -408,12 +397,11 @@ def size_of(parts: Iterable[Part]) -> int:
 def _show(results: dict[str, Any]) -> None:
     from rich.table import Table
 
-    table = Table("publish", "MB", "seconds", "trainer", "engine", "MB/s", "times a copy", "proof", "proof, CPU")
-    parts = Table("milliseconds", "trainer, bare", "engine, bare", *next(iter(results["ways"].values()))["saved"])
+    table = Table("publish", "MB", "ms", "MB/s", "times a copy", "proof", "proof, CPU")
+    parts = Table("milliseconds", "bare", *next(iter(results["ways"].values()))["saved"])
     for name, row in results["ways"].items():
         table.add_row(name, *cells(row))
-        bare = row["left_out"]["proof"]
-        parts.add_row(name, *(f"{1e3 * t:.1f}" for t in (bare["trainer"], bare["engine"], *row["saved"].values())))
+        parts.add_row(name, *(f"{1e3 * t:.2f}" for t in (row["seconds_without_proof"], *row["saved"].values())))
     console.console.print(table)
     console.console.print(parts)
 
@@ -421,7 +409,7 @@ def _show(results: dict[str, Any]) -> None:
 def cells(row: dict[str, float]) -> list[str]:
     return [
         f"{row['bytes'] / 1e6:,.0f}",
-        *(f"{row[key]:.3f}" for key in ("seconds", "seconds_trainer", "seconds_engine")),
+        f"{1e3 * row['seconds']:.1f}",
         f"{row['bytes_per_second'] / 1e6:,.0f}",
         f"{row['seconds'] / row['seconds_copy']:.1f}",
         *(f"{row[key]:.0%}" for key in ("proof_share", "cpu_proof_share")),

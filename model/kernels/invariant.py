@@ -142,9 +142,9 @@ def _multiply_experts(
     entries, n, fp8 = tokens * choices, out.shape[-1], sizes is not None
     swiglu = wide == 2 * n
     tiles, depth = _expert_tiles(entries // count, swiglu, fp8), _depth(k, fp8, 64)
-    direct = tokens <= DIRECT_TOKENS
+    direct = tokens <= DIRECT_TOKENS and 2 * entries > count
     if entries:
-        _experts_kernel[(cdiv(n, tiles.cols), count if direct else entries // tiles.rows + count)](
+        _experts_kernel[(cdiv(n, tiles.cols), count if direct else entries // tiles.rows + min(entries, count))](
             x, *_scales(sizes, x), w.data, w.scale if fp8 else x, out, *_scales(out_sizes, x),
             chosen.gates, chosen.lists, chosen.counts, tokens, choices, count, n, k,
             FP8=fp8, SWIGLU=swiglu, CODES=out_sizes is not None, DIRECT=direct,
@@ -171,7 +171,8 @@ def _depth(k: int, fp8: bool, most: int) -> int:
 
 FEW_ROWS = 128
 DIRECT_TOKENS = 64
-"""Up to so many tokens each expert has at most one tile of rows, so that a program knows its expert from the start."""
+"""Up to so many tokens each expert has at most one tile of rows, so that a program knows its expert from the start. Of
+a few tokens most experts have none."""
 
 
 def _linear_tiles(m: int, n: int) -> Tiles:

@@ -72,7 +72,7 @@ def attend(absorbed: Tensor, q: Tensor, turns: Tensor, pool: Tensor, places: Pla
     tokens, heads, latent = absorbed.shape
     out = torch.empty_like(absorbed)
     spans = cdiv(places.table.shape[1] * PAGE, SPAN)
-    split = tokens * heads <= SPLIT_HEADS and tokens * spans * heads <= SPLIT_SUMS
+    split = spans > 1 and tokens * heads <= SPLIT_HEADS and tokens * spans * heads <= SPLIT_SUMS
     sums, weights = out, turns
     if split:
         sums = absorbed.new_empty(tokens, spans, heads, latent, dtype=torch.float32)

@@ -45,12 +45,14 @@ BELOW_1 = tl.constexpr(sampling.BELOW_1)
 
 
 def add_norm(
-    residual: Tensor, parts: Tensor | None, weight: Tensor, eps: float, *, quantized: bool = False
-) -> tuple[Tensor, Tensor, Tensor | Quantized]:
-    """``residual`` [N, H] plus the sum of ``parts`` [N, P, H], added in FP32 and rounded once; its RMSNorm; and that as
-    a product takes it, in FP8 tiles where ``quantized``."""
+    residual: Tensor, parts: Tensor | None, weight: Tensor, eps: float, *, quantized: bool = False,
+    total: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor | Quantized]:  # fmt: skip
+    """``residual`` [N, H] plus the sum of ``parts`` [N, P, H], added in FP32 and rounded once (where given, into
+    ``total``); its RMSNorm; and that as a product takes it, in FP8 tiles where ``quantized``."""
     tokens, hidden = residual.shape
-    total = residual if parts is None else torch.empty_like(residual)
+    if total is None:
+        total = residual if parts is None else torch.empty_like(residual)
     normed = torch.empty_like(residual)
     codes = empty_tiles(residual, tokens, hidden) if quantized else None
     if tokens:

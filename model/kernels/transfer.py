@@ -182,13 +182,13 @@ def _words_kernel(lines, programs, a, b, found, ROW: tl.constexpr, SUMS: tl.cons
     for row in range(first, whole, step):
         word = _passed(source, target, row, count, ROW, KIND, True)
         if SUMS:
-            total += word * tl.load(a + row)
+            total += word * tl.load(a + row).to(tl.int64)
     if (whole * ROW < count) & (whole % step == first):
         word = _passed(source, target, whole, count, ROW, KIND, False)
         if SUMS:
-            total += word * tl.load(a + whole)
+            total += word * tl.load(a + whole).to(tl.int64)
     if SUMS:
-        tl.atomic_add(found + 2 * tl.load(line), tl.sum(total * tl.load(b + tl.arange(0, ROW))))
+        tl.atomic_add(found + 2 * tl.load(line), tl.sum(total * tl.load(b + tl.arange(0, ROW)).to(tl.int64)))
 
 
 @triton.jit
@@ -217,11 +217,12 @@ def _store_words(data, word, expert, row, block, n, k, a, b, SUMS: tl.constexpr)
     sums = tl.zeros([word.shape[0], 8], tl.int64)
     if SUMS:
         column = tl.max_contiguous(tl.multiple_of((first + col) & 1023, [1, 4]), [1, 4])
-        products = word.to(tl.int64) * tl.load(tl.multiple_of(b + column, [1, 16]), mask=inside, other=0)
+        factor = tl.load(tl.multiple_of(b + column, [1, 4]), mask=inside, other=0)
+        products = word.to(tl.int64) * factor.to(tl.int64)
         four = block * 32 + 4 * tl.arange(0, 8)[None, :]
         there = (row < n)[:, None] & (four < k // 4)
         factor = tl.load(a + (first + four >> 10), mask=there, other=0)
-        sums = tl.sum(tl.reshape(products, [word.shape[0], 8, 4]), 2) * factor
+        sums = tl.sum(tl.reshape(products, [word.shape[0], 8, 4]), 2) * factor.to(tl.int64)
         tl.debug_barrier()  # or what the quarters need is fetched at once, in registers that other programs could use
     return sums
 
@@ -254,7 +255,7 @@ def _blocks_kernel(lines, programs, a, b, found, ROW: tl.constexpr, SUMS: tl.con
         tl.store(scales + where, scale)
         if SUMS:
             word = scale.to(tl.int32, bitcast=True).to(tl.int64)
-            of_scales += word * tl.load(a + (where >> 10)) * tl.load(b + (where & 1023))
+            of_scales += word * tl.load(a + (where >> 10)) * tl.load(b + (where & 1023)).to(tl.int64)
     if SUMS:
         slot = found + 2 * tl.load(line)
         tl.atomic_add(slot, tl.sum(tl.sum(total, 1), 0))

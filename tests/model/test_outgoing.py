@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 import torch
@@ -13,12 +14,14 @@ from model import publish
 from model.config import Precision
 from model.native import NativeEngine
 from model.parts import Part
-from model.publish import Published, PublishError
+from model.publish import Published, PublishError, PublishSettings
 from model.transformer import Transformer
 from tests.fakes import SERVED, tiny_policy, tiny_tokenizer
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 Pair = tuple[Transformer, NativeEngine]
+Place = Callable[[Iterable[Part]], Iterable[Part]]
+NATIVE = PublishSettings(to_kernels=True)
 CHANGES = [{}, {"n_shared_experts": 2}, {"q_lora_rank": None, "num_nextn_predict_layers": 1}]
 
 
@@ -59,10 +62,24 @@ def served(engine: NativeEngine) -> list[Tensor]:
     return [*_flat(((own.embedding, own.norm, own.head), own.drafter, own.layers))]
 
 
-def publish_to(engine: NativeEngine, model: Transformer, precision: Precision, version: int) -> Published:
-    weights = publish.publish(model, version, precision, to_kernels=True)
+def publish_to(
+    engine: NativeEngine, model: Transformer, precision: Precision, version: int, place: Place = list
+) -> Published:
+    weights = publish.publish(model, version, precision, place, NATIVE)
     asyncio.run(engine.publish(weights))
     return weights
+
+
+def damaging(name: str, parts: Iterable[Part]) -> Iterator[Part]:
+    for part in parts:
+        if name in part.tensors:
+            part.tensors[name].view(-1).view(torch.uint8)[5] ^= 1
+        yield part
+
+
+def breaking_off(parts: Iterable[Part]) -> Iterator[Part]:
+    yield from itertools.islice(parts, 2)
+    raise InterruptedError
 
 
 def test_every_publish_is_of_the_weights_as_they_are(pair: Pair, precision: Precision) -> None:
@@ -74,7 +91,7 @@ def test_every_publish_is_of_the_weights_as_they_are(pair: Pair, precision: Prec
         train(model)
         parts = publish_to(engine, model, precision, version).parts
         *found, proof = parts
-        assert same(pieces(found), pieces(publish.made(model, precision)))
+        assert same(pieces(found), pieces(publish.made(model, precision, to_kernels=True)))
         places.add(tuple(part.piece.data_ptr() for part in found))
         del parts, found, proof
         new = NativeEngine(model.c, tiny_tokenizer(), device="cuda")
@@ -99,18 +116,40 @@ def test_parts_that_somebody_holds_are_left_alone(pair: Pair, precision: Precisi
     "name",
     ["mlp.experts.gate_up_proj.weight", "self_attn.kv_b_proj.weight", "mlp.gate.weight", "input_layernorm.weight"],
 )
-def test_damage_is_named_whatever_becomes_of_the_tensor(pair: Pair, precision: Precision, name: str) -> None:
+@pytest.mark.parametrize("place", [list, iter])
+def test_damage_is_named_whatever_becomes_of_the_tensor(
+    pair: Pair, precision: Precision, name: str, place: Place
+) -> None:
     """What is copied as it is, and what only something made of it is kept of; a publish after that is a good one."""
     model, engine = pair
     for version in range(3):
         publish_to(engine, model, precision, version)
-        weights = publish.publish(model, 9, precision, to_kernels=True)
-        tensor = next(t for part in weights.parts for n, t in part.tensors.items() if n == f"layers.1.{name}")
-        tensor.view(-1).view(torch.uint8)[5] ^= 1
         with pytest.raises(PublishError, match=f"layers.1.{name} differs"):
-            asyncio.run(engine.publish(weights))
-        del weights, tensor
+            publish_to(engine, model, precision, 9, lambda parts: place(damaging(f"layers.1.{name}", parts)))
     publish_to(engine, model, precision, 10)
+
+
+def test_parts_that_are_taken_as_they_are_made_are_the_weights_of_then(pair: Pair, precision: Precision) -> None:
+    """Though they are changed right after, and the publish before broke off."""
+    model, engine = pair
+    other = NativeEngine(model.c, tiny_tokenizer(), device="cuda")
+    for version in range(5):
+        publish_to(other, model, precision, version)
+        with pytest.raises(InterruptedError):
+            publish_to(engine, model, precision, 9, breaking_off)
+        publish_to(engine, model, precision, version, iter)
+        train(model)
+        assert same(served(engine), served(other))
+
+
+def test_a_publish_that_is_still_to_be_made_keeps_its_place(pair: Pair, precision: Precision) -> None:
+    model, engine = pair
+    waiting = publish.publish(model, 1, precision, iter, NATIVE)
+    held = publish_to(engine, model, precision, 2)
+    before = pieces(held.parts)
+    asyncio.run(engine.publish(waiting))
+    assert engine.version == 1
+    assert same(pieces(held.parts), before)
 
 
 def test_weights_in_another_place_are_found_there(pair: Pair, precision: Precision) -> None:

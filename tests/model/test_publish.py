@@ -8,15 +8,17 @@ import pickle
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from model import digest, probe, publish
+from model.config import Precision
 from model.native import NativeEngine
 from model.parts import SCALE, Part
-from model.publish import Published, PublishError
+from model.publish import Published, PublishError, PublishSettings
 from model.segments import Segments
 from model.transformer import Transformer, build
 from tests.fakes import TINY, tiny_tokenizer
@@ -110,10 +112,12 @@ def test_weights_are_split_layer_by_layer_in_the_order_of_the_model() -> None:
     assert all(name.startswith("mtp.") == (part.name == "mtp") for part in weights.parts for name in part.tensors)
 
 
+@pytest.mark.parametrize("place", [list, iter])
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp8"])
-def test_an_engine_computes_what_the_trainer_does_in_that_precision(precision: publish.Precision) -> None:
+def test_an_engine_computes_what_the_trainer_does_in_that_precision(precision: Precision, place: Any) -> None:
+    """Whether all parts are made at once, or each as it is taken."""
     model, engine = build(TINY, seed=0), NativeEngine(TINY, tiny_tokenizer())
-    asyncio.run(engine.publish(publish.publish(model, 3, precision)))
+    asyncio.run(engine.publish(publish.publish(model, 3, precision, place)))
     tokens = torch.randint(0, TINY.vocab_size, (30,))
     with torch.no_grad():
         ours = model.use(precision)(tokens, Segments.of([30])).hidden
@@ -153,16 +157,18 @@ def test_the_probe_reaches_the_experts_of_any_shape() -> None:
 
 
 def test_the_probe_is_made_of_the_text_that_is_given() -> None:
-    assert publish.publish(build(TINY, seed=0), 1, "fp32", text=(5, 6, 7)).probe == (5, 6, 7, 5, 6, 7, 5, 6)
+    settings = PublishSettings(text=(5, 6, 7))
+    assert publish.publish(build(TINY, seed=0), 1, "fp32", settings=settings).probe == (5, 6, 7, 5, 6, 7, 5, 6)
 
 
 @pytest.mark.parametrize(
     ("checks", "found"),
     [((), None), (("digests",), "down_proj.weight differs"), (("probe",), "in layers.1, the first")],
 )
-def test_only_what_was_asked_for_is_checked(checks: Sequence[publish.Check], found: str | None) -> None:
+def test_only_what_was_asked_for_is_checked(checks: tuple[publish.Check, ...], found: str | None) -> None:
     model, engine = build(TINY, seed=0), NativeEngine(TINY, tiny_tokenizer())
-    weights = damaged(publish.publish(model, 2, "fp32", checks=checks), EXPERTS, lambda t: t.roll(1, 0))
+    weights = publish.publish(model, 2, "fp32", settings=PublishSettings(checks=checks))
+    weights = damaged(weights, EXPERTS, lambda t: t.roll(1, 0))
     if found is None:
         asyncio.run(engine.publish(weights))
     else:
