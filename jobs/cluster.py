@@ -12,6 +12,7 @@ with lag, the trainer has the threads of rollout workers while they wait for wor
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
 import socket
@@ -40,6 +41,8 @@ T = TypeVar("T")
 Item = TypeVar("Item")
 RETRIES = 2
 """Of what a reward or rollout worker was asked for and its process ended with."""
+BUNDLE = 2**24
+"""Bytes of a publish that are stored as one object."""
 LOGS = "/tmp/ray/session_latest/logs"  # noqa: S108 - Ray's own folder
 
 
@@ -54,7 +57,8 @@ class DeadError(ClusterError):
 
 
 class StoredParts:
-    """The parts of a publish in Ray's object store, fetched one at a time."""
+    """The parts of a publish in Ray's object store, fetched some at a time: Ray takes as long for the way of a small
+    object as for that of a large one."""
 
     def __init__(self, references: list[Any]) -> None:
         self.references = references
@@ -63,12 +67,24 @@ class StoredParts:
     def put(parts: Iterable[Part]) -> StoredParts:
         import ray
 
-        return StoredParts([ray.put(part) for part in parts])
+        return StoredParts([ray.put(some) for some in bundled(parts, BUNDLE)])
 
     def __iter__(self) -> Iterator[Part]:
         import ray
 
-        return map(ray.get, self.references)
+        return itertools.chain.from_iterable(map(ray.get, self.references))
+
+
+def bundled(parts: Iterable[Part], size: int) -> Iterator[list[Part]]:
+    """Parts in lists, each ended by the part with which it has ``size`` bytes."""
+    some: list[Part] = []
+    for part in parts:
+        some.append(part)
+        if sum(part.outline.size for part in some) >= size:
+            yield some
+            some = []
+    if some:
+        yield some
 
 
 class TrainerActor:

@@ -18,6 +18,7 @@ from jobs import cluster, config
 from jobs.bench.publishes import hashes_of
 from jobs.cluster import ClusterError, Handover
 from jobs.config import GrpoRecipe, RecipeError
+from model.parts import Part
 from tests.jobs.conftest import Workspace
 
 
@@ -154,3 +155,9 @@ def test_gpus_are_published_to_the_way_that_suits_them(
     recipe = config.read(workspace.recipe, GrpoRecipe, [*overrides, "precision.rollout=fp32"])
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:  # whose Ray has these GPUs alone
         assert pool.submit(published_on_gpus, recipe).result() == way
+
+
+def test_small_parts_are_stored_together_and_large_ones_alone() -> None:
+    parts = [Part.of(str(i), {"w": torch.zeros(size, dtype=torch.uint8)}) for i, size in enumerate((256, 256, 512, 1))]
+    names = [[part.name for part in some] for some in cluster.bundled(parts, 512)]
+    assert names == [["0", "1"], ["2"], ["3"]]
