@@ -195,14 +195,15 @@ class VllmEngine:
         versions: list[int] = []
         name, ended, experts = next(self.names), False, None
         async for out in self._stream(start, sampling, name):
-            new, seen = out.outputs[0], len(tokens)
-            if self.record_routes and new.routed_experts is not None:  # with the last output, an aborted row's too
-                experts = new.routed_experts
+            row, seen = out.outputs[0], len(tokens)
+            if self.record_routes and row.routed_experts is not None:  # with the last output, an aborted row's too
+                experts = row.routed_experts
             if ended:
                 continue
-            tokens += new.token_ids
-            logprobs += [place[token].logprob for token, place in zip(new.token_ids, new.logprobs or (), strict=True)]
-            versions += [self.version] * len(new.token_ids)
+            new, places = row.token_ids[seen:], (row.logprobs or ())[seen:]
+            tokens += new
+            logprobs += [place[token].logprob for token, place in zip(new, places, strict=True)]
+            versions += [self.version] * len(new)
             at = stops.first(start, tokens, seen) if stops.strings else None
             if at is not None:
                 tokens, logprobs, versions, ended = tokens[:at], logprobs[:at], versions[:at], True
@@ -224,7 +225,7 @@ class VllmEngine:
             ignore_eos=True,
             logprobs=0,
             detokenize=False,
-            output_kind=RequestOutputKind.DELTA,
+            output_kind=RequestOutputKind.CUMULATIVE,  # vLLM loses the experts where it joins pieces of a row
         )
         stream: AsyncIterator[Any] = self.llm.generate({"prompt_token_ids": list(start.ids)}, wanted, name)
         return stream

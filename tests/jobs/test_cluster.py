@@ -116,9 +116,7 @@ def test_a_run_on_one_gpu_is_whole(workspace: Workspace, engine: list[str]) -> N
     if engine is NATIVE:
         assert [line["logprob_gap_max"] for line in trained] == [0.0] * 4
     else:
-        differing = [line["routes_differ"] for line in trained if line["updates"]]
-        assert differing
-        assert max(differing) < 0.5
+        assert max(line["routes_differ"] for line in trained) < 0.5
 
 
 @pytest.mark.gpu

@@ -313,6 +313,29 @@ def test_routes_are_those_of_moe_layers_and_of_tokens_that_were_run(sleeper: Cal
     assert completion.routes.tolist() == np.arange(24).reshape(3, 4, 2)[:2, 2:].tolist()
 
 
+def test_routes_are_there_where_vllm_was_faster_than_who_takes_what_it_samples(
+    sleeper: Callable[..., VllmEngine],
+) -> None:
+    """vLLM 0.26 joins pieces that nobody has taken yet, without the experts; of whole rows it keeps the last."""
+    places = [{token: SimpleNamespace(logprob=-token / 10)} for token in (9, 10)]
+    experts = np.arange(3 * 4 * 2).reshape(3, 4, 2)
+
+    async def hasty(prompt: object, wanted: Any, name: str) -> AsyncIterator[Any]:
+        whole = wanted.output_kind.name == "CUMULATIVE"
+        if whole:
+            first = SimpleNamespace(token_ids=[9], logprobs=places[:1], routed_experts=None)
+            yield SimpleNamespace(outputs=[first])
+        row = SimpleNamespace(token_ids=[9, 10], logprobs=places, routed_experts=experts if whole else None)
+        yield SimpleNamespace(outputs=[row])
+
+    engine = sleeper(record_routes=True)
+    engine.llm.generate = hasty
+    ((completion,),) = run(engine, [Request((5, 6), (1,))], Sampling(max_tokens=2))
+    assert (completion.token_ids, completion.logprobs) == ((9, 10), (-0.9, -1.0))
+    assert completion.routes is not None
+    assert completion.routes.tolist() == experts[:, 2:].tolist()
+
+
 def test_experts_that_vllm_did_not_tell_are_left_to_the_router() -> None:
     known = moe_routes(np.ones((2, 2, 2)), CONFIG, 3)
     assert known[:, 0, 0].tolist() == [1, 1, -1]
