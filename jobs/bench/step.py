@@ -55,12 +55,18 @@ def command(
     from rich.table import Table
 
     from jobs.bench import record, training
+    from jobs.bench import trainers as several
 
-    results = record.stamped(training.measure(sequences, 2048, steps, trainers) if gpu else measure(steps, threads))
+    if gpu and trainers > 1:
+        log = record.Log(record.stamped({}), out)
+        several.measure(sequences, 2048, steps, trainers, log)
+        results = log.results
+    else:
+        results = record.stamped(training.measure(sequences, 2048, steps) if gpu else measure(steps, threads))
     if as_json or out:
         record.emit(results, out)
     if gpu:
-        console.console.print(training.table(results))
+        console.console.print((several if trainers > 1 else training).table(results))
         return
     table = Table("GRPO step", "seconds (median)", "tokens a step", "times TRL's speed", "by round")
     for name, row in results["steps"].items():

@@ -4,8 +4,6 @@ transformers' model of the same shape in the same run.
 All take the same number of random tokens, in sequences of the same length. Forward and backward passes are timed apart
 from the whole step, which adds clipping, AdamW and the routing bias and which transformers' model is not asked for.
 Ours are measured in both orders, for a card that is hot lowers its clock, and a figure is the mean of its two.
-With several trainers there is instead a whole step of one beside that of so many, one a GPU, which have as many tokens
-each and add their gradients up.
 Operations are those that the model needs: two a multiply-add of every product that a token goes through, thrice for
 forward and backward, and attention's over the tokens before it; recomputation is not counted. The limit is the
 vendor's dense BF16 rate, for FP8 too.
@@ -24,17 +22,13 @@ from typing import TYPE_CHECKING, Any
 
 from jobs import console
 from jobs.bench import rollout
-from jobs.bench.publish import seeing_one_gpu
 from jobs.config import Precision
 
 if TYPE_CHECKING:
-    from socket import socket
-
     from rich.table import Table
 
     from model.config import ModelConfig
     from model.policy import Policy
-    from model.transport import Meeting
 
 BF16_TFLOPS = 989.0
 """Dense BF16 of an H100 or H200 SXM, from the vendor's datasheet."""
@@ -42,7 +36,6 @@ LARGE: dict[str, Any] = {**rollout.SHAPES["3b"], "initializer_range": 0.006}
 """Weights as DeepSeek-V3 begins with: how evenly a router spreads tokens depends on them."""
 
 
-PRECISIONS: tuple[Precision, ...] = ("bf16", "fp8")
 RIVAL, BF16, FP8 = "transformers, bf16", "zeroth, bf16", "zeroth, fp8"
 
 
@@ -61,35 +54,34 @@ class Work:
         return self.sequences * self.tokens
 
 
-def measure(sequences: int, tokens: int, steps: int, trainers: int) -> dict[str, Any]:
-    """Needs as many CUDA devices as trainers; raises RecipeError where there are fewer."""
+def measure(sequences: int, tokens: int, steps: int) -> dict[str, Any]:
+    """Needs a CUDA device; raises RecipeError where there is none."""
+    work = made(sequences, tokens, steps)
+    return {"bench": "training step", **said(work), "steps": compare(work)}
+
+
+def made(sequences: int, tokens: int, steps: int, gpus: int = 1) -> Work:
+    """Raises RecipeError where there are fewer CUDA devices."""
     import torch
 
     from jobs.config import RecipeError
     from model.config import ModelConfig
 
-    if torch.cuda.device_count() < trainers:
-        there = torch.cuda.device_count()
-        raise RecipeError(f"zeroth bench step --gpu needs a CUDA device a trainer, {trainers}, and torch sees {there}")
-    work = Work(ModelConfig(**LARGE), sequences, tokens, steps)
-    rows = compare(work) if trainers == 1 else scale(work, trainers)
-    return {
-        "bench": "training step" if trainers == 1 else "trainers",
-        "gpu": torch.cuda.get_device_name(),
-        "shape": {**LARGE, "sequences": sequences, "tokens": tokens, "teraflops": flops(work) / 1e12},
-        "steps": rows,
-    }
+    if (there := torch.cuda.device_count()) < gpus:
+        raise RecipeError(f"zeroth bench step --gpu: {gpus} CUDA devices are wanted, and torch sees {there} here")
+    return Work(ModelConfig(**LARGE), sequences, tokens, steps)
+
+
+def said(work: Work) -> dict[str, Any]:
+    import torch
+
+    shape = {**LARGE, "sequences": work.sequences, "tokens": work.tokens, "teraflops": flops(work) / 1e12}
+    return {"gpu": torch.cuda.get_device_name(), "shape": shape}
 
 
 def table(results: dict[str, Any]) -> Table:
     from rich.table import Table
 
-    if results["bench"] == "trainers":
-        shown = Table("3B, whole step", "tokens/s", "milliseconds", "of as many times one trainer's speed", "peak GiB")
-        for name, row in results["steps"].items():
-            shown.add_row(name, f"{row['tokens_per_s']:,.0f}", f"{1e3 * row['step_seconds']:.0f}",
-                          f"{row['efficiency']:.0%}", f"{row['peak_gib']:.1f}")  # fmt: skip
-        return shown
     shown = Table(
         "3B, forward + backward", "tokens/s", "BF16 utilisation", "peak GiB", "times transformers'", "whole step"
     )
@@ -115,50 +107,6 @@ def compare(work: Work) -> dict[str, dict[str, float]]:
     return rows
 
 
-def scale(work: Work, trainers: int) -> dict[str, dict[str, float]]:
-    rows: dict[str, dict[str, float]] = {}
-    for precision in PRECISIONS:
-        for count in (1, trainers):
-            name = f"{precision}, {count} trainers" if count > 1 else f"{precision}, one trainer"
-            console.say(f"measuring {name}")
-            row = rows[name] = together(work, precision, count)
-            row["tokens_per_s"] = count * work.total / row["step_seconds"]
-            row["efficiency"] = rows[f"{precision}, one trainer"]["step_seconds"] / row["step_seconds"]
-            rollout.free()
-    return rows
-
-
-def together(work: Work, precision: Precision, trainers: int) -> dict[str, float]:
-    """Seconds of a whole step that ``trainers`` share, this process as the first."""
-    import torch
-
-    from model import transport
-
-    listener = transport.listening("127.0.0.1")
-    host, port, *_ = listener.getsockname()
-    meeting = transport.Meeting(host, port, trainers, True, 300.0)
-    processes = torch.multiprocessing.get_context("spawn")
-    others = [processes.Process(target=share, args=(work, precision, meeting, rank)) for rank in range(1, trainers)]
-    for rank, process in enumerate(others, 1):
-        with seeing_one_gpu(rank):
-            process.start()
-    found = share(work, precision, meeting, 0, listener)
-    for process in others:
-        process.join()
-    return found
-
-
-def share(
-    work: Work, precision: Precision, meeting: Meeting, rank: int, listener: socket | None = None
-) -> dict[str, float]:
-    from model.ranks import Ranks
-
-    policy = make_policy(work, precision)
-    if meeting.size > 1:
-        policy.ranks = Ranks(meeting, rank, policy.model.device, listener)
-    return {"step_seconds": _median(whole(policy, gradients(work, policy)), work.steps), **_memory()}
-
-
 def flops(work: Work) -> float:
     """Of one forward and backward pass."""
     from model import budget
@@ -170,8 +118,8 @@ def ours(work: Work, precision: Precision) -> dict[str, float]:
     """Seconds of forward and backward and of the whole step, and the peak of memory in GiB."""
     policy = make_policy(work, precision)
     gradient = gradients(work, policy)
-    step = _median(whole(policy, gradient), work.steps)
-    return {"step_seconds": step, "seconds": _median(gradient, work.steps, policy), **_memory()}
+    step = median(whole(policy, gradient), work.steps)
+    return {"step_seconds": step, "seconds": median(gradient, work.steps, policy), **memory()}
 
 
 def whole(policy: Policy, gradient: Callable[[], None]) -> Callable[[], None]:
@@ -233,7 +181,7 @@ def theirs(work: Work) -> dict[str, float]:
         model.zero_grad()
         model(input_ids=tokens, labels=tokens, use_cache=False).loss.backward()
 
-    return {"seconds": _median(gradient, work.steps), **_memory()}
+    return {"seconds": median(gradient, work.steps), **memory()}
 
 
 def _random_tokens(work: Work) -> Any:
@@ -242,7 +190,7 @@ def _random_tokens(work: Work) -> Any:
     return torch.randint(0, work.config.vocab_size, (work.total,), device=work.device)
 
 
-def _median(call: Callable[[], None], steps: int, policy: Policy | None = None) -> float:
+def median(call: Callable[[], None], steps: int, policy: Policy | None = None) -> float:
     """Seconds on the device, after two calls that are not timed. Gradients of ``policy`` are dropped between calls."""
     import torch
 
@@ -261,7 +209,7 @@ def _median(call: Callable[[], None], steps: int, policy: Policy | None = None) 
     return float(statistics.median(timed))
 
 
-def _memory() -> dict[str, float]:
+def memory() -> dict[str, float]:
     import torch
 
     return {"peak_gib": torch.cuda.max_memory_allocated() / 2**30}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from jobs.bench import precision
 from tests.fakes import TINY
+from tests.jobs.conftest import Zeroth, assert_refused
 
 
 def test_windows_compare_means() -> None:
@@ -23,3 +25,9 @@ def test_both_precisions_see_the_same_batches(monkeypatch: pytest.MonkeyPatch) -
     assert abs(first["relative"]) < 1e-2
     assert abs(second["relative"]) < 1e-2
     assert first["bf16"] != second["bf16"]
+
+
+@pytest.mark.parametrize("more", [1, 3])
+def test_gpus_that_are_not_there_are_missed_before_anything_is_built(zeroth: Zeroth, more: int) -> None:
+    wanted = torch.cuda.device_count() + more
+    assert_refused(zeroth("bench", "step", "--gpu", "--trainers", wanted), f"{wanted} CUDA devices are wanted")
