@@ -226,7 +226,8 @@ class Policy:
         place: Callable[[Iterable[Part]], Iterable[Part]] = list,
         settings: PublishSettings = USUAL,
     ) -> Published:
-        """This version of the weights, as `publish.publish`."""
+        """This version of the weights, as `publish.publish`; ``place`` goes through all parts, since no update may come
+        between them."""
         with self.weights:
             return publish.publish(self.model, self.updates, precision, place, settings)
 
