@@ -237,6 +237,10 @@ def test_the_kernels_page_has_the_training_steps_and_losses() -> None:
     for name, row in run["steps"].items():
         cells = f"{row['tokens_per_s']:,.0f} | {row['utilisation']:.1%} | {row['peak_gib']:.1f} | {row['ratio']:.2f}"
         assert f"| {name} | {cells} |" in text
+    (shared,) = recorded("trainers-*.json")
+    for name, row in shared["steps"].items():
+        cells = f"{row['tokens_per_s']:,.0f} | {1e3 * row['step_seconds']:.0f} | {row['efficiency']:.0%}"
+        assert f"| {name} | {cells} |" in text
     quoted = [w for w in losses["windows"] if f"| {w['steps']} |" in text]
     assert len(quoted) == 5
     for w in quoted:
