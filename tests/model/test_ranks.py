@@ -89,4 +89,4 @@ def test_a_member_that_is_gone_ends_the_others_with_the_remedy() -> None:
             ranks.sums([1.0])
         return str(caught.value)
 
-    assert all(len(said.splitlines()) <= 2 for said in together(2, work, seconds=1.0))
+    assert all(len(said.splitlines()) <= 2 for said in together(2, work, seconds=5.0))
