@@ -20,17 +20,17 @@ KEPT = 2
 
 class Recorder:
     """Where graphs are recorded that never run beside each other: what they need in between is the same memory.
-    ``urgent`` work goes before what runs beside it."""
+    What they launch goes before what runs beside it."""
 
-    def __init__(self, device: torch.device, *, urgent: bool = False) -> None:
-        self.stream = torch.cuda.Stream(device, priority=-1 if urgent else 0)
+    def __init__(self, device: torch.device) -> None:
+        self.stream = torch.cuda.Stream(device, priority=-1)
         self.pool: Any = torch.cuda.graph_pool_handle()
         self.first = self.record(lambda: torch.zeros(1, device=device))  # as long as there is one, the memory stays
 
     @staticmethod
-    def on(device: torch.device, *, urgent: bool = False) -> Recorder | None:
+    def on(device: torch.device) -> Recorder | None:
         """Where there is a GPU."""
-        return Recorder(device, urgent=urgent) if device.type == "cuda" else None
+        return Recorder(device) if device.type == "cuda" else None
 
     def record(self, work: Callable[[], object]) -> Callable[[], None]:
         """What launches again what ``work`` launches, with the same arguments. As `torch.cuda.graph`, which also

@@ -115,7 +115,7 @@ class Served:
         self.layers: list[Layer] = []
         self.drafter: Drafter | None = None
         self.taking: dict[str, Replayed] = {}
-        self.recorder, self.stream = Recorder.on(device, urgent=True), urgent_stream(device)
+        self.recorder, self.stream = Recorder.on(device), urgent_stream(device)
         self.landings = [torch.empty(0, dtype=torch.uint8)] * 2
 
     def load(self, parts: Iterable[Part]) -> None:

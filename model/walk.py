@@ -34,7 +34,7 @@ class Walk:
         self.residual = torch.empty(layers + 1, count, c.hidden_size, dtype=served.dtype, device=device)
         self.counts = torch.zeros(layers, served.choices, dtype=torch.int32, device=device)
         self.steps: dict[str, Replayed] = {}
-        self.recorder, self.stream = Recorder.on(device, urgent=True), urgent_stream(device)
+        self.recorder, self.stream = Recorder.on(device), urgent_stream(device)
         self.end: tuple[Tensor, ...] = ()
 
     @torch.no_grad()

@@ -109,14 +109,14 @@ def _bundles(groups: Sequence[Group], max_tokens: int, by: Aggregation) -> list[
 
 
 def dealt(bundles: Sequence[_Bundle], ranks: int) -> list[list[_Bundle]]:
-    """To each of ``ranks`` about as many tokens: the largest first, each to whom has least."""
-    hands: list[list[_Bundle]] = [[] for _ in range(ranks)]
+    """To each of ``ranks`` about as many tokens, in their order: the largest go first, each to whom has least."""
+    hands: list[list[int]] = [[] for _ in range(ranks)]
     held = [0] * ranks
-    for i in sorted(range(len(bundles)), key=lambda i: -bundles[i].tokens) if ranks > 1 else range(len(bundles)):
+    for i in sorted(range(len(bundles)), key=lambda i: -bundles[i].tokens):
         least = held.index(min(held))
-        hands[least].append(bundles[i])
+        hands[least].append(i)
         held[least] += bundles[i].tokens
-    return hands
+    return [[bundles[i] for i in sorted(hand)] for hand in hands]
 
 
 def _split(bundle: _Bundle, max_tokens: int) -> list[_Bundle]:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs import console
 from jobs.bench import rollout
-from jobs.config import Precision
+from jobs.config import Precision, RecipeError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -64,7 +64,6 @@ def made(sequences: int, tokens: int, steps: int, gpus: int = 1) -> Work:
     """Raises RecipeError where there are fewer CUDA devices."""
     import torch
 
-    from jobs.config import RecipeError
     from model.config import ModelConfig
 
     if (there := torch.cuda.device_count()) < gpus:

@@ -156,7 +156,7 @@ class Graph(Tape):
         args = [Part(a.outline, a.piece) if isinstance(a, Part) else a for a in args]
         return super().record(lambda: function(met, args))
 
-replayed.Recorder.on = staticmethod(lambda device, urgent=False: Graph())
+replayed.Recorder.on = staticmethod(lambda device: Graph())
 
 def weights_of(engine):
     own = engine.graphs.served
