@@ -87,6 +87,7 @@ class NativeEngine:
 
     def _serve(self, weights: Published) -> None:
         """Loads new weights into the kernels' memory and checks digests and probe. Raises PublishError."""
+        from model.replayed import moving
         from model.serving import Served
 
         if self.graphs is not None and self.graphs.served.precision != weights.precision:
@@ -94,18 +95,19 @@ class NativeEngine:
         served = (
             self.graphs.served if self.graphs else Served(self.config, weights.precision, torch.device(self.device))
         )
-        arriving = publish.Arriving(weights, served.take)
-        walk, names = self._walk(served, weights.probe), []
+        walk, names = self._walk(served, weights.probe), set[str]()
+        arriving = publish.Arriving(weights, served.take, None if walk is None else walk.found)
         try:
-            for part in arriving:
-                names.append(part.name)
-                if walk is not None:
-                    walk.through(part)
+            with moving(served.device):
+                for part in arriving:
+                    names.add(part.name)
+                    if walk is not None:
+                        walk.through(part)
             served.complete(names)
         except KeyError as error:
             raise PublishError(f"published tensors do not fit the engine's model: {error} is missing") from None
         if walk is not None:
-            arriving.check(walk.found(), publish.ROUNDING if weights.kernels else OTHER_KERNELS)
+            arriving.check(publish.ROUNDING if weights.kernels else OTHER_KERNELS)
         self.share(served, weights.version)
 
     def _walk(self, served: Served, prompt: tuple[int, ...]) -> Walk | None:

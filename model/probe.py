@@ -30,12 +30,12 @@ class Probed(NamedTuple):
 
 
 LONGEST = 48
-FEW = 3
+FEW = 2
 
 
 def probe_prompt(c: ModelConfig, text: Sequence[int] = (), *, every_expert: bool = True) -> tuple[int, ...]:
     """So many tokens that nearly every expert gets one: of those that a fair router would choose, e^-4 are missed. Or a
-    ``FEW``, the fewest of which one attends to another: the last one is only led to.
+    ``FEW``: one that walks, by the kernels of an engine, and one that it leads to.
 
     They are those of ``text``, over and over, and without any just numbers. A trained model gives tokens that make no
     sense log-probabilities of -17 on average, which kernels that round otherwise move by nats (up to 5.7 in FP8, 1.2 on

@@ -29,6 +29,7 @@ from model.dispatch import has_triton
 from model.linear import GroupedLinear, set_rounded
 from model.parts import SCALE, Outline, Part, decoded, split
 from model.probe import Probe, Probed, probe_prompt, probed
+from model.replayed import moving
 from model.transformer import Transformer
 
 if TYPE_CHECKING:
@@ -69,6 +70,9 @@ class Tolerance(NamedTuple):
     largest: float
     mean: float
     trace: float
+
+    def allows(self, gaps: Sequence[float]) -> bool:
+        return all(gap <= self.largest for gap in gaps) and sum(gaps) <= self.mean * len(gaps)
 
 
 ROUNDING = Tolerance(1e-3, 1e-3, 1e-3)
@@ -128,7 +132,8 @@ def publish(
             yield source.proof(proof)
 
     kernels = probe is not None and not isinstance(probe, Probe)
-    return Published(version, precision, place(proven()), source.names, kind, prompt, kernels)
+    with moving(model.device):
+        return Published(version, precision, place(proven()), source.names, kind, prompt, kernels)
 
 
 @functools.lru_cache(maxsize=1)
@@ -239,53 +244,77 @@ def digested(part: Part, kind: Kind | None) -> Tensor:
 
 class Arriving:
     """The weights of a publish as an engine goes through them, part by part. When it has, their digests have been
-    compared, and ``expected`` is what the trainer found on the probe. Raises PublishError naming the first tensor whose
-    bytes differ from what the trainer sent. ``take`` digests a part as `digested` does, and may load it meanwhile."""
+    compared. Raises PublishError naming the first tensor whose bytes differ from what the trainer sent. ``take``
+    digests a part as `digested` does, and may load it meanwhile. Where ``probed`` gives what the engine made of the
+    prompt, all is compared by `check`, which waits once."""
 
-    def __init__(self, weights: Published, take: Callable[[Part, Kind | None], Tensor] = digested) -> None:
-        self.weights, self.take = weights, take
-        self.expected: Probed | None = None
+    def __init__(
+        self,
+        weights: Published,
+        take: Callable[[Part, Kind | None], Tensor] = digested,
+        probed: Callable[[], Probed] | None = None,
+    ) -> None:
+        self.weights, self.take, self.probed = weights, take, probed
+        self.sent: Mapping[str, Tensor] = {}
+        self.names: tuple[str, ...] = ()
+        self.taken = self.report = torch.zeros(0)
+        self.got: Probed | None = None
 
     def __iter__(self) -> Iterator[Part]:
         names: list[str] = []
         found: list[Tensor] = []
-        proof: Part | None = None
         for part in self.weights.parts:
             if part.name == PROOF:
-                proof = part
+                self.sent = part.tensors
             else:
                 names.extend(part.outline.tensors)
                 found.append(self.take(part, self.weights.kind))
                 yield part
-        if proof is not None:
-            self._prove(tuple(names), found, proof)
-        elif self.weights.kind is not None or self.weights.probe:
+        if not self.sent and (self.weights.kind is not None or self.weights.probe):
             raise PublishError(f"weight version {self.weights.version} arrived without its proof")
+        self.names = tuple(names)
+        self._compare(found)
+        if self.probed is None:
+            self.check(ROUNDING)
 
-    def _prove(self, names: tuple[str, ...], found: Sequence[Tensor], proof: Part) -> None:
-        digests = torch.cat([*found]).cpu() if self.weights.kind is not None else None
-        sent = proof.to(torch.device("cpu")).tensors
-        if digests is not None:
-            self._compare(names, digests, sent["digests"])
-        if self.weights.probe:
-            self.expected = Probed(sent["logprobs"], sent["traces"])
+    def _compare(self, found: Sequence[Tensor]) -> None:
+        """Where things lie, since the host would take as long as a layer takes: whether all digests are those that were
+        sent; the engine's log-probabilities and the trainer's."""
+        report = []
+        if self.weights.kind is not None:
+            self.taken = taken = torch.cat([*found])
+            sent = self.sent["digests"].to(taken.device) if self.names == self.weights.names else None
+            report.append((taken.new_zeros(()) if sent is None else (taken == sent).all()).float().view(1))
+        if self.weights.probe and self.probed is not None:
+            self.got = self.probed()
+            report += [self.got.logprobs, self.sent["logprobs"].to(self.got.logprobs.device)]
+        if report:
+            self.report = torch.cat(report)
 
-    def _compare(self, names: tuple[str, ...], found: Tensor, sent: Tensor) -> None:
-        if names == self.weights.names and torch.equal(found, sent):
-            return
-        arrived = dict(zip(names, found.tolist(), strict=True))
-        for name, digest in zip(self.weights.names, sent.tolist(), strict=True):
+    def check(self, tolerance: Tolerance) -> None:
+        """Waits for what has been compared. Raises PublishError naming the first tensor that did not arrive as it was
+        sent, or the first layer that computes something else."""
+        numbers = self.report.tolist()
+        if self.weights.kind is not None and not numbers.pop(0):
+            self._differ()
+        half = len(numbers) // 2
+        gaps = [abs(ours - theirs) for ours, theirs in zip(numbers[:half], numbers[half:], strict=True)]
+        if not tolerance.allows(gaps) and self.got is not None and self.expected is not None:
+            check_probe(self.got, self.expected, self.weights.version, tolerance)
+
+    def _differ(self) -> None:
+        arrived = dict(zip(self.names, self.taken.tolist(), strict=True))
+        for name, digest in zip(self.weights.names, self.sent["digests"].tolist(), strict=True):
             if arrived.get(name) != digest:
                 raise PublishError(
                     f"published tensor {name} differs from what the trainer sent; no rollout was started. Restart "
                     "the run with --resume; if it comes back, check the memory or the network of this host"
                 )
 
-    def check(self, got: Probed, tolerance: Tolerance) -> None:
-        """Compares what an engine made of the prompt with what the trainer found. Raises PublishError naming the first
-        layer that computes something else."""
-        if self.expected is not None:
-            check_probe(got, self.expected, self.weights.version, tolerance)
+    @property
+    def expected(self) -> Probed | None:
+        """What the trainer found on the probe, on the host, once all has arrived."""
+        return Probed(self.sent["logprobs"].cpu(), self.sent["traces"].cpu()) if self.weights.probe else None
 
 
 def accept(model: Transformer, weights: Published) -> None:
@@ -300,15 +329,15 @@ def accept(model: Transformer, weights: Published) -> None:
         raise PublishError(f"published tensors do not fit the engine's model: {min(state)} is missing")
     model.use(weights.precision)
     set_rounded(model, weights.precision == "fp8")
-    if weights.probe:
-        arriving.check(probed(model, weights.probe), ROUNDING)
+    if arriving.expected is not None:
+        check_probe(probed(model, weights.probe), arriving.expected, weights.version, ROUNDING)
 
 
 def check_probe(got: Probed, expected: Probed, version: int, tolerance: Tolerance) -> None:
     """Compares an engine's probe with the trainer's. Raises PublishError naming the first layer that computes something
     else."""
     gaps = (got.logprobs.cpu() - expected.logprobs).abs()
-    if (gaps <= tolerance.largest).all() and gaps.mean() <= tolerance.mean:
+    if tolerance.allows(gaps.tolist()):
         return
     where = "behind the last layer" if len(got.traces) else "anywhere"
     for i, (theirs, ours) in enumerate(zip(got.traces.cpu(), expected.traces, strict=False)):

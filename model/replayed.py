@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
@@ -14,23 +15,25 @@ import torch
 from torch import Tensor
 
 Work = Callable[..., tuple[Tensor, ...]]
+PARTED = 8
+"""Multiprocessors that CUDA parts from others together."""
 KEPT = 2
 """So many sets of addresses are remembered: more would come to nothing but new recordings."""
 
 
 class Recorder:
-    """Where graphs are recorded that never run beside each other: what they need in between is the same memory.
-    What they launch goes before what runs beside it."""
+    """Where graphs are recorded that never run beside each other: what they need in between is the same memory. Where
+    they are ``urgent``, what they launch goes before what runs beside it."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.stream = torch.cuda.Stream(device, priority=-1)
+    def __init__(self, device: torch.device, *, urgent: bool) -> None:
+        self.stream = torch.cuda.Stream(device, priority=-int(urgent))
         self.pool: Any = torch.cuda.graph_pool_handle()
         self.first = self.record(lambda: torch.zeros(1, device=device))  # as long as there is one, the memory stays
 
     @staticmethod
-    def on(device: torch.device) -> Recorder | None:
+    def on(device: torch.device, *, urgent: bool = True) -> Recorder | None:
         """Where there is a GPU."""
-        return Recorder(device) if device.type == "cuda" else None
+        return Recorder(device, urgent=urgent) if device.type == "cuda" else None
 
     def record(self, work: Callable[[], object]) -> Callable[[], None]:
         """What launches again what ``work`` launches, with the same arguments. As `torch.cuda.graph`, which also
@@ -100,6 +103,17 @@ def no_collection() -> Iterator[None]:
 
 
 @contextmanager
+def moving(device: torch.device) -> Iterator[None]:
+    """Launches on `moving_stream` what comes in between what was launched here before and what will be."""
+    stream = moving_stream(device)
+    try:
+        with beside(stream):
+            yield
+    finally:
+        behind(stream)
+
+
+@contextmanager
 def beside(stream: torch.cuda.Stream | None) -> Iterator[None]:
     """Launches on ``stream`` what comes behind all that has been launched here so far."""
     if stream is None:
@@ -116,5 +130,23 @@ def behind(stream: torch.cuda.Stream | None) -> None:
         torch.cuda.current_stream().wait_stream(stream)
 
 
-def urgent_stream(device: torch.device) -> torch.cuda.Stream | None:
-    return torch.cuda.Stream(device, priority=-1) if device.type == "cuda" else None
+def another_stream(device: torch.device, *, urgent: bool) -> torch.cuda.Stream | None:
+    return torch.cuda.Stream(device, priority=-int(urgent)) if device.type == "cuda" else None
+
+
+@functools.lru_cache(maxsize=8)
+def moving_stream(device: torch.device) -> torch.cuda.Stream | None:
+    """One for what moves weights: it leaves a fifth of the multiprocessors alone, which it does not need, so that a
+    prompt that follows the weights finds room there at once. None where there is no GPU, or no way to part it."""
+    from torch.cuda import green_contexts
+
+    if device.type != "cuda" or not green_contexts.SUPPORTED:
+        return None
+    most = torch.cuda.get_device_properties(device).multi_processor_count * 4 // 5
+    try:
+        context: Any = green_contexts.GreenContext.create(num_sms=most // PARTED * PARTED, device_id=device.index)
+    except RuntimeError:
+        return None
+    stream: Any = torch.cuda.ExternalStream(context.Stream().cuda_stream, device)
+    stream.context = context  # with which it would end
+    return stream  # type: ignore[no-any-return]

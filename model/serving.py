@@ -28,7 +28,7 @@ from model.kernels.latent import PAGE, Places
 from model.kernels.reshaped import halves, router_terms
 from model.kernels.transfer import Passing, Transfer
 from model.parts import SCALE, Part
-from model.replayed import Recorder, Replayed, Work, behind, beside, urgent_stream
+from model.replayed import Recorder, Replayed, Work, another_stream, behind, beside
 
 ROUTER_PARTS = 4
 
@@ -115,7 +115,7 @@ class Served:
         self.layers: list[Layer] = []
         self.drafter: Drafter | None = None
         self.taking: dict[str, Replayed] = {}
-        self.recorder, self.stream = Recorder.on(device), urgent_stream(device)
+        self.recorder, self.stream = Recorder.on(device), another_stream(device, urgent=True)
         self.landings = [torch.empty(0, dtype=torch.uint8)] * 2
 
     def load(self, parts: Iterable[Part]) -> None:

@@ -14,27 +14,32 @@ from model.kernels.invariant import Weight
 from model.kernels.latent import PAGE, Places
 from model.parts import Part
 from model.probe import Probed, chosen, norms
-from model.replayed import Recorder, Replayed, behind, beside, urgent_stream
+from model.replayed import Recorder, Replayed, another_stream, behind, beside
 from model.serving import Served, new_pool
 
 
 class Walk:
     """A prompt on its way through the weights that an engine has, each of them as soon as it has come: on a stream of
     its own, so that a layer is walked through while the next one is on its way. Its last token is what the others lead
-    to, and does not walk. ``residual`` [layers + 1, n - 1, H] is the residual stream in front of and behind each layer.
-    What lies between two layers stays in its place, so that nothing has to be copied there."""
+    to, and does not walk. A single one that walks finds a latent in front of it that nobody left there, or it would
+    attend to itself alone. ``residual`` [layers + 1, n - 1, H] is the residual stream in front of and behind each
+    layer. What lies between two layers stays in its place, so that nothing has to be copied there."""
 
     def __init__(self, served: Served, prompt: Sequence[int]) -> None:
         device, c, count = served.device, served.c, len(prompt) - 1
-        pages, place = -(-count // PAGE), torch.arange(count, dtype=torch.int32, device=device)
+        alone = int(count == 1)
+        pages, place = -(-count // PAGE), torch.arange(alone, alone + count, dtype=torch.int32, device=device)
         table = torch.arange(pages, dtype=torch.int32, device=device).unsqueeze(0)
         self.served, self.prompt, self.tokens = served, tuple(prompt), torch.tensor(prompt, device=device)
         self.places, self.pool = Places(torch.zeros_like(place), place, table), new_pool(served, pages, layers=1)[0]
+        if alone:
+            self.pool[0, 0] = torch.arange(served.width, device=device) * 7919 % 65 / 32 - 1  # as BF16 has them
         layers = c.num_hidden_layers
         self.residual = torch.empty(layers + 1, count, c.hidden_size, dtype=served.dtype, device=device)
+        self.traces = torch.empty(layers, count, device=device)
         self.counts = torch.zeros(layers, served.choices, dtype=torch.int32, device=device)
         self.steps: dict[str, Replayed] = {}
-        self.recorder, self.stream = Recorder.on(device), urgent_stream(device)
+        self.recorder, self.stream = Recorder.on(device, urgent=False), another_stream(device, urgent=False)
         self.end: tuple[Tensor, ...] = ()
 
     @torch.no_grad()
@@ -79,11 +84,12 @@ class Walk:
         x, parts, _ = served.block(own, self.residual[i], None, self.places, self.pool, self.counts[i])
         norm = served.layers[own].input_norm
         stream.add_norm(x, parts, norm, served.c.rms_norm_eps, total=self.residual[i + 1])
+        if i + 1 == len(self.traces):  # rather than behind the head, for which an engine waits
+            self.traces.copy_(norms(self.residual[1:]))
 
     def _found(self, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         served = self.served
-        traces = norms(self.residual[1:])
-        return chosen(served.logits(served.finish(self.residual[-1], None)), self.tokens), traces
+        return chosen(served.logits(served.finish(self.residual[-1], None)), self.tokens), self.traces
 
 
 class Probe(Walk):

@@ -250,11 +250,14 @@ def in_process(model: Transformer, precision: Precision) -> Iterator[Publish]:
                 sizes.append(part.piece.nbytes)
                 yield part
 
-        before, began = time.process_time(), time.perf_counter()
-        settings = publish.PublishSettings(to_kernels=True, checks=checks)
-        runner.run(engine.publish(publish.publish(model, 1, precision, lazily, settings)))
-        _wait(gpu)
-        return Times(time.perf_counter() - began, time.process_time() - before), sum(sizes)
+        async def work() -> Times:
+            before, began = time.process_time(), time.perf_counter()
+            settings = publish.PublishSettings(to_kernels=True, checks=checks)
+            await engine.publish(publish.publish(model, 1, precision, lazily, settings))
+            _wait(gpu)
+            return Times(time.perf_counter() - began, time.process_time() - before)
+
+        return runner.run(work()), sum(sizes)
 
     with asyncio.Runner() as runner:
         yield once
@@ -311,15 +314,19 @@ def engine_process(trainer: Any, config: ModelConfig, device: str, meeting: Meet
     torch.set_num_threads(1)
     engine = NativeEngine(config, train(["a"], 300), device=device)
     member = None if meeting is None else Broadcast(meeting, 1)
-    with asyncio.Runner() as runner, suppress(EOFError):
+
+    async def work() -> None:
         while True:
             weights = trainer.recv()
             if weights is not None:
                 if member is not None:
                     weights = replace(weights, parts=member.received(weights.parts))
-                runner.run(engine.publish(weights))
+                await engine.publish(weights)
                 _wait(device == "cuda")
             trainer.send(time.process_time())
+
+    with suppress(EOFError):
+        asyncio.run(work())
 
 
 @contextmanager

@@ -80,13 +80,14 @@ class Table(NamedTuple):
 
 @dataclass(frozen=True)
 class Transfer:
-    """What one part of the weights takes: words as they are, words to be cast, and blocks. ``begun`` int64 [tensors, 2]
-    is where digests begin: zeros, and the bytes of the tensors that arrive, in their order: the words' first, then each
-    block's data and scales."""
+    """What one part of the weights takes: words as they are, words to be cast, and blocks. ``sums`` int64 [tensors, 2]
+    is where programs add digests up and count themselves: the last one of a tensor leaves zeros there, as it was, since
+    to clear it took a launch. Tensors come in the order in which they arrive: the words' first, then each block's data
+    and scales."""
 
     words: tuple[Table, ...]
     blocks: Table
-    begun: Tensor
+    sums: Tensor
     factors: tuple[Tensor, Tensor]
 
     @staticmethod
@@ -97,13 +98,13 @@ class Transfer:
         tables = tuple(_of_words([(i, w) for i, w in enumerate(words) if w.kind == kind], device) for kind in KINDS)
         quantized = _of_blocks(blocks, len(words), device)
         longest = max(rows(t.nbytes // 4) for t in arriving)
-        begun = _on([[0, t.nbytes] for t in arriving], device)
-        return Transfer(tables, quantized, begun, factors(longest, device))
+        sums = torch.zeros(len(arriving), 2, dtype=torch.int64, device=device)
+        return Transfer(tables, quantized, sums, factors(longest, device))
 
     def run(self, *, sums: bool = True) -> Tensor:
         """Digests int64 [tensors, 2] of the kind "sum", or [0, 2] without ``sums``."""
-        found = self.begun.clone() if sums else self.begun
-        given, options = (*self.factors, found), {"ROW": len(self.factors[1]), "SUMS": sums}
+        found = torch.empty_like(self.sums)
+        given, options = (*self.factors, self.sums, found), {"ROW": len(self.factors[1]), "SUMS": sums}
         for kind, table in enumerate(self.words):
             if len(table.programs):
                 _words_kernel[(len(table.programs),)](*table, *given, **options, KIND=kind, num_warps=4)
@@ -150,6 +151,17 @@ def _assigned(lines, programs, FIELDS: tl.constexpr):
 
 
 @triton.jit
+def _add_up(sums, found, slot, own, programs, size):
+    """Adds a program's ``own`` sum to a tensor's, which has ``size`` bytes. The last program writes the digest."""
+    at = sums + 2 * slot
+    tl.atomic_add(at, own)
+    if tl.atomic_add(at + 1, 1) == programs - 1:
+        tl.store(found + 2 * slot, tl.atomic_xchg(at, 0))
+        tl.store(found + 2 * slot + 1, size)
+        tl.store(at + 1, 0)
+
+
+@triton.jit
 def _passed(source, target, row, count, ROW: tl.constexpr, KIND: tl.constexpr, WHOLE: tl.constexpr):
     """A row of words [ROW] from source to target; returns those that are digested."""
     at = row * ROW + tl.arange(0, ROW)
@@ -174,7 +186,7 @@ def _passed(source, target, row, count, ROW: tl.constexpr, KIND: tl.constexpr, W
 
 @launched
 @triton.jit
-def _words_kernel(lines, programs, a, b, found, ROW: tl.constexpr, SUMS: tl.constexpr, KIND: tl.constexpr):
+def _words_kernel(lines, programs, a, b, sums, found, ROW: tl.constexpr, SUMS: tl.constexpr, KIND: tl.constexpr):
     line, first, step = _assigned(lines, programs, 4)
     source, target, count = tl.load(line + 1) * 16, tl.load(line + 2) * 16, tl.load(line + 3)
     whole = count // ROW
@@ -188,7 +200,8 @@ def _words_kernel(lines, programs, a, b, found, ROW: tl.constexpr, SUMS: tl.cons
         if SUMS:
             total += word * tl.load(a + whole).to(tl.int64)
     if SUMS:
-        tl.atomic_add(found + 2 * tl.load(line), tl.sum(total * tl.load(b + tl.arange(0, ROW)).to(tl.int64)))
+        own = tl.sum(total * tl.load(b + tl.arange(0, ROW)).to(tl.int64))
+        _add_up(sums, found, tl.load(line), own, step, 4 * count)
 
 
 @triton.jit
@@ -208,20 +221,22 @@ def _quarter(w, row, col, n, k):
 
 
 @triton.jit
-def _store_words(data, word, expert, row, block, n, k, a, b, SUMS: tl.constexpr):
-    """Stores words [R, 32] at these rows and a block of columns of an expert; returns their products with the factors
-    [R, 8], summed by fours: so many neighbours lie in one row of the digest's, rows here being of words in fours."""
-    first, col = (expert * n + row)[:, None] * (k // 4), block * 32 + tl.arange(0, 32)[None, :]
+def _store_words(data, word, before, row, block, n, k, a, b, SUMS: tl.constexpr):
+    """Stores words [R, 32] at these rows and a block of columns of an expert, in front of which so many words lie;
+    returns their products with the factors [R, 8], summed by fours: so many neighbours lie in one row of the digest's,
+    rows here being of words in fours."""
+    first, col = row[:, None] * (k // 4), block * 32 + tl.arange(0, 32)[None, :]
     inside = (row < n)[:, None] & (col < k // 4)
     tl.store(tl.multiple_of(data + first + col, [1, 16]), word, mask=inside)
     sums = tl.zeros([word.shape[0], 8], tl.int64)
     if SUMS:
+        first += before
         column = tl.max_contiguous(tl.multiple_of((first + col) & 1023, [1, 4]), [1, 4])
-        factor = tl.load(tl.multiple_of(b + column, [1, 4]), mask=inside, other=0)
+        factor = tl.load(tl.multiple_of(b + column, [1, 16]), mask=inside, other=0)
         products = word.to(tl.int64) * factor.to(tl.int64)
         four = block * 32 + 4 * tl.arange(0, 8)[None, :]
         there = (row < n)[:, None] & (four < k // 4)
-        factor = tl.load(a + (first + four >> 10), mask=there, other=0)
+        factor = tl.load(a + ((first + four).to(tl.uint32) >> 10), mask=there, other=0)
         sums = tl.sum(tl.reshape(products, [word.shape[0], 8, 4]), 2) * factor.to(tl.int64)
         tl.debug_barrier()  # or what the quarters need is fetched at once, in registers that other programs could use
     return sums
@@ -229,34 +244,36 @@ def _store_words(data, word, expert, row, block, n, k, a, b, SUMS: tl.constexpr)
 
 @launched
 @triton.jit
-def _blocks_kernel(lines, programs, a, b, found, ROW: tl.constexpr, SUMS: tl.constexpr):
+def _blocks_kernel(lines, programs, a, b, sums, found, ROW: tl.constexpr, SUMS: tl.constexpr):
     """Blocks of 128x128 as in `model.kernels.quantize`, as four quarters of every fourth row, one after another."""
     tl.static_assert(ROW == 1024)
     line, first, step = _assigned(lines, programs, 7)
     w = (tl.load(line + 1) * 16).to(tl.pointer_type(tl.float32))
     data = (tl.load(line + 2) * 16).to(tl.pointer_type(tl.int32))
     scales = (tl.load(line + 3) * 16).to(tl.pointer_type(tl.float32))
-    experts, n, k = tl.load(line + 4), tl.load(line + 5), tl.load(line + 6) * 16
+    # A tensor has fewer than 2^32 words, and an expert than 2^31 numbers: longer ones would cost many instructions.
+    experts, n, k = tl.load(line + 4).to(tl.int32), tl.load(line + 5).to(tl.int32), tl.load(line + 6).to(tl.int32) * 16
     nbs, kbs = tl.cdiv(n, 128), tl.cdiv(k, 128)
     total, of_scales = tl.zeros([32, 8], tl.int64), tl.zeros([1], tl.int64)
-    for where in range(first, experts * nbs * kbs, step):
+    for where in range(first.to(tl.int32), experts * nbs * kbs, step.to(tl.int32)):
         expert, nb, kb = where // (nbs * kbs), where // kbs % nbs, where % kbs
         row, col = nb * 128 + 4 * tl.arange(0, 32), kb * 128 + tl.arange(0, 128)
-        own = w + expert * n * k
+        own, before = w + expert.to(tl.int64) * n * k, expert.to(tl.int64) * n * (k // 4)
         q0 = _quarter(own, row, col, n, k)
         q1 = _quarter(own, row + 1, col, n, k)
         q2 = _quarter(own, row + 2, col, n, k)
         q3 = _quarter(own, row + 3, col, n, k)
         scale, inverse = _scale(tl.max(_largest(q0, q1, q2, q3), 0), False)
-        total += _store_words(data, _four(q0, inverse), expert, row, kb, n, k, a, b, SUMS)
-        total += _store_words(data, _four(q1, inverse), expert, row + 1, kb, n, k, a, b, SUMS)
-        total += _store_words(data, _four(q2, inverse), expert, row + 2, kb, n, k, a, b, SUMS)
-        total += _store_words(data, _four(q3, inverse), expert, row + 3, kb, n, k, a, b, SUMS)
+        there, before = data + before, before.to(tl.int32)
+        total += _store_words(there, _four(q0, inverse), before, row, kb, n, k, a, b, SUMS)
+        total += _store_words(there, _four(q1, inverse), before, row + 1, kb, n, k, a, b, SUMS)
+        total += _store_words(there, _four(q2, inverse), before, row + 2, kb, n, k, a, b, SUMS)
+        total += _store_words(there, _four(q3, inverse), before, row + 3, kb, n, k, a, b, SUMS)
         tl.store(scales + where, scale)
         if SUMS:
             word = scale.to(tl.int32, bitcast=True).to(tl.int64)
             of_scales += word * tl.load(a + (where >> 10)) * tl.load(b + (where & 1023)).to(tl.int64)
     if SUMS:
-        slot = found + 2 * tl.load(line)
-        tl.atomic_add(slot, tl.sum(tl.sum(total, 1), 0))
-        tl.atomic_add(slot + 2, tl.sum(of_scales, 0))
+        slot = tl.load(line)
+        _add_up(sums, found, slot, tl.sum(tl.sum(total, 1), 0), step, experts.to(tl.int64) * n * k)
+        _add_up(sums, found, slot + 1, tl.sum(of_scales, 0), step, 4 * experts * nbs * kbs)

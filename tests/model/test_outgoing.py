@@ -178,3 +178,16 @@ def test_weights_from_host_memory_arrive_as_well(pair: Pair, precision: Precisio
         asyncio.run(engine.publish(weights))
         publish_to(new, model, precision, version)
         assert same(served(engine), served(new))
+
+
+def test_what_moves_weights_leaves_multiprocessors_alone() -> None:
+    from model.replayed import moving, moving_stream
+    from tests.model.kernels.places import places
+
+    device = torch.empty(0, device="cuda").device
+    if moving_stream(device) is None:
+        pytest.skip("CUDA cannot part this GPU")
+    every = torch.cuda.get_device_properties(device).multi_processor_count
+    assert len(places(device).unique()) == every
+    with moving(device):
+        assert len(places(device).unique()) <= every * 4 // 5 + 8

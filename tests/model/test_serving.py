@@ -108,6 +108,18 @@ except publish.PublishError as error:
 else:
     raise AssertionError("other log-probabilities were taken")
 """
+ALONE = """
+# A token that walks alone attends to more than itself: what its query is made of moves what comes out.
+parts = publish.publish(build(C, 1), 4, "fp32", settings=publish.PublishSettings(checks=())).parts
+found = []
+for sign in (1, -1):
+    parts[1].tensors["layers.0.self_attn.q_b_proj.weight"].mul_(sign)
+    probe = walk.Probe(C, "fp32", torch.device("cpu"), (5, 7))
+    for part in parts:
+        probe.through(part)
+    found.append(probe.found())
+assert found[0].logprobs.shape == (1,) and (found[0].traces != found[1].traces).all()
+"""
 EXACT = """
 model = build(C, 2).use("fp32")
 exact = Exact(model, "fp32")
@@ -156,7 +168,7 @@ class Graph(Tape):
         args = [Part(a.outline, a.piece) if isinstance(a, Part) else a for a in args]
         return super().record(lambda: function(met, args))
 
-replayed.Recorder.on = staticmethod(lambda device: Graph())
+replayed.Recorder.on = staticmethod(lambda device, **_: Graph())
 
 def weights_of(engine):
     own = engine.graphs.served
@@ -274,12 +286,23 @@ for shared, precision in ((1, "bf16"), (2, "bf16"), (1, "fp8"), (2, "fp8")):
         GRAPHS.replace("DRAFT", "True"),
         DRAFTS,
         FRONT,
+        ALONE,
         EXACT,
         LAYER,
         PUBLISHES.replace("SHARED", "1") + UNUSUAL_PUBLISHES,
         PUBLISHES.replace("SHARED", "2"),
     ],
-    ids=["graphs", "graphs with drafts", "guesses", "front", "exact", "a layer", "publishes", "two shared experts"],
+    ids=[
+        "graphs",
+        "graphs with drafts",
+        "guesses",
+        "front",
+        "alone",
+        "exact",
+        "a layer",
+        "publishes",
+        "two shared experts",
+    ],
 )
 def test_interpreted(program: str) -> None:
     done = interpreter.run(SETUP + program)
