@@ -266,12 +266,18 @@ class Broadcast(Kept):
 
 
 def ahead(items: Iterable[T]) -> Iterator[T]:
-    """The items, each fetched by a thread while the one before it is used."""
+    """The items, each fetched by a thread while the one before it is used, and on the stream on which it is."""
     source, end = iter(items), object()
+    stream = torch.cuda.current_stream() if torch.cuda.is_initialized() else None
+
+    def fetched() -> Any:
+        with torch.cuda.stream(stream):
+            return next(source, end)
+
     with ThreadPoolExecutor(1) as thread:
-        coming: Future[Any] = thread.submit(next, source, end)
+        coming: Future[Any] = thread.submit(fetched)
         while (item := coming.result()) is not end:
-            coming = thread.submit(next, source, end)
+            coming = thread.submit(fetched)
             yield item
 
 
