@@ -136,13 +136,15 @@ def another_stream(device: torch.device, *, urgent: bool) -> torch.cuda.Stream |
 
 @functools.lru_cache(maxsize=8)
 def moving_stream(device: torch.device) -> torch.cuda.Stream | None:
-    """One for what moves weights: it leaves a fifth of the multiprocessors alone, which it does not need, so that a
-    prompt that follows the weights finds room there at once. None where there is no GPU, or no way to part it."""
+    """One for what moves weights: it leaves a seventh of the multiprocessors alone, which it does not need, so that a
+    prompt that follows the weights finds room there at once. (Elsewhere what multiplies waits until the programs of a
+    multiprocessor have ended: its shared memory is taken from the cache that their reads wait in.) None where there is
+    no GPU, or no way to part it."""
     from torch.cuda import green_contexts
 
     if device.type != "cuda" or not green_contexts.SUPPORTED:
         return None
-    most = torch.cuda.get_device_properties(device).multi_processor_count * 4 // 5
+    most = torch.cuda.get_device_properties(device).multi_processor_count * 6 // 7
     try:
         context: Any = green_contexts.GreenContext.create(num_sms=most // PARTED * PARTED, device_id=device.index)
     except RuntimeError:
