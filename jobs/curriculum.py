@@ -5,8 +5,9 @@ function over a list, judged by running it. Held-out problems are disjoint from 
 what defines a problem (its numbers, its operations) says on which side it falls, whoever draws it.
 
 Worked examples are of mixed quality, as text in the world is. Most of them jump to an answer that is usually wrong;
-some work it out step by step, and a few of those slip. A model that imitates them all is a poor reasoner that knows
-how to do better: that is the base that reinforcement learning starts from.
+some work it out step by step, and a few of those slip. Beside them are sums with their steps and without a word. A
+model that imitates them all is a poor reasoner that knows how to do better: that is the base that reinforcement
+learning starts from.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ LUCKY = 0.12
 @dataclass(frozen=True)
 class Task:
     """``key`` is what defines the problem. ``careful`` and ``hasty`` write a response after the prompt's "<think>",
-    drawing from a random source. ``steps`` are those of the working, where it has any."""
+    drawing from a random source. ``expression`` is the sum that a math problem asks for, ``steps`` its working."""
 
     key: str
     reward: str
@@ -41,6 +42,7 @@ class Task:
     truth: dict[str, Any]
     careful: Callable[[random.Random], str]
     hasty: Callable[[random.Random], str]
+    expression: str = ""
     steps: tuple[str, ...] = ()
 
     @property
@@ -70,15 +72,15 @@ def problems(kind: str, count: int, seed: int, *, held_out: bool) -> list[dict[s
 
 
 def documents(count: int, seed: int, template: str) -> Iterator[str]:
-    """What the base model reads: of six documents three work a math problem, two a code problem, at mixed quality and
-    none a held-out one; one is a page of arithmetic facts."""
+    """What the base model reads: of six documents three work a math problem, one a code problem, at mixed quality and
+    none a held-out one; two are pages of sums."""
     rng = random.Random(f"documents/{seed}")
     math, code = tasks("math", seed, held_out=False), tasks("code", seed, held_out=False)
     for i in range(count):
-        if i % 6 == 5:
+        if i % 3 == 2:
             yield facts(rng)
             continue
-        task = next(code if i % 3 == 1 else math)
+        task = next(code if i % 6 == 1 else math)
         respond = task.careful if rng.random() < CAREFUL else task.hasty
         yield template.replace("{prompt}", task.question) + respond(rng)
 
@@ -109,15 +111,14 @@ def _product_steps(a: int, b: int) -> Steps:
 
 
 def facts(rng: random.Random) -> str:
-    """Facts about digits, as they occur in steps."""
-    kinds = (_sum_steps, _difference_steps, _product_steps)
-    facts: list[str] = []
-    while len(facts) < 10:
-        b, a = sorted((rng.randint(11, 99), rng.randint(11, 99)))
-        kind = rng.choice(kinds)
-        steps = kind(rng.randint(2, 6), b) if kind is _product_steps else kind(a, b)
-        facts += [f"{left}={right}" for left, right in steps]
-    return ",".join(facts)
+    """Sums, none of them held out, each with its steps: of worked examples alone, some bases do not learn which
+    digits a step takes, and no reward teaches what is never sampled."""
+    worked: list[str] = []
+    while len(worked) < 3:
+        task = _math_task(rng)
+        if not task.held_out:
+            worked.append(f"{task.expression}:{','.join(task.steps)}")
+    return ";".join(worked)
 
 
 def _joined(steps: Steps) -> int:
@@ -129,20 +130,21 @@ def _math_task(rng: random.Random) -> Task:
     form = rng.choice(("sum", "difference", "product", "buys", "gives"))
     name, thing = rng.choice(NAMES), rng.choice(THINGS)
     numbers: tuple[int, ...]
+    question = ""
     if form == "sum":
         numbers = (rng.randint(10, 99), rng.randint(10, 99))
-        question, steps = "What is {}+{}?".format(*numbers), _sum_steps(*numbers)
+        expression, steps = "{}+{}".format(*numbers), _sum_steps(*numbers)
     elif form == "product":
         numbers = (rng.randint(2, 6), rng.randint(12, 99))
-        question, steps = "What is {}*{}?".format(*numbers), _product_steps(*numbers)
+        expression, steps = "{}*{}".format(*numbers), _product_steps(*numbers)
     elif form == "buys":
         a, b, c = numbers = (rng.randint(11, 69), rng.randint(2, 5), rng.randint(2, 6))
         question = f"{name} has {a} {thing} and buys {b} bags of {c} {thing}. How many {thing} does {name} have now?"
-        steps = [(f"{b}*{c}", b * c), *_sum_steps(a, b * c)]
+        expression, steps = f"{a}+{b}*{c}", [(f"{b}*{c}", b * c), *_sum_steps(a, b * c)]
     else:
         b, a = sorted((rng.randint(11, 99), rng.randint(11, 99)))
         numbers = (a, b)
-        question, steps = f"What is {a}-{b}?", _difference_steps(a, b)
+        expression, steps = f"{a}-{b}", _difference_steps(a, b)
         if form == "gives":
             question = f"{name} has {a} {thing} and gives {b} of them away. How many {thing} are left?"
     answer = _joined(steps)
@@ -163,7 +165,8 @@ def _math_task(rng: random.Random) -> Task:
     operation = "difference" if form == "gives" else form
     key = f"{operation}-{'-'.join(map(str, numbers))}"
     working = tuple(f"{left}={right}" for left, right in steps)
-    return Task(key, "math", question, {"answer": str(answer)}, careful, hasty, working)
+    asked = question or f"What is {expression}?"
+    return Task(key, "math", asked, {"answer": str(answer)}, careful, hasty, expression, working)
 
 
 # Code: keep some items, change each, then fold the list.

@@ -41,6 +41,17 @@ def test_documents_hold_no_held_out_problem() -> None:
     assert not asked & held_out
 
 
+def test_facts_are_right_and_of_no_held_out_problem() -> None:
+    held_out = {task.expression for task in some("math", 3000, held_out=True)}
+    rng = random.Random(5)
+    facts = [fact.split(":") for _ in range(400) for fact in curriculum.facts(rng).split(";")]
+    for expression, working in facts:
+        assert expression not in held_out
+        steps = [step.split("=") for step in working.split(",")]
+        assert all(str(eval(left)) == right for left, right in steps)
+        assert eval(expression) == 10 * int(steps[-1][1]) + int(steps[-2][1]) % 10
+
+
 @pytest.mark.parametrize("kind", ["math", "code"])
 def test_careful_work_without_a_slip_is_right_and_scores(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(curriculum, "SLIP", 0.0)
