@@ -88,11 +88,12 @@ def bundled(parts: Iterable[Part], size: int) -> Iterator[list[Part]]:
 
 
 class TrainerActor:
-    """Four calls may overlap: `use`, `send` or `expert_load`, `publish`, and another."""
+    """Four calls may overlap: `use`, `send`, `publish`, and another."""
 
     transport: Shared | Broadcast | None = None
     listener: socket.socket | None = None
     publishing = False
+    told = 0
 
     def __init__(self, recipe: GrpoRecipe, text: tuple[int, ...]) -> None:
         from jobs.parts import make_trainer
@@ -108,9 +109,10 @@ class TrainerActor:
                 # A function, which copies of the model share: with a bound method they would copy the trainer.
                 module.register_forward_hook(lambda module, inputs, output: self._set_threads(output))
 
-    def use(self, threads: int) -> None:
-        """From the next product on, forward or backward."""
-        self.threads = threads
+    def use(self, threads: int, number: int) -> None:
+        """From the next product on, forward or backward. Calls are numbered: one may overtake another."""
+        if number > self.told:
+            self.told, self.threads = number, threads
 
     def _set_threads(self, output: Any) -> None:
         import torch
@@ -123,14 +125,11 @@ class TrainerActor:
         if output.requires_grad:
             output.register_hook(set_threads)
 
-    def update(self, groups: Sequence[Group]) -> Metrics:
+    def update(self, groups: Sequence[Group]) -> tuple[Metrics, ExpertLoad]:
         policy = self.trainer.policy
         # Of two threads that launch a GPU's kernels neither gets on sooner.
         with policy.weights if policy.model.device.type == "cuda" else nullcontext():
-            return self.trainer.update_now(groups)
-
-    def expert_load(self) -> ExpertLoad:
-        return self.trainer.policy.take_load()
+            return self.trainer.update_now(groups), policy.take_load()
 
     def publish(self) -> Published:
         place = StoredParts.put if self.transport is None else self.transport.place
@@ -302,11 +301,14 @@ class RemoteTrainer:
         self.actors = {"the trainer": self.actor, **{f"trainer {i}": other for i, other in enumerate(others, 1)}}
         self.threads, self.host, self.seconds = threads, host, seconds
         self.met = len(actors) == 1
+        self.load: ExpertLoad = {}
+        self.borrowed = 0
 
     def borrow(self, threads: int) -> None:
         """Lets the trainers compute with so many threads beside their own."""
+        self.borrowed += 1
         for actor in self.actors.values():
-            actor.use.remote(self.threads + threads // len(self.actors))
+            actor.use.remote(self.threads + threads // len(self.actors), self.borrowed)
 
     async def update(self, groups: Sequence[Group]) -> Metrics:
         import ray
@@ -314,12 +316,11 @@ class RemoteTrainer:
         await self._meet()
         given = ray.put(groups) if len(self.actors) > 1 else groups
         metrics: Metrics
-        metrics, *_ = await answers(self.actors, lambda actor, _: actor.update.remote(given))
+        (metrics, self.load), *_ = await answers(self.actors, lambda actor, _: actor.update.remote(given))
         return metrics
 
     async def expert_load(self) -> ExpertLoad:
-        load: ExpertLoad = await call(self.actor.expert_load.remote(), "the trainer")
-        return load
+        return self.load
 
     async def publish(self) -> Any:
         if self.handover is not None:

@@ -46,8 +46,10 @@ def command(
     steps: Annotated[int, typer.Option(min=1, help="Timed steps of each, rounded up to whole turns.")] = 16,
     threads: Annotated[int, typer.Option(min=1)] = len(os.sched_getaffinity(0)),
     gpu: Annotated[bool, typer.Option("--gpu", help="A training step of a 3B model on a GPU instead.")] = False,
-    sequences: Annotated[int, typer.Option(min=1, help="With --gpu: sequences of 2,048 tokens a trainer.")] = 16,
-    trainers: Annotated[int, typer.Option(min=1, help="With --gpu: so many beside one, one a GPU.")] = 1,
+    sequences: Annotated[
+        int | None, typer.Option(min=1, help="With --gpu: sequences of 2,048 tokens a trainer, 16 by default.")
+    ] = None,
+    trainers: Annotated[int | None, typer.Option(min=1, help="With --gpu: so many beside one, one a GPU.")] = None,
     out: Out = None,
     as_json: AsJson = False,
 ) -> None:
@@ -57,6 +59,9 @@ def command(
     from jobs.bench import record, training
     from jobs.bench import trainers as several
 
+    if not gpu and (sequences or trainers):
+        raise RecipeError("--sequences and --trainers are of the step on a GPU: give --gpu as well")
+    sequences, trainers = sequences or 16, trainers or 1
     if gpu and trainers > 1:
         log = record.Log(record.stamped({}), out)
         several.measure(sequences, 2048, steps, trainers, log)

@@ -31,3 +31,8 @@ def test_both_precisions_see_the_same_batches(monkeypatch: pytest.MonkeyPatch) -
 def test_gpus_that_are_not_there_are_missed_before_anything_is_built(zeroth: Zeroth, more: int) -> None:
     wanted = torch.cuda.device_count() + more
     assert_refused(zeroth("bench", "step", "--gpu", "--trainers", wanted), f"{wanted} CUDA devices are wanted")
+
+
+@pytest.mark.parametrize("option", ["--trainers", "--sequences"])
+def test_what_a_step_on_a_gpu_takes_is_not_passed_over_without_one(zeroth: Zeroth, option: str) -> None:
+    assert_refused(zeroth("bench", "step", option, 2), "give --gpu as well")

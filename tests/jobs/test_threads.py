@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from types import SimpleNamespace
 from typing import Any
 
@@ -52,11 +53,20 @@ def test_threads_are_lent_with_lag_and_on_one_machine_alone(
     overrides = [f"rollout.lag={lag}", "cluster.rollout_threads=3"]
     recipe = config.read(workspace.recipe, config.GrpoRecipe, overrides)
     monkeypatch.setattr("jobs.cluster._place", lambda *_, **__: Worker(1))
-    used: list[int] = []
-    trainer = RemoteTrainer([SimpleNamespace(use=SimpleNamespace(remote=used.append))], 2)
+    used: list[tuple[int, int]] = []
+    trainer = RemoteTrainer([SimpleNamespace(use=SimpleNamespace(remote=lambda *told: used.append(told)))], 2)
     engine = Cluster(one_machine).engine(recipe, trainer)
     asyncio.run(engine.generate([Request((1,), (0,))], Sampling()))
-    assert used == [2 + n for n in lent]
+    assert used == [(2 + n, i) for i, n in enumerate(lent, 1)]
+
+
+def test_a_trainer_keeps_to_what_it_was_told_last_though_it_arrives_first(workspace: Workspace) -> None:
+    actor = TrainerActor(config.read(workspace.recipe, config.GrpoRecipe, []), ())
+    actor.use(1, 2)
+    actor.use(2, 1)
+    assert actor.threads == 1
+    actor.use(2, 3)
+    assert actor.threads == 2
 
 
 @pytest.mark.parametrize("publishing", [False, True])
@@ -66,16 +76,17 @@ def test_a_trainer_takes_new_threads_within_a_layer_forward_and_backward_but_bes
     actor = TrainerActor(config.read(workspace.recipe, config.GrpoRecipe, ["loss.kl=0"]), ())
     actor.publishing = publishing
     seen: list[int] = []
+    told = itertools.count(1)
     attend, backward = Attention.attend, Policy.backward
 
     def attending(self: Attention, *arguments: Any) -> torch.Tensor:
-        actor.use(2)
+        actor.use(2, next(told))
         out = attend(self, *arguments)
         seen.append(torch.get_num_threads())
         return out
 
     def going_back(self: Policy, *arguments: Any) -> None:
-        actor.use(1)
+        actor.use(1, next(told))
         backward(self, *arguments)
         seen.append(torch.get_num_threads())
 
