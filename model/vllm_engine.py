@@ -96,7 +96,7 @@ class VllmEngine:
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever, name="vllm", daemon=True)
         self.thread.start()
-        with environment(self.config):
+        with environment(self.config, precision):
             try:
                 # No name for the future, which keeps its result: importing vLLM keeps this frame, to Python's end.
                 self.llm: Any = asyncio.run_coroutine_threadsafe(_started(given), self.loop).result()
@@ -363,7 +363,9 @@ def known(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 @contextmanager
-def environment(config: ModelConfig, more: Mapping[str, str] = MappingProxyType({})) -> Iterator[None]:
+def environment(
+    config: ModelConfig, precision: Precision, more: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[None]:
     """The environment variables that vLLM's processes are started with, and ``more`` of them, where the user has not
     set them."""
     wanted = {
@@ -375,8 +377,9 @@ def environment(config: ModelConfig, more: Mapping[str, str] = MappingProxyType(
     else:
         # One thread for each that torch has here; no compiler, which takes longer than what it compiles.
         wanted |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "TORCHDYNAMO_DISABLE": "1"}
-        if config.kv_lora_rank + config.qk_rope_head_dim != 576:
-            wanted["VLLM_MLA_DISABLE"] = "1"  # its CPU kernel for latent attention takes no other size
+        if precision == "fp32" or config.kv_lora_rank + config.qk_rope_head_dim != 576:
+            # Its CPU kernel for latent attention takes no other size, and the one for AMX nothing but BF16.
+            wanted["VLLM_MLA_DISABLE"] = "1"
     added = {name: value for name, value in wanted.items() if name not in os.environ}
     os.environ.update(added)
     try:

@@ -408,7 +408,7 @@ def _theirs(subject: Subject, loads: Sequence[Load], precision: Precision, row: 
     (folder / "config.json").write_text(json.dumps(values))
     longest = max(len(p) + n for load in loads for p, n in zip(load.prompts, load.lengths, strict=True))
     on_gpu = {"dtype": "bfloat16", "gpu_memory_utilization": 0.8, "compilation_config": _graphs(loads)}
-    with environment(subject.config, {"VLLM_USE_DEEP_GEMM": "0"} if precision == "fp8" else {}):
+    with environment(subject.config, precision, {"VLLM_USE_DEEP_GEMM": "0"} if precision == "fp8" else {}):
         vllm = importlib.import_module("vllm")
         engine = vllm.LLM(
             model=str(folder), skip_tokenizer_init=True, load_format="dummy", max_model_len=longest + 1,

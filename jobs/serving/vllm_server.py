@@ -45,7 +45,7 @@ def serve(
     # Left to itself vLLM computes FP32 weights in 16 bits, and compiles, on a CPU for longer than it then saves.
     eager = [] if torch.cuda.is_available() else ["--enforce-eager"]
     command = [*program(), *options, "--dtype", DTYPES[precision], *eager]
-    with exported(checkpoint, precision, template) as folder, environment(load(folder)):
+    with exported(checkpoint, precision, template) as folder, environment(load(folder), precision):
         # A key on the command line could be read by everyone on the machine.
         variables = {**os.environ, **({"VLLM_API_KEY": keys[0]} if keys else {})}
         process = subprocess.Popen([*command, "--model", str(folder)], env=variables)
