@@ -35,10 +35,8 @@ def test_a_class_a_function_and_an_async_function_are_rewards():
         ("words", "numbers"),
         ("infinite", "finite"),
         ("unwritable", "finite"),
-        (
-            "exits",
-            "SystemExit(3)",
-        ),  # from a frame of wandb's, where that has put a function of its own in the place of sys.exit
+        # The place is a frame of wandb's where that has put a function of its own in the place of sys.exit.
+        ("exits", "SystemExit(3)"),
     ],
 )
 def test_a_failing_plugin_is_named_with_the_sample_and_the_remedy(plugin, says):
