@@ -130,7 +130,7 @@ def _math_task(rng: random.Random) -> Task:
     form = rng.choice(("sum", "difference", "product", "buys", "gives"))
     name, thing = rng.choice(NAMES), rng.choice(THINGS)
     numbers: tuple[int, ...]
-    question = ""
+    story = ""
     if form == "sum":
         numbers = (rng.randint(10, 99), rng.randint(10, 99))
         expression, steps = "{}+{}".format(*numbers), _sum_steps(*numbers)
@@ -139,14 +139,14 @@ def _math_task(rng: random.Random) -> Task:
         expression, steps = "{}*{}".format(*numbers), _product_steps(*numbers)
     elif form == "buys":
         a, b, c = numbers = (rng.randint(11, 69), rng.randint(2, 5), rng.randint(2, 6))
-        question = f"{name} has {a} {thing} and buys {b} bags of {c} {thing}. How many {thing} does {name} have now?"
+        story = f"{name} has {a} {thing} and buys {b} bags of {c} {thing}. How many {thing} does {name} have now?"
         expression, steps = f"{a}+{b}*{c}", [(f"{b}*{c}", b * c), *_sum_steps(a, b * c)]
     else:
         b, a = sorted((rng.randint(11, 99), rng.randint(11, 99)))
         numbers = (a, b)
         expression, steps = f"{a}-{b}", _difference_steps(a, b)
         if form == "gives":
-            question = f"{name} has {a} {thing} and gives {b} of them away. How many {thing} are left?"
+            story = f"{name} has {a} {thing} and gives {b} of them away. How many {thing} are left?"
     answer = _joined(steps)
 
     def careful(rng: random.Random) -> str:
@@ -165,8 +165,8 @@ def _math_task(rng: random.Random) -> Task:
     operation = "difference" if form == "gives" else form
     key = f"{operation}-{'-'.join(map(str, numbers))}"
     working = tuple(f"{left}={right}" for left, right in steps)
-    asked = question or f"What is {expression}?"
-    return Task(key, "math", asked, {"answer": str(answer)}, careful, hasty, expression, working)
+    question = story or f"What is {expression}?"
+    return Task(key, "math", question, {"answer": str(answer)}, careful, hasty, expression, working)
 
 
 # Code: keep some items, change each, then fold the list.

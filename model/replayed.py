@@ -140,9 +140,11 @@ def moving_stream(device: torch.device) -> torch.cuda.Stream | None:
     prompt that follows the weights finds room there at once. (Elsewhere what multiplies waits until the programs of a
     multiprocessor have ended: its shared memory is taken from the cache that their reads wait in.) None where there is
     no GPU, or no way to part it."""
+    if device.type != "cuda":
+        return None
     from torch.cuda import green_contexts
 
-    if device.type != "cuda" or not green_contexts.SUPPORTED:
+    if not green_contexts.SUPPORTED:
         return None
     most = torch.cuda.get_device_properties(device).multi_processor_count * 6 // 7
     try:

@@ -1,7 +1,6 @@
 """Rewards as an outsider would write them."""
 
 import asyncio
-import sys
 import time
 
 import numpy as np
@@ -48,7 +47,7 @@ def too_few(samples):
 
 
 def exits(samples):
-    sys.exit(3)
+    raise SystemExit(3)  # as sys.exit does, whose place wandb gives to a function of its own
 
 
 def infinite(samples):

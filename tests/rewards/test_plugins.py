@@ -35,8 +35,7 @@ def test_a_class_a_function_and_an_async_function_are_rewards():
         ("words", "numbers"),
         ("infinite", "finite"),
         ("unwritable", "finite"),
-        # The place is a frame of wandb's where that has put a function of its own in the place of sys.exit.
-        ("exits", "SystemExit(3)"),
+        ("exits", "SystemExit(3) (plugins.py:"),
     ],
 )
 def test_a_failing_plugin_is_named_with_the_sample_and_the_remedy(plugin, says):
