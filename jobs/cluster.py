@@ -18,6 +18,7 @@ import signal
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -88,7 +89,12 @@ def bundled(parts: Iterable[Part], size: int) -> Iterator[list[Part]]:
 
 
 class TrainerActor:
-    """Four calls may overlap: `use`, `send`, `publish`, and another."""
+    """Four calls may overlap: `use`, `send`, `publish`, and another.
+
+    Ray makes each in whatever thread is free, and every thread that computes begins OpenMP threads of its own. Once a
+    process has more of these than processors, none waits awake for the next piece (libgomp), and an update in two
+    threads takes a third longer. So training has one thread, ``training``, and publishing another that computes alone.
+    """
 
     transport: Shared | Broadcast | None = None
     listener: socket.socket | None = None
@@ -96,12 +102,20 @@ class TrainerActor:
     told = 0
 
     def __init__(self, recipe: GrpoRecipe, text: tuple[int, ...]) -> None:
+        import torch
+
+        memory.keep_freed()
+        self.threads = recipe.cluster.trainer_threads
+        self.publisher = ThreadPoolExecutor(1, "publish", torch.set_num_threads, (1,))
+        self.publisher.submit(int).result()
+        self.training = ThreadPoolExecutor(1, "train", torch.set_num_threads, (self.threads,))
+        self.training.submit(self._make, recipe, text).result()
+
+    def _make(self, recipe: GrpoRecipe, text: tuple[int, ...]) -> None:
         from jobs.parts import make_trainer
         from model.linear import Linear
         from model.moe import Experts
 
-        memory.keep_freed()
-        self.threads = recipe.cluster.trainer_threads
         self.trainer = make_trainer(recipe, text)
         model = self.trainer.policy.model
         for module in model.modules():
@@ -126,12 +140,18 @@ class TrainerActor:
             output.register_hook(set_threads)
 
     def update(self, groups: Sequence[Group]) -> tuple[Metrics, ExpertLoad]:
+        return self.training.submit(self._update, groups).result()
+
+    def _update(self, groups: Sequence[Group]) -> tuple[Metrics, ExpertLoad]:
         policy = self.trainer.policy
         # Of two threads that launch a GPU's kernels neither gets on sooner.
         with policy.weights if policy.model.device.type == "cuda" else nullcontext():
             return self.trainer.update_now(groups), policy.take_load()
 
     def publish(self) -> Published:
+        return self.publisher.submit(self._publish).result()
+
+    def _publish(self) -> Published:
         place = StoredParts.put if self.transport is None else self.transport.place
         self.publishing = True
         try:
@@ -175,10 +195,10 @@ class TrainerActor:
         self.transport.release(number)
 
     def save(self, folder: Path) -> None:
-        asyncio.run(self.trainer.save(folder))
+        self.training.submit(asyncio.run, self.trainer.save(folder)).result()
 
     def restore(self, folder: Path) -> None:
-        asyncio.run(self.trainer.restore(folder))
+        self.training.submit(asyncio.run, self.trainer.restore(folder)).result()
 
 
 class RolloutActor:

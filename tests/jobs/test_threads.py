@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +17,7 @@ from jobs.cluster import Cluster, RemoteEngine, RemoteTrainer, TrainerActor
 from model.attention import Attention
 from model.engine import Request, Sampling
 from model.policy import Policy
+from rl.trainer import LocalTrainer
 from tests.jobs.conftest import Workspace
 from tests.rl.makers import group
 
@@ -100,3 +103,28 @@ def test_a_trainer_takes_new_threads_within_a_layer_forward_and_backward_but_bes
         torch.set_num_threads(before)
     layers = actor.trainer.policy.model.c.num_hidden_layers
     assert seen == [1 if publishing else 2] * layers + [1]
+
+
+def test_a_trainer_trains_in_one_thread_whichever_asks(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More of them would each begin OpenMP threads, which then no longer wait awake."""
+    seen: dict[str, set[int]] = {"train": set(), "publish": set()}
+
+    def seeing(kind: str, name: str) -> None:
+        method = getattr(LocalTrainer, name)
+
+        def instead(self: LocalTrainer, *arguments: Any) -> Any:
+            seen[kind].add(threading.get_ident())
+            return method(self, *arguments)
+
+        monkeypatch.setattr(LocalTrainer, name, instead)
+
+    for kind, name in (("train", "__init__"), ("train", "update_now"), ("publish", "publish_now")):
+        seeing(kind, name)
+    actor = TrainerActor(config.read(workspace.recipe, config.GrpoRecipe, ["loss.kl=0"]), ())
+    actor.transport = SimpleNamespace(place=list)  # type: ignore[assignment]
+    for _ in range(2):
+        with ThreadPoolExecutor(1) as other:
+            other.submit(actor.update, [group([[5, 1], [6, 1]], [1.0, 0.0])]).result()
+            other.submit(actor.publish).result()
+    assert [len(threads) for threads in seen.values()] == [1, 1]
+    assert not seen["train"] & seen["publish"]
