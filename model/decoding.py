@@ -1,16 +1,16 @@
 """Decoding in waves: the next tokens of every row against a cache of latents.
 
 A step has a token a row, and of an operator that short a CPU has half the time for finding it. So a `Decoder` takes
-the weights out of the modules once, as they are multiplied, and runs plain functions over them. What it computes is the
-modules' own arithmetic, but for attention: the cache holds a token's latent, as kv_b_proj is given it, and its turned
-key, and is never expanded. kv_b_proj is absorbed into the query and the output (DeepSeek-V2 report, section 2.1.2),
-which gives the same numbers because the expansion is linear.
+the weights out of the modules once, as they are multiplied, and runs plain functions over them; in FP32 on a CPU the
+compiled ones of `model.loops`. What it computes is the modules' own arithmetic, but for attention: the cache holds a
+token's latent, as kv_b_proj is given it, and its turned key, and is never expanded. kv_b_proj is absorbed into the
+query and the output (DeepSeek-V2 report, section 2.1.2), which gives the same numbers because the expansion is linear.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,13 +24,14 @@ from model.transformer import MTP, Block, Transformer
 
 
 class Reach(NamedTuple):
-    """Of W new tokens a row, B W in all: their ``turns`` [B W, rope / 2], ``at`` which index of the cache they go, and
-    the ``mask`` [B, 1 or W heads, T] that is added to their scores: 0 for the keys up to each token's own, -inf for
-    others."""
+    """Of W new tokens a row, B W in all: their ``turns`` [B W, rope / 2], the ``places`` [B W] of the cache that they
+    go to, and the ``mask`` [B, 1 or W, T] that is added to their scores: 0 for the keys up to each token's own, -inf
+    for others. All keys lie before ``used``."""
 
     turns: Tensor
-    at: Any
+    places: Tensor
     mask: Tensor
+    used: int
 
 
 class Decoder:
@@ -38,9 +39,12 @@ class Decoder:
 
     def __init__(self, model: Transformer) -> None:
         self.model = model
-        self.layers = [Layer(block, model.dtype) for block in model.blocks()]
+        layer = Layer
+        if model.device.type == "cpu" and model.dtype == torch.float32:
+            from model.loops import CompiledLayer as layer
+        self.layers = [layer(block, model.dtype) for block in model.blocks()]
         self.module = next((module for module in model.mtp if isinstance(module, MTP)), None)
-        self.drafter = self.module and Layer(self.module.block, model.dtype)
+        self.drafter = self.module and layer(self.module.block, model.dtype)
 
     def step(self, tokens: Tensor, cache: Sequence[Tensor], reach: Reach) -> tuple[Tensor, list[Routing]]:
         """The next tokens of each row, as many of one as of another: tokens [B W], cache of [B, T, kv_lora_rank +
@@ -63,29 +67,27 @@ class Decoder:
         normed: Tensor = self.module.norm(self.drafter(x, cache, reach)[0])
         return normed
 
-    def reach(self, places: Tensor, cache: Tensor) -> Reach:
-        """Of tokens that go to ``places`` [B W] of their rows, which hold a sequence from its start."""
-        width = len(places) // len(cache)
-        keys = torch.arange(cache.shape[1], device=cache.device)
-        mask = cache.new_zeros(len(places), len(keys)).masked_fill_(keys > places.unsqueeze(-1), float("-inf"))
-        mask, rows = mask.view(len(cache), width, -1), torch.arange(len(cache), device=cache.device)
-        if width > 1:
-            mask, rows = mask.repeat_interleave(self.model.c.num_attention_heads, 1), rows.repeat_interleave(width)
-        return Reach(rope.rotations(places, self.model.freqs), (rows, places), mask)
+    def reach(self, places: Tensor, used: int, rows: int) -> Reach:
+        """Of tokens that go to ``places`` [B W] of their ``rows``, which hold a sequence from its start."""
+        keys = torch.arange(used, device=places.device)
+        mask = torch.zeros(len(places), used, dtype=self.model.dtype, device=places.device)
+        mask.masked_fill_(keys > places.unsqueeze(-1), float("-inf"))
+        return Reach(rope.rotations(places, self.model.freqs), places, mask.view(rows, -1, used), used)
 
 
 class Layer:
-    """One block. ``rounded`` is what becomes of an operand before it is multiplied."""
+    """One block. Where ``in_fp8``, operands are rounded before they are multiplied."""
 
+    @torch.no_grad()
     def __init__(self, block: Block, dtype: torch.dtype) -> None:
         attention, mlp = block.self_attn, block.mlp
         self.c, self.eps, self.scale, self.dtype = attention.c, attention.c.rms_norm_eps, attention.scale, dtype
-        self.rounded = fp8.round_tiles if attention.o_proj.fp8 else _as_it_is
-        self.norms = [n.weight.to(dtype) for n in (block.input_layernorm, block.post_attention_layernorm)]
-        self.latent_norm = attention.kv_a_layernorm.weight.to(dtype)
+        self.in_fp8 = attention.o_proj.fp8
+        self.norms = [n.weight.detach().to(dtype) for n in (block.input_layernorm, block.post_attention_layernorm)]
+        self.latent_norm = attention.kv_a_layernorm.weight.detach().to(dtype)
         self.low_rank = attention.c.q_lora_rank is not None
         if self.low_rank:
-            self.query_norm = attention.q_a_layernorm.weight.to(dtype)
+            self.query_norm = attention.q_a_layernorm.weight.detach().to(dtype)
             self.query_up = factor(dtype, attention.q_b_proj)
         self.query = factor(dtype, attention.q_a_proj if self.low_rank else attention.q_proj)
         self.compress = factor(dtype, attention.kv_a_proj_with_mqa)
@@ -95,7 +97,7 @@ class Layer:
         self.dense = dense is not None
         if dense is not None:
             self.gate_up, self.down = factor(dtype, dense.gate_proj, dense.up_proj), factor(dtype, dense.down_proj)
-        self.router = None if isinstance(mlp, MLP) else mlp.gate.weight.float()
+        self.router = None if isinstance(mlp, MLP) else mlp.gate.weight.detach().float()
         if not isinstance(mlp, MLP):
             self.bias = mlp.gate.e_score_correction_bias
             self.experts_in, self.experts_out = (
@@ -123,20 +125,26 @@ class Layer:
         q, new = torch.mm(operand, self.query), torch.mm(operand, self.compress)
         latent = rope.turn_tail(new, reach.turns, c.kv_lora_rank)[:, : c.kv_lora_rank]
         latent.copy_(self.rounded(rms_norm(latent, self.latent_norm, self.eps)))
-        cache[reach.at] = new
+        rows = torch.arange(len(cache), device=cache.device).repeat_interleave(len(x) // len(cache))
+        cache[rows, reach.places] = new
         if self.low_rank:
             q = torch.mm(self.rounded(rms_norm(q, self.query_norm, self.eps)), self.query_up)
         q = q.view(len(x), c.num_attention_heads, -1)
         q = rope.turn_tail(q, reach.turns.unsqueeze(-2), c.qk_nope_head_dim)
         # [B, W heads, kv_lora_rank + rope]
         q = torch.bmm(q.transpose(0, 1), self.to_keys).transpose(0, 1).reshape(len(cache), -1, cache.shape[-1])
+        keys, mask = cache[:, : reach.used], reach.mask[..., : reach.used]
+        if mask.shape[1] > 1:
+            mask = mask.repeat_interleave(c.num_attention_heads, 1)
         # With the cache as the left factor it is read as it lies, and only the few scores are turned.
-        scores = q.new_empty(*q.shape[:2], cache.shape[1])
-        torch.add(reach.mask, torch.bmm(cache, q.mT).mT, alpha=self.scale, out=scores)
-        found = torch.bmm(scores.softmax(-1), cache[..., : c.kv_lora_rank])
+        scores = torch.add(mask, torch.bmm(keys, q.mT).mT, alpha=self.scale)
+        found = torch.bmm(scores.softmax(-1), keys[..., : c.kv_lora_rank])
         found = found.view(len(x), c.num_attention_heads, -1)
         values = torch.bmm(found.transpose(0, 1), self.to_values).transpose(0, 1)  # [B W, heads, v]
         return torch.mm(self.rounded(values.flatten(-2)), self.out)
+
+    def rounded(self, x: Tensor) -> Tensor:
+        return fp8.round_tiles(x) if self.in_fp8 else x
 
     def _experts(self, operand: Tensor, routing: Routing) -> Tensor:
         k = routing.indices.shape[-1]
@@ -162,7 +170,3 @@ def absorbed(attention: Attention, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     to_keys[:, : c.qk_nope_head_dim, : c.kv_lora_rank] = up_k
     to_keys[:, c.qk_nope_head_dim :, c.kv_lora_rank :] = torch.eye(c.qk_rope_head_dim)
     return to_keys, up_v.mT
-
-
-def _as_it_is(x: Tensor) -> Tensor:
-    return x

@@ -110,9 +110,8 @@ class DraftedWaves:
         model, count, pair = self.model, len(rows.which), torch.arange(2, device=own.device)
         places = (rows.lengths.unsqueeze(1) + pair).flatten()
         given = torch.stack([rows.tokens, rows.guess], 1).flatten()
-        used = [layer[:, : int(rows.lengths.max()) + 2] for layer in rows.cache]
-        reach = rows.decoder.reach(places, used[-1])
-        hidden, routing = rows.decoder.step(given, used[:-1], reach)
+        reach = rows.decoder.reach(places, int(rows.lengths.max()) + 2, count)
+        hidden, routing = rows.decoder.step(given, rows.cache[:-1], reach)
         rows.routes[torch.arange(count).repeat_interleave(2), places] = stacked(routing)
         index = rows.count.unsqueeze(1) + pair
         drawn, logp = draw(model.logits(hidden), own[rows.which.unsqueeze(1), index].flatten(), sampling)
@@ -125,7 +124,7 @@ class DraftedWaves:
         taken = rows.alive.long() + hit
         rows.count = rows.count + taken
         rows.alive = going & (~hit | ((second != end) & (rows.count < rows.room)))
-        further = rows.decoder.draft(hidden, drawn, used[-1], reach).view(count, 2, -1)
+        further = rows.decoder.draft(hidden, drawn, rows.cache[-1], reach).view(count, 2, -1)
         further = further[torch.arange(count, device=own.device), hit.long()]
         rows.tokens = torch.where(hit, second, first)
         rows.lengths = torch.where(rows.alive, rows.lengths + taken, rows.lengths)

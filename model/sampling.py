@@ -114,16 +114,30 @@ def keys(seed: int, count: int) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
 def draw(logits: Tensor, keys: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
     """Samples by the race of `exponentials`. logits FP32 [R, V], keys int32 [R] -> tokens [R] and their
     log-probabilities [R] under the distribution before top-p."""
-    scores = logits if sampling.temperature in (0, 1) else logits / sampling.temperature
-    probs, total = distribution(scores)
+    if sampling.temperature and sampling.top_p == 1:
+        return raced(logits, keys, sampling.temperature)
     if sampling.temperature == 0:
-        tokens = largest(logits)
-    else:
-        if sampling.top_p < 1:
-            ranked, order = probs.sort(-1, descending=True)
-            ranked = ranked.masked_fill(ranked.cumsum(-1) - ranked >= sampling.top_p, 0.0)
-            probs = torch.zeros_like(probs).scatter(-1, order, ranked)
-        tokens = largest(probs / exponentials(keys, logits.shape[-1]))
+        return _with_logprobs(logits, largest(logits), distribution(logits)[1])
+    scores = logits / sampling.temperature
+    probs, total = distribution(scores)
+    ranked, order = probs.sort(-1, descending=True)
+    ranked = ranked.masked_fill(ranked.cumsum(-1) - ranked >= sampling.top_p, 0.0)
+    probs = torch.zeros_like(probs).scatter(-1, order, ranked)
+    return _with_logprobs(scores, largest(probs / exponentials(keys, logits.shape[-1])), total)
+
+
+def raced(logits: Tensor, keys: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """`draw` from all tokens."""
+    if logits.device.type == "cpu":
+        from model import loops
+
+        return loops.raced(logits, keys, temperature)
+    scores = logits if temperature == 1 else logits / temperature
+    probs, total = distribution(scores)
+    return _with_logprobs(scores, largest(probs / exponentials(keys, logits.shape[-1])), total)
+
+
+def _with_logprobs(scores: Tensor, tokens: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
     return tokens, scores.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - total
 
 
@@ -140,25 +154,19 @@ BELOW_1 = 2**-31 * (1 - 2**-23)
 def exponentials(keys: Tensor, width: int) -> Tensor:
     """For each key int32 [R] ``width`` numbers FP32 [R, width] of the exponential distribution of mean 1: positive, and
     finite."""
-    hashed = _mixed(_hashes(width, keys.device) ^ keys.unsqueeze(-1)).bitwise_and_(0x7FFFFFFF)
+    hashed = _mixed(hashes(width, keys.device) ^ keys.unsqueeze(-1)).bitwise_and_(0x7FFFFFFF)
     return hashed.float().add_(0.5).mul_(-BELOW_1).log1p_().neg_()
 
 
 @functools.lru_cache(maxsize=4)
-def _hashes(width: int, device: torch.device) -> Tensor:
+def hashes(width: int, device: torch.device) -> Tensor:
+    """Of each place in the vocabulary, int32 [width]."""
     return _mixed(torch.arange(1, width + 1, dtype=torch.int32, device=device))
 
 
 def _mixed(x: Tensor) -> Tensor:
     """A hash int32 of each int32, in place (lowbias32 of hash-prospector, of whose bits flips of one of the input's
     change half)."""
-    if x.device.type == "cpu":
-        bits = x.numpy().view(np.uint32)  # whose shifts are logical: half the passes
-        for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
-            bits ^= bits >> shift
-            bits *= factor
-        bits ^= bits >> 16
-        return x
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B - 2**32)):
         x.bitwise_xor_((x >> shift) & (2 ** (32 - shift) - 1)).mul_(factor)
     return x.bitwise_xor_((x >> 16) & 0xFFFF)

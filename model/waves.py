@@ -1,8 +1,8 @@
 """Sampling in waves, by the policy's own modules.
 
-The prompts of a wave are run once each, and their cache rows are copied to every row that begins with them: so that all
-end at the same place, since a cache is written there faster than at places of the rows' own. All rows take one token a
-step until each has ended. Rows that have ended are dropped now and then.
+The prompts of a wave are run once each, and their cache rows are copied to every row that begins with them, so that all
+end at the same place. All rows take one token a step until each has ended. Rows that have ended are dropped now and
+then.
 """
 
 from __future__ import annotations
@@ -82,7 +82,8 @@ class _Wave:
         """These rows of it, which have not ended, from the beginning of the longest on."""
         lengths = self.lengths[index]
         first = self.place - int(lengths.max())
-        cache, mask = [layer[index, first:] for layer in self.cache], self.mask[index, :, first:]
+        cache = [layer[index, first:].contiguous() for layer in self.cache]
+        mask = self.mask[index, :, first:].contiguous()
         return _Wave(self.rows[index], lengths, self.keys[index], cache, mask, self.place - first)
 
 
@@ -111,8 +112,8 @@ class Waves:
             if step % COMPACT_EVERY == COMPACT_EVERY - 1 and len(going) < 0.75 * len(wave.rows):
                 wave, tokens = wave.keep(going), tokens[going]
             turns, used = rope.rotations(wave.lengths, model.freqs), wave.place + 1
-            reach = Reach(turns, (slice(None), wave.place), wave.mask[..., :used])
-            hidden, routing = decoder.step(tokens, [layer[:, :used] for layer in wave.cache], reach)
+            places = torch.full_like(tokens, wave.place)
+            hidden, routing = decoder.step(tokens, wave.cache, Reach(turns, places, wave.mask, used))
             if self.record_routes:
                 for row, routes in zip(wave.rows, stacked(routing).cpu().numpy(), strict=True):
                     if not samples.ended[row]:

@@ -24,6 +24,7 @@ HOMES = {
     "ray": {"jobs/cluster.py"},
     "vllm": {"model/vllm_engine.py"},
     "triton": {"model/kernels/"},
+    "numba": {"model/loops.py"},
     "accelerate": {"model/policy.py"},
     "transformers": {"model/hf.py", "jobs/bench/"},
     "sympy": {"rewards/"},
@@ -58,7 +59,7 @@ def test_a_heavy_package_is_imported_in_its_home_alone(path: str) -> None:
 @pytest.mark.parametrize(
     ("module", "absent"),
     [
-        ("rl", ["ray", "vllm", "triton"]),
+        ("rl", ["ray", "vllm", "triton", "numba"]),
         ("rl.pipeline", ["ray", "vllm"]),
         ("rewards", ["torch", "sympy", "ray"]),
         ("sandbox", ["torch", "sympy"]),
