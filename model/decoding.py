@@ -2,7 +2,7 @@
 
 A step has a token a row, and of an operator that short a CPU has half the time for finding it. So a `Decoder` takes
 the weights out of the modules once, as they are multiplied, and runs plain functions over them; in FP32 on a CPU the
-compiled ones of `model.loops`. What it computes is the modules' own arithmetic, but for attention: the cache holds a
+compiled ones of `model.compiled`. What it computes is the modules' own arithmetic, but for attention: the cache holds a
 token's latent, as kv_b_proj is given it, and its turned key, and is never expanded. kv_b_proj is absorbed into the
 query and the output (DeepSeek-V2 report, section 2.1.2), which gives the same numbers because the expansion is linear.
 """
@@ -41,7 +41,7 @@ class Decoder:
         self.model = model
         layer = Layer
         if model.device.type == "cpu" and model.dtype == torch.float32:
-            from model.loops import CompiledLayer as layer
+            from model.compiled import CompiledLayer as layer
         self.layers = [layer(block, model.dtype) for block in model.blocks()]
         self.module = next((module for module in model.mtp if isinstance(module, MTP)), None)
         self.drafter = self.module and layer(self.module.block, model.dtype)

@@ -1,10 +1,7 @@
-"""Decoding in FP32 on a CPU by loops that numba compiles.
+"""Loops over numbers in FP32 on a CPU, which numba compiles: what `model.compiled` decodes with.
 
-A step has a token a row, and of an operator that short a CPU has more time for finding it than for what it does: its
-code is pushed out of the caches by the weights and the KV cache that every step reads. So a layer is products, which
-are torch's, and a few loops over the rows between them. `CompiledLayer` computes what `decoding.Layer` does, and
-`raced` what its namesake in `model.sampling` does. A compiled loop runs without the interpreter's lock: where torch has
-several threads and there is much to do, rows are shared out among them.
+They run without the interpreter's lock: where torch has several threads and there is much to do, `shared_out` shares
+rows among them.
 """
 
 # What numba compiles has the types that it is called with.
@@ -17,19 +14,11 @@ import itertools
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
 from typing import Any
 
 import numba
 import numpy as np
 import torch
-from torch import Tensor
-
-from model import fp8
-from model.decoding import Layer, Reach
-from model.moe import Routing
-from model.sampling import BELOW_1, hashes
-from model.transformer import Block
 
 f4, i4, u4 = np.float32, np.int32, np.uint32
 
@@ -46,8 +35,8 @@ def _can_keep() -> bool:
 EXACT: dict[str, Any] = {"nogil": True, "cache": _can_keep(), "error_model": "numpy", "fastmath": {"contract"}}
 FREE: dict[str, Any] = {**EXACT, "fastmath": {"contract", "reassoc", "nsz"}}
 """Sums may be taken in an order that fits into vectors, which is always the same."""
-WORTH = 2**19
-"""Multiplications for which another thread is worth waking."""
+WORTH = 2**22
+"""Multiplications for which another thread is worth waking: about half a millisecond's."""
 LOG2_E, LN_2_HIGH, LN_2_LOW = f4(1.44269504), f4(0.693359375), f4(-2.12194440e-4)
 
 
@@ -68,7 +57,7 @@ def _ordered(bits):
 
 
 @numba.njit(**EXACT)
-def _exp(x):
+def exp(x):
     """To 2 units of the last place, and 0 below e^-87.3. The reduction and the polynomial are those of Cephes' expf."""
     bounded = min(max(x, f4(-87.3)), f4(88.3))
     whole = np.floor(bounded * LOG2_E + f4(0.5))
@@ -85,7 +74,7 @@ def _exp(x):
 
 
 @numba.njit(**EXACT)
-def _minus_log_1_minus(y):
+def minus_log_1_minus(y):
     """-log(1 - y) for 0 < y < 1, to 4 units of the last place of small ones too. The polynomial is Cephes' logf's."""
     bits = _bits(f4(1.0) - y)
     exponent = i4(i4(bits - i4(0x3F3504F3)) >> i4(23))
@@ -110,7 +99,7 @@ def _minus_log_1_minus(y):
 
 
 @numba.njit(**EXACT)
-def _round(x):
+def round_row(x):
     """A row in its place as `fp8.round_tiles` has it, to the bit."""
     for first in range(0, len(x), 128):
         tile, largest = x[first : first + 128], _bits(f4(1e-4))
@@ -133,11 +122,11 @@ def _norm_row(x, weight, eps, in_fp8, out):
     for i in range(len(weight)):
         out[i] = x[i] * inverse * weight[i]
     if in_fp8:
-        _round(out)
+        round_row(out)
 
 
 @numba.njit(**EXACT)
-def _norm(x, weight, eps, in_fp8, out):
+def norm(x, weight, eps, in_fp8, out):
     for r in range(len(x)):
         _norm_row(x[r], weight, eps, in_fp8, out[r])
 
@@ -195,7 +184,7 @@ def _softmax(scores, scale, mask, used):
         scores[t] = f4(-np.inf)
     top = _number(_ordered(largest))
     for t in range(len(scores)):
-        scores[t] = _exp(scores[t] - top)
+        scores[t] = exp(scores[t] - top)
         total += scores[t]
     return total
 
@@ -228,7 +217,7 @@ def attending(heads: int, nope: int, rope: int, rank: int, values: int) -> Any:
                         found[i] /= total
                     _weigh(found, 0, rank, to_values, h, values, out[n, h * values : (h + 1) * values])
                 if in_fp8:
-                    _round(out[n])
+                    round_row(out[n])
 
     return attend
 
@@ -256,7 +245,7 @@ def _choose(choice, groups, best, kept, indices, r):
 
 
 @numba.njit(**FREE)
-def _route(x, router, bias, sigmoid, groups, best, kept, normed, factor, scores, indices, gates, counts, ends):
+def route(x, router, bias, sigmoid, groups, best, kept, normed, factor, scores, indices, gates, counts, ends):
     """`moe.route` of the rows x [N, H]; ``ends`` [E] is where each expert's rows end."""
     experts, k = scores.shape[1], indices.shape[1]
     choice = np.empty(experts, f4)
@@ -269,11 +258,11 @@ def _route(x, router, bias, sigmoid, groups, best, kept, normed, factor, scores,
             scores[r, e] = total
         if sigmoid:
             for e in range(experts):
-                scores[r, e] = f4(1.0) / (f4(1.0) + _exp(-scores[r, e]))
+                scores[r, e] = f4(1.0) / (f4(1.0) + exp(-scores[r, e]))
         else:
             top, total = scores[r].max(), f4(0.0)
             for e in range(experts):
-                scores[r, e] = _exp(scores[r, e] - top)
+                scores[r, e] = exp(scores[r, e] - top)
                 total += scores[r, e]
             for e in range(experts):
                 scores[r, e] /= total
@@ -291,14 +280,14 @@ def _route(x, router, bias, sigmoid, groups, best, kept, normed, factor, scores,
 
 
 @numba.njit(**EXACT)
-def _gather(x, indices, ends, counts, in_fp8, place, rows, order):
+def gather(x, indices, ends, counts, in_fp8, place, rows, order):
     """x [N, H], rounded in its place, row by row to its experts. ``place`` [N, K] says where each went and ``order``
     [N K] which came."""
     k = indices.shape[1]
     starts = ends - counts
     for r in range(len(x)):
         if in_fp8:
-            _round(x[r])
+            round_row(x[r])
         for j in range(k):
             p = starts[indices[r, j]]
             starts[indices[r, j]] += 1
@@ -308,7 +297,7 @@ def _gather(x, indices, ends, counts, in_fp8, place, rows, order):
 
 
 @numba.njit(**EXACT)
-def _add_norm(x, more, weight, eps, total, out):
+def add_norm(x, more, weight, eps, total, out):
     for r in range(len(x)):
         for i in range(x.shape[1]):
             total[r, i] = x[r, i] + more[r, i]
@@ -316,20 +305,20 @@ def _add_norm(x, more, weight, eps, total, out):
 
 
 @numba.njit(**EXACT)
-def _gate(gate_up, gates, order, in_fp8, out):
+def gate(gate_up, gates, order, in_fp8, out):
     """`moe.swiglu`, where ``order`` is not empty times the rows' ``gates`` [N K]."""
     width = out.shape[1]
     for r in range(len(out)):
         factor, up = gates[order[r]] if len(order) else f4(1.0), gate_up[r, width:]
         for i in range(width):
             gate = gate_up[r, i]
-            out[r, i] = gate / (f4(1.0) + _exp(-gate)) * up[i] * factor
+            out[r, i] = gate / (f4(1.0) + exp(-gate)) * up[i] * factor
         if in_fp8:
-            _round(out[r])
+            round_row(out[r])
 
 
 @numba.njit(**EXACT)
-def _sum(x, dense, rows, place, out):
+def add_rows(x, dense, rows, place, out):
     """x [N, H], where there is one the output of the ``dense`` layer, and each token's rows of experts."""
     for t in range(len(x)):
         for i in range(x.shape[1]):
@@ -354,8 +343,8 @@ def _mixed(x):
 
 
 @numba.njit(**FREE)
-def _race(first, last, logits, inverse, keys, places, tokens, logprobs):
-    """Rows first to last. ``inverse``: 1 over the temperature; ``places``: `sampling.hashes`."""
+def race(first, last, logits, inverse, keys, places, below_1, tokens, logprobs):
+    """Rows first to last. ``inverse``: 1 over the temperature; ``places`` and ``below_1`` are `model.sampling`'s."""
     width = logits.shape[1]
     speeds = np.empty(width, f4)
     for r in range(first, last):
@@ -364,25 +353,16 @@ def _race(first, last, logits, inverse, keys, places, tokens, logprobs):
             largest = max(largest, _ordered(_bits(logits[r, i] * inverse)))
         top, total, largest = _number(_ordered(largest)), f4(0.0), i4(-(2**31))
         for i in range(width):
-            chance = _exp(logits[r, i] * inverse - top)
+            chance = exp(logits[r, i] * inverse - top)
             total += chance
             share = f4(i4(_mixed(u4(places[i] ^ key)) & u4(0x7FFFFFFF)))
-            speeds[i] = chance / _minus_log_1_minus((share + f4(0.5)) * f4(BELOW_1))
+            speeds[i] = chance / minus_log_1_minus((share + f4(0.5)) * below_1)
         for i in range(width):
             largest = max(largest, _bits(speeds[i]))
         token = 0
         while token < width - 1 and _bits(speeds[token]) != largest:
             token += 1
         tokens[r], logprobs[r] = token, logits[r, token] * inverse - top - np.log(total)
-
-
-def raced(logits: Tensor, keys: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    rows, width = logits.shape
-    tokens, logprobs = torch.empty(rows, dtype=torch.int64), logits.new_empty(rows)
-    places = hashes(width, logits.device).numpy().view(u4)
-    given = logits.numpy(), f4(1 / temperature), keys.contiguous().numpy(), places, tokens.numpy(), logprobs.numpy()
-    shared_out(lambda first, last: _race(first, last, *given), rows, 32 * rows * width)
-    return tokens, logprobs
 
 
 def shared_out(run: Callable[[int, int], None], rows: int, work: int) -> None:
@@ -399,91 +379,3 @@ def shared_out(run: Callable[[int, int], None], rows: int, work: int) -> None:
 @functools.cache
 def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(os.cpu_count())
-
-
-class Room:
-    """What a layer writes for ``rows`` tokens: tensors ``t`` for products, and the same memory as arrays ``a``."""
-
-    def __init__(self, rows: int, **shapes: tuple[int, ...]) -> None:
-        whole = {"ends": torch.int32, **dict.fromkeys(("indices", "counts", "place", "order"), torch.int64)}
-        tensors = {name: torch.empty(shape, dtype=whole.get(name, torch.float32)) for name, shape in shapes.items()}
-        self.rows, self.t = rows, SimpleNamespace(**tensors)
-        self.a = SimpleNamespace(**{name: tensor.numpy() for name, tensor in tensors.items()})
-
-
-class CompiledLayer(Layer):
-    """What its routing holds is the layer's own, and changes with the next step."""
-
-    def __init__(self, block: Block, dtype: torch.dtype) -> None:
-        super().__init__(block, dtype)
-        self.both = torch.cat([self.query, self.compress], 1)
-        self.weights = SimpleNamespace(
-            input=self.norms[0].numpy(), post=self.norms[1].numpy(), latent=self.latent_norm.numpy(),
-            to_keys=self.to_keys.numpy(), to_values=self.to_values.contiguous().numpy(),
-            query=self.query_norm.numpy() if self.low_rank else None,
-        )  # fmt: skip
-        if self.router is not None:
-            self.weights.router, self.weights.bias = self.router.numpy(), self.bias.numpy()
-        c = self.c
-        sizes = c.num_attention_heads, c.qk_nope_head_dim, c.qk_rope_head_dim, c.kv_lora_rank, c.v_head_dim
-        self.attend, self.room = attending(*sizes), Room(0)
-
-    def __call__(self, x: Tensor, cache: Tensor, reach: Reach) -> tuple[Tensor, Routing | None]:
-        if self.room.rows != len(x):
-            self.room = self._room(len(x))
-        t, a, given, eps = self.room.t, self.room.a, x.numpy(), f4(self.eps)
-        _norm(given, self.weights.input, eps, self.in_fp8, a.operand)
-        torch.mm(t.operand, self.both, out=t.both)
-        self._attend(cache, reach)
-        torch.mm(t.values, self.out, out=t.attended)
-        _add_norm(given, a.attended, self.weights.post, eps, a.total, a.operand)
-        routing = None if self.router is None else self._route()
-        _gather(a.operand, a.indices, a.ends, a.counts, self.in_fp8, a.place, a.sent, a.order)
-        if self.dense:
-            torch.mm(t.operand, self.gate_up, out=t.gate_up)
-            _gate(a.gate_up, NO_NUMBERS, NO_ORDER, self.in_fp8, a.dense_inner)
-            torch.mm(t.dense_inner, self.down, out=t.dense)
-        rows = a.sent
-        if routing is not None:
-            gate_up = fp8.grouped_rows(t.sent, self.experts_in, t.ends)
-            _gate(gate_up.numpy(), a.gates.ravel(), a.order, self.in_fp8, a.inner)
-            rows = fp8.grouped_rows(t.inner, self.experts_out, t.ends).numpy()
-        out = torch.empty_like(x)
-        _sum(a.total, a.dense, rows, a.place, out.numpy())
-        return out, routing
-
-    def _attend(self, cache: Tensor, reach: Reach) -> None:
-        t, a, w, eps = self.room.t, self.room.a, self.weights, f4(self.eps)
-        q, at = a.both, self.query.shape[1]
-        if self.low_rank:
-            _norm(a.both, w.query, eps, self.in_fp8, a.latents)
-            q = torch.mm(t.latents, self.query_up).numpy()
-        given = (
-            q, a.both, at, reach.turns.numpy().view(f4), w.latent, eps, self.in_fp8, w.to_keys, w.to_values,
-            cache.numpy(), reach.places.numpy(), reach.used, reach.mask.numpy(), f4(self.scale), a.values,
-        )  # fmt: skip
-        work = 2 * len(q) * len(w.to_keys) * reach.used * cache.shape[2]
-        shared_out(lambda first, last: self.attend(first, last, *given), len(cache), work)
-
-    def _route(self) -> Routing:
-        t, a, c, w = self.room.t, self.room.a, self.c, self.weights
-        _route(
-            a.operand, w.router, w.bias, c.scoring_func == "sigmoid", c.n_group, c.group_best, c.topk_group,
-            c.norm_topk_prob, f4(c.routed_scaling_factor), a.scores, a.indices, a.gates, a.counts, a.ends,
-        )  # fmt: skip
-        return Routing(t.scores, t.indices, t.gates, t.counts, t.indices)
-
-    def _room(self, rows: int) -> Room:
-        c, hidden = self.c, self.out.shape[1]
-        k, experts = (0, 0) if self.router is None else (c.num_experts_per_tok, c.n_routed_experts)
-        dense = len(self.down) if self.dense else 0
-        return Room(
-            rows, operand=(rows, hidden), both=(rows, self.both.shape[1]), latents=(rows, c.q_lora_rank or 0),
-            values=(rows, len(self.out)), attended=(rows, hidden), total=(rows, hidden), scores=(rows, experts),
-            indices=(rows, k), gates=(rows, k), counts=(experts,), ends=(experts,), place=(rows, k),
-            order=(rows * k,), sent=(rows * k, hidden), inner=(rows * k, c.moe_intermediate_size),
-            gate_up=(rows, 2 * dense), dense_inner=(rows, dense), dense=(rows if dense else 0, hidden),
-        )  # fmt: skip
-
-
-NO_NUMBERS, NO_ORDER = np.empty(0, f4), np.empty(0, np.int64)

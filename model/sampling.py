@@ -129,9 +129,9 @@ def draw(logits: Tensor, keys: Tensor, sampling: Sampling) -> tuple[Tensor, Tens
 def raced(logits: Tensor, keys: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """`draw` from all tokens."""
     if logits.device.type == "cpu":
-        from model import loops
+        from model import compiled
 
-        return loops.raced(logits, keys, temperature)
+        return compiled.raced(logits, keys, temperature)
     scores = logits if temperature == 1 else logits / temperature
     probs, total = distribution(scores)
     return _with_logprobs(scores, largest(probs / exponentials(keys, logits.shape[-1])), total)

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model import fp8, loops, rope, sampling
+from model import compiled, fp8, loops, rope, sampling
 from model.config import ModelConfig, Precision
 from model.decoding import Decoder, Layer, Reach
 from model.linear import set_rounded
@@ -67,7 +67,7 @@ def test_a_compiled_layer_is_the_layer(shape: str, width: int, precision: Precis
         x = torch.randn(ROWS * width, c.hidden_size)
         cache = torch.randn(ROWS, PLACES, c.kv_lora_rank + c.qk_rope_head_dim)
         ours, theirs = cache.clone(), cache.clone()
-        out, routing = loops.CompiledLayer(block, torch.float32)(x, ours, reach)
+        out, routing = compiled.CompiledLayer(block, torch.float32)(x, ours, reach)
         expected, choice = Layer(block, torch.float32)(x, theirs, reach)
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
         # A number that lies between two of FP8's may be rounded to either, by the last digit of a sum.
@@ -82,19 +82,19 @@ def test_a_compiled_layer_is_the_layer(shape: str, width: int, precision: Precis
 
 def test_a_decoder_is_compiled_for_fp32_on_a_cpu_alone() -> None:
     kinds = [type(Decoder(model_of({}, precision)).layers[0]) for precision in ("fp32", "fp8", "bf16")]  # type: ignore[arg-type]
-    assert kinds == [loops.CompiledLayer, loops.CompiledLayer, Layer]
+    assert kinds == [compiled.CompiledLayer, compiled.CompiledLayer, Layer]
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_threads_change_no_bit(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loops, "WORTH", 1)
     model = model_of({}, "fp32")
-    layer, reach = loops.CompiledLayer(model.blocks()[1], torch.float32), reach_of(model.c, 1, 18)
+    layer, reach = compiled.CompiledLayer(model.blocks()[1], torch.float32), reach_of(model.c, 1, 18)
     x, cache = torch.randn(ROWS, model.c.hidden_size), torch.randn(ROWS, PLACES, 24)
     logits, keys = torch.randn(ROWS, 320), torch.arange(ROWS, dtype=torch.int32)
 
     def computed() -> list[torch.Tensor]:
-        return [layer(x, cache.clone(), reach)[0], *loops.raced(logits, keys, 1.0)]
+        return [layer(x, cache.clone(), reach)[0], *compiled.raced(logits, keys, 1.0)]
 
     alone = computed()
     before = torch.get_num_threads()
@@ -112,7 +112,7 @@ def test_a_race_has_the_reference_s_winner(width: int, temperature: float) -> No
     rows = 200
     logits, keys = 3 * torch.randn(rows, width), torch.randint(-(2**31), 2**31, (rows,)).to(torch.int32)
     logits[:, 2] = float("-inf")
-    tokens, logprobs = loops.raced(logits, keys, temperature)
+    tokens, logprobs = compiled.raced(logits, keys, temperature)
     probs, total = sampling.distribution(logits / temperature)
     speeds = probs / sampling.exponentials(keys, width)
     best = speeds.amax(-1)
@@ -124,14 +124,14 @@ def test_a_race_has_the_reference_s_winner(width: int, temperature: float) -> No
 @pytest.mark.parametrize("hostile", [float("nan"), float("inf"), float("-inf")])
 def test_whatever_the_logits_a_token_is_one_of_the_vocabulary(hostile: float) -> None:
     for logits in (torch.full((3, 50), hostile), torch.randn(3, 50).index_fill_(1, torch.tensor([4, 9]), hostile)):
-        tokens, _ = loops.raced(logits, torch.arange(3, dtype=torch.int32), 1.0)
+        tokens, _ = compiled.raced(logits, torch.arange(3, dtype=torch.int32), 1.0)
         assert tokens.min() >= 0
         assert tokens.max() < 50
 
 
 def test_numbers_that_are_none_do_not_leave_the_experts() -> None:
     model = model_of({"n_routed_experts": 8, "n_group": 4, "topk_group": 2}, "fp32")
-    layer, reach = loops.CompiledLayer(model.blocks()[1], torch.float32), reach_of(model.c, 1, 18)
+    layer, reach = compiled.CompiledLayer(model.blocks()[1], torch.float32), reach_of(model.c, 1, 18)
     _, routing = layer(torch.full((ROWS, model.c.hidden_size), float("nan")), torch.zeros(ROWS, PLACES, 24), reach)
     assert routing is not None
     assert 0 <= int(routing.indices.min()) <= int(routing.indices.max()) < 8
@@ -144,15 +144,15 @@ def test_a_row_is_rounded_to_fp8_to_the_bit(width: int, scale: float, seed: int)
     x = torch.randn(width, generator=torch.Generator().manual_seed(seed)) * 2.0**scale
     x[::7] = 0
     row = x.clone()
-    loops._round(row.numpy())
+    loops.round_row(row.numpy())
     assert torch.equal(row, fp8.round_tiles(x.unsqueeze(0))[0])
 
 
 def test_exponentials_and_logarithms_are_right_to_the_last_digits() -> None:
     x = np.concatenate([np.linspace(-87, 88, 20_001), -np.logspace(-9, 0, 1000)]).astype(np.float32)
     exact = np.exp(x.astype(np.float64))
-    assert np.max(np.abs([loops._exp(v) for v in x] - exact) / exact) < 2 * 2**-23
+    assert np.max(np.abs([loops.exp(v) for v in x] - exact) / exact) < 2 * 2**-23
     y = np.concatenate([np.logspace(-10, -0.01, 20_000), 1 - np.logspace(-7, -1, 1000)]).astype(np.float32)
     exact = -np.log1p(-y.astype(np.float64))
-    assert np.max(np.abs([loops._minus_log_1_minus(v) for v in y] - exact) / exact) < 4 * 2**-23
-    assert [loops._exp(np.float32(v)) for v in (-np.inf, -100)] == [0, 0]
+    assert np.max(np.abs([loops.minus_log_1_minus(v) for v in y] - exact) / exact) < 4 * 2**-23
+    assert [loops.exp(np.float32(v)) for v in (-np.inf, -100)] == [0, 0]
