@@ -107,7 +107,7 @@ class TrainerActor:
         memory.keep_freed()
         self.threads = recipe.cluster.trainer_threads
         self.publisher = ThreadPoolExecutor(1, "publish", torch.set_num_threads, (1,))
-        self.publisher.submit(int).result()
+        self.publisher.submit(int).result()  # begun before training is told its number: both hold for the process
         self.training = ThreadPoolExecutor(1, "train", torch.set_num_threads, (self.threads,))
         self.training.submit(self._make, recipe, text).result()
 

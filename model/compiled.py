@@ -2,8 +2,7 @@
 
 A step has a token a row, and of an operator that short a CPU has more time for finding it than for what it does: its
 code is pushed out of the caches by the weights and the KV cache that every step reads. So a layer is products, which
-are torch's, and a few loops of `model.loops` between them. `CompiledLayer` computes what `decoding.Layer` does, and
-`raced` what its namesake in `model.sampling` does.
+are torch's, and a few loops of `model.loops` between them. `CompiledLayer` computes what `decoding.Layer` does.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ NO_NUMBERS, NO_ORDER = np.empty(0, f4), np.empty(0, np.int64)
 
 
 def raced(logits: Tensor, keys: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """`sampling.draw` from all tokens."""
     rows, width = logits.shape
     tokens, logprobs = torch.empty(rows, dtype=torch.int64), logits.new_empty(rows)
     places = hashes(width, logits.device).numpy().view(loops.u4)
@@ -74,12 +74,12 @@ class CompiledLayer(Layer):
         loops.gather(a.operand, a.indices, a.ends, a.counts, self.in_fp8, a.place, a.sent, a.order)
         if self.dense:
             torch.mm(t.operand, self.gate_up, out=t.gate_up)
-            loops.gate(a.gate_up, NO_NUMBERS, NO_ORDER, self.in_fp8, a.dense_inner)
+            loops.swiglu(a.gate_up, NO_NUMBERS, NO_ORDER, self.in_fp8, a.dense_inner)
             torch.mm(t.dense_inner, self.down, out=t.dense)
         rows = a.sent
         if routing is not None:
             gate_up = fp8.grouped_rows(t.sent, self.experts_in, t.ends)
-            loops.gate(gate_up.numpy(), a.gates.ravel(), a.order, self.in_fp8, a.inner)
+            loops.swiglu(gate_up.numpy(), a.gates.ravel(), a.order, self.in_fp8, a.inner)
             rows = fp8.grouped_rows(t.inner, self.experts_out, t.ends).numpy()
         out = torch.empty_like(x)
         loops.add_rows(a.total, a.dense, rows, a.place, out.numpy())

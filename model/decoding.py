@@ -125,8 +125,8 @@ class Layer:
         q, new = torch.mm(operand, self.query), torch.mm(operand, self.compress)
         latent = rope.turn_tail(new, reach.turns, c.kv_lora_rank)[:, : c.kv_lora_rank]
         latent.copy_(self.rounded(rms_norm(latent, self.latent_norm, self.eps)))
-        rows = torch.arange(len(cache), device=cache.device).repeat_interleave(len(x) // len(cache))
-        cache[rows, reach.places] = new
+        new = new.view(len(cache), -1, cache.shape[-1])
+        cache.scatter_(1, reach.places.view(len(cache), -1, 1).expand_as(new), new)
         if self.low_rank:
             q = torch.mm(self.rounded(rms_norm(q, self.query_norm, self.eps)), self.query_up)
         q = q.view(len(x), c.num_attention_heads, -1)

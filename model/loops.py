@@ -305,7 +305,7 @@ def add_norm(x, more, weight, eps, total, out):
 
 
 @numba.njit(**EXACT)
-def gate(gate_up, gates, order, in_fp8, out):
+def swiglu(gate_up, gates, order, in_fp8, out):
     """`moe.swiglu`, where ``order`` is not empty times the rows' ``gates`` [N K]."""
     width = out.shape[1]
     for r in range(len(out)):

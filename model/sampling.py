@@ -114,30 +114,20 @@ def keys(seed: int, count: int) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
 def draw(logits: Tensor, keys: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
     """Samples by the race of `exponentials`. logits FP32 [R, V], keys int32 [R] -> tokens [R] and their
     log-probabilities [R] under the distribution before top-p."""
-    if sampling.temperature and sampling.top_p == 1:
-        return raced(logits, keys, sampling.temperature)
-    if sampling.temperature == 0:
-        return _with_logprobs(logits, largest(logits), distribution(logits)[1])
-    scores = logits / sampling.temperature
-    probs, total = distribution(scores)
-    ranked, order = probs.sort(-1, descending=True)
-    ranked = ranked.masked_fill(ranked.cumsum(-1) - ranked >= sampling.top_p, 0.0)
-    probs = torch.zeros_like(probs).scatter(-1, order, ranked)
-    return _with_logprobs(scores, largest(probs / exponentials(keys, logits.shape[-1])), total)
-
-
-def raced(logits: Tensor, keys: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """`draw` from all tokens."""
-    if logits.device.type == "cpu":
+    if sampling.temperature and sampling.top_p == 1 and logits.is_cpu:
         from model import compiled
 
-        return compiled.raced(logits, keys, temperature)
-    scores = logits if temperature == 1 else logits / temperature
+        return compiled.raced(logits, keys, sampling.temperature)
+    scores = logits if sampling.temperature in (0, 1) else logits / sampling.temperature
     probs, total = distribution(scores)
-    return _with_logprobs(scores, largest(probs / exponentials(keys, logits.shape[-1])), total)
-
-
-def _with_logprobs(scores: Tensor, tokens: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
+    if sampling.temperature == 0:
+        tokens = largest(logits)
+    else:
+        if sampling.top_p < 1:
+            ranked, order = probs.sort(-1, descending=True)
+            ranked = ranked.masked_fill(ranked.cumsum(-1) - ranked >= sampling.top_p, 0.0)
+            probs = torch.zeros_like(probs).scatter(-1, order, ranked)
+        tokens = largest(probs / exponentials(keys, logits.shape[-1]))
     return tokens, scores.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - total
 
 

@@ -82,8 +82,7 @@ class _Wave:
         """These rows of it, which have not ended, from the beginning of the longest on."""
         lengths = self.lengths[index]
         first = self.place - int(lengths.max())
-        cache = [layer[index, first:].contiguous() for layer in self.cache]
-        mask = self.mask[index, :, first:].contiguous()
+        cache, mask = [layer[index, first:] for layer in self.cache], self.mask[index, :, first:]
         return _Wave(self.rows[index], lengths, self.keys[index], cache, mask, self.place - first)
 
 

@@ -69,6 +69,7 @@ def test_fifty_publishes_leak_nothing_and_drift_nowhere() -> None:
         assert last[process]["rss_mb"] < first[process]["rss_mb"] + 20
         assert last[process]["files"] <= first[process]["files"] + 3
     assert last["object_store_mb"] <= first["object_store_mb"] + 0.1
+    assert last["object_store_mb"] < 10
     assert last["folders_in_memory"] == 0
 
 
