@@ -219,7 +219,7 @@ def memory_of(c: ModelConfig, work: Work, recipe: Recipe, *, on_cpu: bool) -> di
     train = recipe.precision.train
     width = 4 if train == "fp32" or on_cpu else 2
     activations = budget.recomputed_bytes if recipe.precision.recompute else budget.activation_bytes
-    kept = activations(c, work.micro_batch, width, work.sequence if on_cpu else 0)
+    kept = activations(c, work.micro_batch, width, on_cpu=on_cpu)
     found = {"weights, FP32": 4 * parameters, "gradients, FP32": 4 * parameters}
     found["moments"] = 2 * moment_width(recipe) * parameters
     if train != "fp32":

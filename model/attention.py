@@ -81,7 +81,13 @@ class Attention(nn.Module):
     @on_gpu("attend")
     def attend(self, q: Tensor, latent: Tensor, key: Tensor, turns: Tensor, segments: Segments) -> Tensor:
         """What `project` gives -> [N, heads v]."""
-        expanded = self.kv_b_proj(latent).unflatten(-1, (self.c.num_attention_heads, -1))
+        expanded = self.kv_b_proj(latent)
+        if q.device.type == "cpu" and q.dtype == torch.float32:
+            from model import compiled_attention
+
+            heads = self.c.num_attention_heads
+            return compiled_attention.attend(self.queries(q), expanded, key, turns, segments, heads, self.scale)
+        expanded = expanded.unflatten(-1, (self.c.num_attention_heads, -1))
         k, v = keys_and_values(expanded, key, self.c.qk_nope_head_dim)
         return attention(self.turned(self.queries(q), turns), k, v, segments, self.scale).flatten(-2)
 

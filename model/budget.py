@@ -67,15 +67,16 @@ def cache_bytes(c: ModelConfig, rows: int, context: int, width: int) -> int:
     return rows * context * c.num_hidden_layers * (c.kv_lora_rank + c.qk_rope_head_dim) * width
 
 
-def activation_bytes(c: ModelConfig, tokens: int, width: int, scores: int = 0) -> dict[str, int]:
-    """What the backward pass keeps of a forward pass over ``tokens`` tokens. ``scores`` is the length of a sequence on
-    a CPU, where attention keeps its probabilities (torch's kernels there want keys as wide as values) and an expert
-    four numbers a hidden one; 0 on a GPU, where fused kernels keep three. Logits are made 8192 rows at a time
-    (`model/loss.py`), or on a GPU, where each takes 2 bytes and not 8, more."""
-    kept = 4 if scores else 3
+def activation_bytes(c: ModelConfig, tokens: int, width: int, *, on_cpu: bool = False) -> dict[str, int]:
+    """What the backward pass keeps of a forward pass over ``tokens`` tokens. On a CPU attention keeps what it is given
+    and not keys by themselves (`model.loops.attention`), and an expert four numbers a hidden one; on a GPU, where
+    kernels are fused, three. Logits are made 8192 rows at a time (`model/loss.py`), or on a GPU, where each takes 2
+    bytes and not 8, more."""
+    kept = 4 if on_cpu else 3
     dense, sparse = c.first_k_dense_replace, c.num_hidden_layers - c.first_k_dense_replace
     latents = 2 * (c.q_lora_rank or 0) + 2 * c.kv_lora_rank + c.qk_rope_head_dim
-    heads = c.num_attention_heads * (2 * c.qk_head_dim + 2 * c.v_head_dim + scores)
+    keys = c.qk_nope_head_dim + 1 if on_cpu else c.qk_head_dim
+    heads = c.num_attention_heads * (c.qk_head_dim + keys + 2 * c.v_head_dim)
     routed = c.num_experts_per_tok * (c.hidden_size + kept * c.moe_intermediate_size) + c.n_routed_experts
     numbers = {
         "residual stream and norms": (4 * c.num_hidden_layers + 1) * c.hidden_size,
@@ -87,11 +88,11 @@ def activation_bytes(c: ModelConfig, tokens: int, width: int, scores: int = 0) -
     return {**sizes, "logits": 2 * min(tokens, 8192) * c.vocab_size * 4}
 
 
-def recomputed_bytes(c: ModelConfig, tokens: int, width: int, scores: int = 0) -> dict[str, int]:
+def recomputed_bytes(c: ModelConfig, tokens: int, width: int, *, on_cpu: bool = False) -> dict[str, int]:
     """`activation_bytes` where only each layer's input is kept, and one layer at a time is computed again."""
     layers = (1,) if c.first_k_dense_replace == c.num_hidden_layers else (0, 1) if c.first_k_dense_replace else (0,)
     alone = [
-        activation_bytes(replace(c, num_hidden_layers=1, first_k_dense_replace=dense), tokens, width, scores)
+        activation_bytes(replace(c, num_hidden_layers=1, first_k_dense_replace=dense), tokens, width, on_cpu=on_cpu)
         for dense in layers
     ]
     largest = max(sum(each.values()) - each["logits"] for each in alone)

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model import fp8, loops
+from model import fp8
 from model.decoding import Layer, Reach
-from model.loops import f4, shared_out
+from model.loops import decoding as loops
+from model.loops.common import f4, shared_out, u4
 from model.moe import Routing
 from model.sampling import BELOW_1, hashes
 from model.transformer import Block
@@ -27,7 +28,7 @@ def raced(logits: Tensor, keys: Tensor, temperature: float) -> tuple[Tensor, Ten
     """`sampling.draw` from all tokens."""
     rows, width = logits.shape
     tokens, logprobs = torch.empty(rows, dtype=torch.int64), logits.new_empty(rows)
-    places = hashes(width, logits.device).numpy().view(loops.u4)
+    places = hashes(width, logits.device).numpy().view(u4)
     given = logits.numpy(), f4(1 / temperature), keys.contiguous().numpy(), places, f4(BELOW_1)
     there = tokens.numpy(), logprobs.numpy()
     shared_out(lambda first, last: loops.race(first, last, *given, *there), rows, 32 * rows * width)

@@ -10,8 +10,9 @@ once and read into every row that starts with it. All other layers then work on 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import torch
@@ -30,6 +31,10 @@ class Segments:
     For attention in rows of ``longest``: row place i holds token ``source[i]`` (any token, where the row has ended:
     no real token looks there), and token n is read back from place ``home[n]``. ``copies`` are the other places of
     shared tokens, and ``copied`` their tokens.
+
+    For attention a sequence at a time: ``spans`` [S, 4] has where its prefix ends and where it ends, and what makes a
+    token of a position in its prefix, and of one behind that. Sequences from one of ``groups`` [G + 1] to the next
+    share a prefix.
     """
 
     lengths: tuple[int, ...]
@@ -40,7 +45,8 @@ class Segments:
     home: Tensor
     copies: Tensor
     copied: Tensor
-    _by_head: dict[int, tuple[Tensor, Tensor, Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False)
+    spans: Tensor
+    groups: Tensor
 
     @staticmethod
     def of(lengths: Sequence[int], device: torch.device | str = "cpu") -> Segments:
@@ -77,27 +83,14 @@ class Segments:
         return Segments(
             tuple(lengths), longest, ids, positions, source.flatten(), ids * longest + positions,
             _ranges(there, copied), _ranges(original, copied),
+            torch.cat([prefix_of, prefix_of + suffix_of, shared, own], 1),
+            torch.tensor([0, *itertools.accumulate(len(group) for group in suffixes)]),
         )  # fmt: skip
 
-    def by_head(self, heads: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """``source``, ``home``, ``copies`` and ``copied`` for numbers in which each token has ``heads`` rows of its own
-        and a row place is [S, heads, longest]."""
-        if heads not in self._by_head:
-            head = torch.arange(heads, device=self.home.device)
-
-            def token(n: Tensor) -> Tensor:
-                return n.unsqueeze(-1) * heads + head
-
-            def place(n: Tensor) -> Tensor:
-                row = n.div(self.longest, rounding_mode="floor")
-                return (token(row) * self.longest + (n % self.longest).unsqueeze(-1)).flatten()
-
-            source = token(self.source.view(-1, self.longest)).transpose(1, 2).flatten()
-            self._by_head[heads] = (source, place(self.home), place(self.copies), token(self.copied).flatten())
-        return self._by_head[heads]
-
     def to(self, device: torch.device | str) -> Segments:
-        tensors = (self.ids, self.positions, self.source, self.home, self.copies, self.copied)
+        tensors = (
+            self.ids, self.positions, self.source, self.home, self.copies, self.copied, self.spans, self.groups,
+        )  # fmt: skip
         return Segments(self.lengths, self.longest, *(tensor.to(device) for tensor in tensors))
 
 
@@ -131,19 +124,10 @@ def fill(items: Sequence[Item], max_tokens: int) -> list[list[Item]]:
     return bins
 
 
-SHORT = 128
-"""Up to so many tokens a row, attention on a CPU keeps whole score matrices: faster there than tiles of them."""
-AT_ONCE = 2**18
-"""Scores that attention on a CPU makes at once: what stays in a core's cache between one operator and the next."""
-
-
 @on_gpu("attention")
 def attention(q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float) -> Tensor:
     """Causal attention within each sequence. q, k [N, heads, D] and v [N, heads, Dv] -> [N, heads, Dv]."""
     count, longest = len(segments.lengths), segments.longest
-    if longest <= SHORT and q.device.type == "cpu" and q.dtype != torch.bfloat16:
-        short: Tensor = _ShortRows.apply(q, k, v, segments, scale)
-        return short
     even = count * longest == len(q)
 
     def rows(x: Tensor) -> Tensor:
@@ -156,54 +140,6 @@ def attention(q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float)
         return flat
     back: Tensor = _FromRows.apply(flat, segments.home)
     return back
-
-
-class _ShortRows(torch.autograd.Function):
-    """`attention` with one matrix of scores for each row and head. Tokens are read straight into [S heads, longest, D],
-    the layout of a batched product."""
-
-    @staticmethod
-    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float) -> Tensor:  # type: ignore[no-untyped-def]
-        source, home, _, _ = places = segments.by_head(q.shape[1])
-        longest = segments.longest
-        q_r, k_r, v_r = (x.flatten(0, 1).index_select(0, source).unflatten(0, (-1, longest)) for x in (q, k, v))
-        future = q.new_full((longest, longest), float("-inf")).triu_(1)
-        weights, out = q.new_empty(len(q_r), longest, longest), torch.empty_like(v_r)
-        for q_i, k_i, v_i, weights_i, out_i in _few(q_r, k_r, v_r, weights, out):
-            torch.softmax(torch.baddbmm(future, q_i, k_i.mT, alpha=scale), -1, out=weights_i)
-            torch.bmm(weights_i, v_i, out=out_i)
-        ctx.save_for_backward(q_r, k_r, v_r, weights, out)
-        ctx.places, ctx.scale = places, scale
-        return out.flatten(0, 1).index_select(0, home).view_as(v)
-
-    @staticmethod
-    def backward(ctx, dy: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:  # type: ignore[no-untyped-def]
-        q, k, v, weights, out = ctx.saved_tensors
-        _, home, copies, copied = ctx.places
-
-        def tokens(d: Tensor) -> Tensor:
-            flat = d.flatten(0, 1)
-            back: Tensor = flat.index_select(0, home).index_add_(0, copied, flat.index_select(0, copies))
-            return back.view(-1, dy.shape[1], d.shape[-1])
-
-        d_out = torch.zeros_like(out)
-        d_out.flatten(0, 1).index_copy_(0, home, dy.flatten(0, 1))
-        d_q, d_k, d_v = (torch.empty_like(x) for x in (q, k, v))
-        along = torch.linalg.vecdot(d_out, out).unsqueeze(-1)
-        for q_i, k_i, v_i, weights_i, d_out_i, along_i, d_q_i, d_k_i, d_v_i in _few(
-            q, k, v, weights, d_out, along, d_q, d_k, d_v
-        ):
-            torch.bmm(weights_i.mT, d_out_i, out=d_v_i)
-            d_scores = torch.bmm(d_out_i, v_i.mT).sub_(along_i).mul_(weights_i)
-            d_q_i.baddbmm_(d_scores, k_i, beta=0, alpha=ctx.scale)
-            d_k_i.baddbmm_(d_scores.mT, q_i, beta=0, alpha=ctx.scale)
-        return tokens(d_q), tokens(d_k), tokens(d_v), None, None
-
-
-def _few(*rows: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Tensors [S heads, longest, ...] in pieces of `AT_ONCE` scores."""
-    longest = rows[0].shape[1]
-    return zip(*(x.split(max(1, AT_ONCE // max(1, longest * longest))) for x in rows), strict=True)
 
 
 class _ToRows(torch.autograd.Function):

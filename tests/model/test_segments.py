@@ -1,31 +1,19 @@
 from __future__ import annotations
 
-from unittest import mock
-
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 from torch.nn import functional as F
 
-from model import segments as segments_module
-from model.segments import SHORT, Segments
-from model.segments import attention as either_attention
+from model.segments import Segments, attention
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float, short: int = SHORT) -> Tensor:
-    with mock.patch.object(segments_module, "SHORT", short):
-        return either_attention(q, k, v, segments, scale)
-
-
-@pytest.mark.parametrize("short", [0, SHORT])
 @settings(max_examples=25)
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=5))
-def test_attention_is_causal_attention_within_each_segment(short: int, lengths: list[int]) -> None:
+def test_attention_is_causal_attention_within_each_segment(lengths: list[int]) -> None:
     torch.manual_seed(sum(lengths))
     q, k, v = (torch.randn(sum(lengths), 2, d, dtype=torch.float64) for d in (6, 6, 4))
-    got = attention(q, k, v, Segments.of(lengths), 0.3, short)
+    got = attention(q, k, v, Segments.of(lengths), 0.3)
     expected = []
     for part in zip(*(x.split(lengths) for x in (q, k, v)), strict=True):
         rows = [x.transpose(0, 1).unsqueeze(0) for x in part]
@@ -33,19 +21,16 @@ def test_attention_is_causal_attention_within_each_segment(short: int, lengths: 
     assert torch.allclose(got, torch.cat(expected))
 
 
-@pytest.mark.parametrize("short", [0, SHORT])
-def test_gradients_reach_every_token(short: int) -> None:
+def test_gradients_reach_every_token() -> None:
     inputs = [torch.randn(9, 2, 4, dtype=torch.float64, requires_grad=True) for _ in range(3)]
-    assert torch.autograd.gradcheck(lambda q, k, v: attention(q, k, v, Segments.of([2, 4, 3]), 0.5, short), inputs)
+    assert torch.autograd.gradcheck(lambda q, k, v: attention(q, k, v, Segments.of([2, 4, 3]), 0.5), inputs)
 
 
-@pytest.mark.parametrize("short", [0, SHORT])
 @settings(max_examples=25)
 @given(
     st.lists(st.tuples(st.integers(0, 5), st.lists(st.integers(1, 6), min_size=1, max_size=3)), min_size=1, max_size=3)
 )
 def test_a_shared_prefix_gives_the_outputs_and_gradients_of_separate_sequences(
-    short: int,
     groups: list[tuple[int, list[int]]],
 ) -> None:
     prefixes, suffixes = [g[0] for g in groups], [g[1] for g in groups]
@@ -54,8 +39,8 @@ def test_a_shared_prefix_gives_the_outputs_and_gradients_of_separate_sequences(
     shared = torch.randn(len(segments.ids), 3, 2, 4, dtype=torch.float64, requires_grad=True)
     rows = [row[:n] for row, n in zip(segments.source.view(-1, segments.longest), segments.lengths, strict=True)]
     apart = shared[torch.cat(rows)]
-    expected = attention(*apart.unbind(1), Segments.of(segments.lengths), 0.5, short)
-    got = attention(*shared.unbind(1), segments, 0.5, short)
+    expected = attention(*apart.unbind(1), Segments.of(segments.lengths), 0.5)
+    got = attention(*shared.unbind(1), segments, 0.5)
     # A loss on every sequence's own tokens; a prefix's output counts once a sequence in both layouts.
     flat = got[torch.cat(rows)]
     assert torch.allclose(flat, expected)

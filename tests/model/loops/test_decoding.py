@@ -1,4 +1,4 @@
-"""What numba compiles beside the references in torch."""
+"""The loops of decoding beside the references in torch."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model import compiled, fp8, loops, rope, sampling
+from model import compiled, fp8, rope, sampling
 from model.config import ModelConfig, Precision
 from model.decoding import Decoder, Layer, Reach
 from model.linear import set_rounded
+from model.loops import common, decoding
 from model.transformer import Transformer, build
 from tests.fakes import TINY
 
@@ -87,7 +88,7 @@ def test_a_decoder_is_compiled_for_fp32_on_a_cpu_alone() -> None:
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_threads_change_no_bit(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loops, "WORTH", 1)
+    monkeypatch.setattr(common, "WORTH", 1)
     model = model_of({}, "fp32")
     layer, reach = compiled.CompiledLayer(model.blocks()[1], torch.float32), reach_of(model.c, 1, 18)
     x, cache = torch.randn(ROWS, model.c.hidden_size), torch.randn(ROWS, PLACES, 24)
@@ -144,15 +145,15 @@ def test_a_row_is_rounded_to_fp8_to_the_bit(width: int, scale: float, seed: int)
     x = torch.randn(width, generator=torch.Generator().manual_seed(seed)) * 2.0**scale
     x[::7] = 0
     row = x.clone()
-    loops.round_row(row.numpy())
+    common.round_row(row.numpy())
     assert torch.equal(row, fp8.round_tiles(x.unsqueeze(0))[0])
 
 
 def test_exponentials_and_logarithms_are_right_to_the_last_digits() -> None:
     x = np.concatenate([np.linspace(-87, 88, 20_001), -np.logspace(-9, 0, 1000)]).astype(np.float32)
     exact = np.exp(x.astype(np.float64))
-    assert np.max(np.abs([loops.exp(v) for v in x] - exact) / exact) < 2 * 2**-23
+    assert np.max(np.abs([common.exp(v) for v in x] - exact) / exact) < 2 * 2**-23
     y = np.concatenate([np.logspace(-10, -0.01, 20_000), 1 - np.logspace(-7, -1, 1000)]).astype(np.float32)
     exact = -np.log1p(-y.astype(np.float64))
-    assert np.max(np.abs([loops.minus_log_1_minus(v) for v in y] - exact) / exact) < 4 * 2**-23
-    assert [loops.exp(np.float32(v)) for v in (-np.inf, -100)] == [0, 0]
+    assert np.max(np.abs([decoding.minus_log_1_minus(v) for v in y] - exact) / exact) < 4 * 2**-23
+    assert [common.exp(np.float32(v)) for v in (-np.inf, -100)] == [0, 0]

@@ -1,8 +1,4 @@
-"""Loops over numbers in FP32 on a CPU, which numba compiles: what `model.compiled` decodes with.
-
-They run without the interpreter's lock: where torch has several threads and there is much to do, `shared_out` shares
-rows among them.
-"""
+"""The loops that `model.compiled` decodes with."""
 
 # What numba compiles has the types that it is called with.
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
@@ -10,76 +6,36 @@ rows among them.
 from __future__ import annotations
 
 import functools
-import itertools
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numba
 import numpy as np
-import torch
 
-f4, i4, u4 = np.float32, np.int32, np.uint32
-
-
-def _can_keep() -> bool:
-    """Whether there is a place for compiled code, which then compiles once and not in every process."""
-    try:
-        numba.njit(cache=True)(_can_keep)
-    except RuntimeError:
-        return False
-    return True
-
-
-EXACT: dict[str, Any] = {"nogil": True, "cache": _can_keep(), "error_model": "numpy", "fastmath": {"contract"}}
-FREE: dict[str, Any] = {**EXACT, "fastmath": {"contract", "reassoc", "nsz"}}
-"""Sums may be taken in an order that fits into vectors, which is always the same."""
-WORTH = 2**22
-"""Multiplications for which another thread is worth waking: about half a millisecond's."""
-LOG2_E, LN_2_HIGH, LN_2_LOW = f4(1.44269504), f4(0.693359375), f4(-2.12194440e-4)
-
-
-@numba.njit(**EXACT)
-def _bits(x):
-    return np.float32(x).view(np.int32)
-
-
-@numba.njit(**EXACT)
-def _number(bits):
-    return np.int32(bits).view(np.float32)
-
-
-@numba.njit(**EXACT)
-def _ordered(bits):
-    """Of a number's bits a whole number in the order of the numbers, and back: maxima of those are taken in vectors."""
-    return i4(bits ^ ((bits >> i4(31)) & i4(0x7FFFFFFF)))
-
-
-@numba.njit(**EXACT)
-def exp(x):
-    """To 2 units of the last place, and 0 below e^-87.3. The reduction and the polynomial are those of Cephes' expf."""
-    bounded = min(max(x, f4(-87.3)), f4(88.3))
-    whole = np.floor(bounded * LOG2_E + f4(0.5))
-    r = bounded - whole * LN_2_HIGH - whole * LN_2_LOW
-    p = f4(1.9875691500e-4)
-    p = p * r + f4(1.3981999507e-3)
-    p = p * r + f4(8.3334519073e-3)
-    p = p * r + f4(4.1665795894e-2)
-    p = p * r + f4(1.6666665459e-1)
-    p = p * r + f4(5.0000001201e-1)
-    p = p * (r * r) + r + f4(1.0)
-    power = _number((i4(whole) + i4(127)) << i4(23))
-    return p * power if x >= f4(-87.3) else f4(0.0)
+from model.loops.common import (
+    EXACT,
+    FREE,
+    LN_2_HIGH,
+    LN_2_LOW,
+    bits_of,
+    exp,
+    exponentials,
+    f4,
+    i4,
+    in_order,
+    number_of,
+    round_row,
+    turn,
+    u4,
+)
 
 
 @numba.njit(**EXACT)
 def minus_log_1_minus(y):
     """-log(1 - y) for 0 < y < 1, to 4 units of the last place of small ones too. The polynomial is Cephes' logf's."""
-    bits = _bits(f4(1.0) - y)
+    bits = bits_of(f4(1.0) - y)
     exponent = i4(i4(bits - i4(0x3F3504F3)) >> i4(23))
     small = y < f4(0.29289322)
-    t = -y if small else _number(bits - i4(exponent << i4(23))) - f4(1.0)
+    t = -y if small else number_of(bits - i4(exponent << i4(23))) - f4(1.0)
     e = f4(0.0) if small else f4(exponent)
     z = t * t
     p = f4(7.0376836292e-2)
@@ -92,24 +48,6 @@ def minus_log_1_minus(y):
     p = p * t - f4(2.4999993993e-1)
     p = p * t + f4(3.3333331174e-1)
     return -(t + (p * t * z + e * LN_2_LOW - f4(0.5) * z) + e * LN_2_HIGH)
-
-
-# Rows are taken out as views and walked through from 0: of an index that could be negative numba asks whether it is,
-# and such loops do not become vectors.
-
-
-@numba.njit(**EXACT)
-def round_row(x):
-    """A row in its place as `fp8.round_tiles` has it, to the bit."""
-    for first in range(0, len(x), 128):
-        tile, largest = x[first : first + 128], _bits(f4(1e-4))
-        for i in range(len(tile)):
-            largest = max(largest, i4(_bits(tile[i]) & i4(0x7FFFFFFF)))
-        scale = _number(largest) / f4(448.0)
-        for i in range(len(tile)):
-            y = tile[i] / scale
-            quanta = max(_number(_bits(y) & i4(0x7F800000)), f4(2.0**-6)) * f4(1.5 * 2.0**20)
-            tile[i] = ((y + quanta) - quanta) * scale
 
 
 @numba.njit(**FREE)
@@ -131,62 +69,38 @@ def norm(x, weight, eps, in_fp8, out):
         _norm_row(x[r], weight, eps, in_fp8, out[r])
 
 
-@numba.njit(**EXACT)
-def _turn(x, turns, out):
-    for i in range(0, len(turns), 2):
-        out[i] = x[i] * turns[i] - x[i + 1] * turns[i + 1]
-        out[i + 1] = x[i] * turns[i + 1] + x[i + 1] * turns[i]
-
-
 @numba.njit(inline="always", **FREE)
-def _weigh(weights, at, count, rows, b, size, out):
-    """The first ``size`` numbers of ``out`` become the sum of rows[b, j] times weights[at + j], for j below ``count``.
-    Four at a time, so that ``out`` is passed over less often."""
+def _weigh(weights, rows, count, size, out):
+    """The first ``size`` numbers of ``out`` become the sum of rows[j] times weights[j], for j below ``count``. Four at
+    a time, so that ``out`` is passed over less often."""
     for i in range(size):
         out[i] = f4(0.0)
     for j in range(0, count // 4 * 4, 4):
-        w0, w1, w2, w3 = weights[at + j], weights[at + j + 1], weights[at + j + 2], weights[at + j + 3]
+        w0, w1, w2, w3 = weights[j], weights[j + 1], weights[j + 2], weights[j + 3]
         for i in range(size):
-            out[i] += w0 * rows[b, j, i] + w1 * rows[b, j + 1, i] + w2 * rows[b, j + 2, i] + w3 * rows[b, j + 3, i]
+            out[i] += w0 * rows[j, i] + w1 * rows[j + 1, i] + w2 * rows[j + 2, i] + w3 * rows[j + 3, i]
     for j in range(count // 4 * 4, count):
         for i in range(size):
-            out[i] += weights[at + j] * rows[b, j, i]
+            out[i] += weights[j] * rows[j, i]
 
 
 @numba.njit(inline="always", **FREE)
-def _dots(query, rows, b, count, size, out):
-    """``out`` becomes the products of the first ``size`` numbers of ``query`` with those of rows[b, t], for t below
+def _dots(query, rows, count, size, out):
+    """``out`` becomes the products of the first ``size`` numbers of ``query`` with those of rows[t], for t below
     ``count``. Four at a time, whose sums do not wait for each other."""
     for t in range(0, count // 4 * 4, 4):
         s0 = s1 = s2 = s3 = f4(0.0)
         for i in range(size):
-            s0 += query[i] * rows[b, t, i]
-            s1 += query[i] * rows[b, t + 1, i]
-            s2 += query[i] * rows[b, t + 2, i]
-            s3 += query[i] * rows[b, t + 3, i]
+            s0 += query[i] * rows[t, i]
+            s1 += query[i] * rows[t + 1, i]
+            s2 += query[i] * rows[t + 2, i]
+            s3 += query[i] * rows[t + 3, i]
         out[t], out[t + 1], out[t + 2], out[t + 3] = s0, s1, s2, s3
     for t in range(count // 4 * 4, count):
         s0 = f4(0.0)
         for i in range(size):
-            s0 += query[i] * rows[b, t, i]
+            s0 += query[i] * rows[t, i]
         out[t] = s0
-
-
-@numba.njit(**FREE)
-def _softmax(scores, scale, mask, used):
-    """Of the first ``used`` scores, in their place, before the division by their sum, which is returned. Those behind,
-    up to a whole vector, become 0."""
-    largest, total = i4(-(2**31)), f4(0.0)
-    for t in range(used):
-        scores[t] = scores[t] * scale + mask[t]
-        largest = max(largest, _ordered(_bits(scores[t])))
-    for t in range(used, len(scores)):
-        scores[t] = f4(-np.inf)
-    top = _number(_ordered(largest))
-    for t in range(len(scores)):
-        scores[t] = exp(scores[t] - top)
-        total += scores[t]
-    return total
 
 
 @functools.cache
@@ -205,17 +119,19 @@ def attending(heads: int, nope: int, rope: int, rank: int, values: int) -> Any:
             for n in range(each * b, each * (b + 1)):
                 kept = cache[b, places[n]]
                 _norm_row(new[n, at:], weight, eps, in_fp8, kept[:rank])
-                _turn(new[n, at + rank :], turns[n], kept[rank:])
+                turn(new[n, at + rank :], turns[n], kept[rank:])
             for n in range(each * b, each * (b + 1)):
                 for h in range(heads):
-                    _weigh(q[n], h * dims, nope, to_keys, h, rank, query)
-                    _turn(q[n, h * dims + nope :], turns[n], query[rank:])
-                    _dots(query, cache, b, used, width, scores)
-                    total = _softmax(scores, scale, mask[b, (n - each * b) % mask.shape[1]], used)
-                    _weigh(scores, 0, used, cache, b, rank, found)
+                    _weigh(q[n, h * dims :], to_keys[h], nope, rank, query)
+                    turn(q[n, h * dims + nope :], turns[n], query[rank:])
+                    _dots(query, cache[b], used, width, scores)
+                    for t in range(used):
+                        scores[t] = scores[t] * scale + mask[b, (n - each * b) % mask.shape[1], t]
+                    _, total = exponentials(scores, used)
+                    _weigh(scores, cache[b], used, rank, found)
                     for i in range(rank):
                         found[i] /= total
-                    _weigh(found, 0, rank, to_values, h, values, out[n, h * values : (h + 1) * values])
+                    _weigh(found, to_values[h], rank, values, out[n, h * values :])
                 if in_fp8:
                     round_row(out[n])
 
@@ -350,32 +266,16 @@ def race(first, last, logits, inverse, keys, places, below_1, tokens, logprobs):
     for r in range(first, last):
         key, largest = u4(keys[r]), i4(-(2**31))
         for i in range(width):
-            largest = max(largest, _ordered(_bits(logits[r, i] * inverse)))
-        top, total, largest = _number(_ordered(largest)), f4(0.0), i4(-(2**31))
+            largest = max(largest, in_order(bits_of(logits[r, i] * inverse)))
+        top, total, largest = number_of(in_order(largest)), f4(0.0), i4(-(2**31))
         for i in range(width):
             chance = exp(logits[r, i] * inverse - top)
             total += chance
             share = f4(i4(_mixed(u4(places[i] ^ key)) & u4(0x7FFFFFFF)))
             speeds[i] = chance / minus_log_1_minus((share + f4(0.5)) * below_1)
         for i in range(width):
-            largest = max(largest, _bits(speeds[i]))
+            largest = max(largest, bits_of(speeds[i]))
         token = 0
-        while token < width - 1 and _bits(speeds[token]) != largest:
+        while token < width - 1 and bits_of(speeds[token]) != largest:
             token += 1
         tokens[r], logprobs[r] = token, logits[r, token] * inverse - top - np.log(total)
-
-
-def shared_out(run: Callable[[int, int], None], rows: int, work: int) -> None:
-    """Calls ``run`` for rows from one to another, in as many of torch's threads as ``work`` multiplications are
-    worth."""
-    threads = max(1, min(torch.get_num_threads(), rows, work // WORTH))
-    ends = [rows * i // threads for i in range(threads + 1)]
-    others = [_pool().submit(run, first, last) for first, last in itertools.pairwise(ends[1:])]
-    run(0, ends[1])
-    for other in others:
-        other.result()
-
-
-@functools.cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(os.cpu_count())
