@@ -9,11 +9,13 @@ rows among them.
 
 from __future__ import annotations
 
+import ctypes
 import functools
-import itertools
 import os
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -37,6 +39,8 @@ FREE: dict[str, Any] = {**EXACT, "fastmath": {"contract", "reassoc", "nsz"}}
 """Sums may be taken in an order that fits into vectors, which is always the same."""
 WORTH = 2**22
 """Multiplications for which another thread is worth waking: about half a millisecond's."""
+BODY = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+OPENMP = re.compile(r"lib(gomp|iomp5|omp)\b.*\.so.*")
 LOG2_E, LN_2_HIGH, LN_2_LOW = f4(1.44269504), f4(0.693359375), f4(-2.12194440e-4)
 
 
@@ -122,14 +126,48 @@ def exponentials(scores, used):
 
 
 def shared_out(run: Callable[[int, int], None], rows: int, work: int) -> None:
-    """Calls ``run`` for rows from one to another, in as many of torch's threads as ``work`` multiplications are
-    worth."""
-    threads = max(1, min(torch.get_num_threads(), rows, work // WORTH))
+    """Calls ``run`` for rows from one to another: in torch's threads, if ``work`` multiplications are worth it."""
+    threads = torch.get_num_threads()
+    if min(threads, rows) == 1 or work < WORTH:
+        run(0, rows)
+        return
     ends = [rows * i // threads for i in range(threads + 1)]
-    others = [_pool().submit(run, first, last) for first, last in itertools.pairwise(ends[1:])]
-    run(0, ends[1])
-    for other in others:
-        other.result()
+    _in_threads(lambda i: run(ends[i], ends[i + 1]), threads)
+
+
+def _in_threads(call: Callable[[int], None], threads: int) -> None:
+    """``call`` of 0, 1, ... in this thread and in those that torch computes in beside it, which wait awake for more:
+    others would wait until these sleep. Of any other number of threads their OpenMP library would end some, and begin
+    them anew."""
+    gomp = _torch_s_openmp()
+    if gomp is None:
+        for other in [_pool().submit(call, i) for i in range(threads)]:
+            other.result()
+        return
+    failed: list[BaseException] = []
+
+    def body(_: object) -> None:
+        try:
+            call(gomp.omp_get_thread_num())
+        except BaseException as e:  # noqa: BLE001 - it would be lost here
+            failed.append(e)
+
+    gomp.GOMP_parallel(BODY(body), None, threads, 0)
+    for e in failed:
+        raise e
+
+
+@functools.cache
+def _torch_s_openmp() -> ctypes.CDLL | None:
+    """What GCC's compiled code calls for a parallel region, which LLVM's and Intel's libraries have too."""
+    maps = Path("/proc/self/maps")
+    loaded = {line.split()[-1] for line in maps.read_text().splitlines()} if maps.exists() else set()
+    for path in sorted(loaded, key=lambda path: "torch" not in path):
+        if OPENMP.fullmatch(os.path.basename(path)):
+            library = ctypes.CDLL(path)
+            if hasattr(library, "GOMP_parallel"):
+                return library
+    return None
 
 
 @functools.cache
