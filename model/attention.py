@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from model import fp8, rope
 from model.config import ModelConfig
-from model.dispatch import on_gpu
+from model.dispatch import on_cpu, on_gpu
 from model.linear import Linear, RMSNorm, together
 from model.segments import Segments, attention
 
@@ -82,11 +82,11 @@ class Attention(nn.Module):
     def attend(self, q: Tensor, latent: Tensor, key: Tensor, turns: Tensor, segments: Segments) -> Tensor:
         """What `project` gives -> [N, heads v]."""
         expanded = self.kv_b_proj(latent)
-        if q.device.type == "cpu" and q.dtype == torch.float32:
-            from model import compiled_attention
+        if on_cpu(q):
+            from model import compiled_training
 
             heads = self.c.num_attention_heads
-            return compiled_attention.attend(self.queries(q), expanded, key, turns, segments, heads, self.scale)
+            return compiled_training.attend(self.queries(q), expanded, key, turns, segments, heads, self.scale)
         expanded = expanded.unflatten(-1, (self.c.num_attention_heads, -1))
         k, v = keys_and_values(expanded, key, self.c.qk_nope_head_dim)
         return attention(self.turned(self.queries(q), turns), k, v, segments, self.scale).flatten(-2)

@@ -69,20 +69,18 @@ def cache_bytes(c: ModelConfig, rows: int, context: int, width: int) -> int:
 
 def activation_bytes(c: ModelConfig, tokens: int, width: int, *, on_cpu: bool = False) -> dict[str, int]:
     """What the backward pass keeps of a forward pass over ``tokens`` tokens. On a CPU attention keeps what it is given
-    and not keys by themselves (`model.loops.attention`), and an expert four numbers a hidden one; on a GPU, where
-    kernels are fused, three. Logits are made 8192 rows at a time (`model/loss.py`), or on a GPU, where each takes 2
-    bytes and not 8, more."""
-    kept = 4 if on_cpu else 3
+    and not keys by themselves (`model.loops.attention`). Logits are made 8192 rows at a time (`model/loss.py`), or on a
+    GPU, where each takes 2 bytes and not 8, more."""
     dense, sparse = c.first_k_dense_replace, c.num_hidden_layers - c.first_k_dense_replace
     latents = 2 * (c.q_lora_rank or 0) + 2 * c.kv_lora_rank + c.qk_rope_head_dim
     keys = c.qk_nope_head_dim + 1 if on_cpu else c.qk_head_dim
     heads = c.num_attention_heads * (c.qk_head_dim + keys + 2 * c.v_head_dim)
-    routed = c.num_experts_per_tok * (c.hidden_size + kept * c.moe_intermediate_size) + c.n_routed_experts
+    routed = c.num_experts_per_tok * (c.hidden_size + 3 * c.moe_intermediate_size) + c.n_routed_experts
     numbers = {
         "residual stream and norms": (4 * c.num_hidden_layers + 1) * c.hidden_size,
         "attention": c.num_hidden_layers * (latents + heads),
-        "dense layers": dense * kept * c.intermediate_size,
-        "experts": sparse * (routed + kept * c.n_shared_experts * c.moe_intermediate_size),
+        "dense layers": dense * 3 * c.intermediate_size,
+        "experts": sparse * (routed + 3 * c.n_shared_experts * c.moe_intermediate_size),
     }
     sizes = {name: each * tokens * width for name, each in numbers.items()}
     return {**sizes, "logits": 2 * min(tokens, 8192) * c.vocab_size * 4}

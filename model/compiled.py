@@ -16,7 +16,8 @@ from torch import Tensor
 from model import fp8
 from model.decoding import Layer, Reach
 from model.loops import decoding as loops
-from model.loops.common import f4, shared_out, u4
+from model.loops.common import f4, u4
+from model.loops.threads import shared_out
 from model.moe import Routing
 from model.sampling import BELOW_1, hashes
 from model.transformer import Block
@@ -31,7 +32,7 @@ def raced(logits: Tensor, keys: Tensor, temperature: float) -> tuple[Tensor, Ten
     places = hashes(width, logits.device).numpy().view(u4)
     given = logits.numpy(), f4(1 / temperature), keys.contiguous().numpy(), places, f4(BELOW_1)
     there = tokens.numpy(), logprobs.numpy()
-    shared_out(lambda first, last: loops.race(first, last, *given, *there), rows, 32 * rows * width)
+    shared_out(loops.race, rows, 32 * rows * width, *given, *there)
     return tokens, logprobs
 
 
@@ -58,9 +59,7 @@ class CompiledLayer(Layer):
         )  # fmt: skip
         if self.router is not None:
             self.weights.router, self.weights.bias = self.router.numpy(), self.bias.numpy()
-        c = self.c
-        sizes = c.num_attention_heads, c.qk_nope_head_dim, c.qk_rope_head_dim, c.kv_lora_rank, c.v_head_dim
-        self.attend, self.room = loops.attending(*sizes), Room(0)
+        self.room = Room(0)
 
     def __call__(self, x: Tensor, cache: Tensor, reach: Reach) -> tuple[Tensor, Routing | None]:
         if self.room.rows != len(x):
@@ -97,7 +96,7 @@ class CompiledLayer(Layer):
             cache.numpy(), reach.places.numpy(), reach.used, reach.mask.numpy(), f4(self.scale), a.values,
         )  # fmt: skip
         work = 2 * len(q) * len(w.to_keys) * reach.used * cache.shape[2]
-        shared_out(lambda first, last: self.attend(first, last, *given), len(cache), work)
+        shared_out(loops.attend, len(cache), work, *given)
 
     def _route(self) -> Routing:
         t, a, c, w = self.room.t, self.room.a, self.c, self.weights

@@ -113,7 +113,7 @@ class Layer:
             routing = route(F.linear(normed.float(), self.router), self.bias, self.c)
             out = self._experts(operand, routing)
         if self.dense:
-            inner = swiglu(*torch.mm(operand, self.gate_up).chunk(2, -1))
+            inner = swiglu(torch.mm(operand, self.gate_up))
             dense = torch.mm(self.rounded(inner), self.down)
             out = dense if out is None else out + dense
         assert out is not None
@@ -149,9 +149,9 @@ class Layer:
     def _experts(self, operand: Tensor, routing: Routing) -> Tensor:
         k = routing.indices.shape[-1]
         order, ends = by_expert(routing.indices), routing.counts.cumsum(0, dtype=torch.int32)
-        gate, up = fp8.grouped_rows(to_experts(operand, order, k), self.experts_in, ends).chunk(2, -1)
+        gate_up = fp8.grouped_rows(to_experts(operand, order, k), self.experts_in, ends)
         weights = routing.gates.to(self.dtype).view(-1, 1).index_select(0, order)
-        rows = fp8.grouped_rows(self.rounded(swiglu(gate, up, weights)), self.experts_out, ends)
+        rows = fp8.grouped_rows(self.rounded(swiglu(gate_up, weights=weights)), self.experts_out, ends)
         return to_tokens(rows, order, k)
 
 

@@ -38,6 +38,12 @@ def on_gpu(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     return mark
 
 
+def on_cpu(x: Tensor) -> bool:
+    """Whether `model.compiled_training` has loops for what follows: FP32 on a CPU, which training in FP8 computes with
+    there as well."""
+    return x.device.type == "cpu" and x.dtype == torch.float32
+
+
 def _served(args: tuple[Any, ...]) -> bool:
     """Whether the first tensor is BF16 on a CUDA device."""
     for arg in args:

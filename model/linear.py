@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from model import fp8
 from model.config import Precision
-from model.dispatch import on_gpu
+from model.dispatch import on_cpu, on_gpu
 
 
 def draw_(weight: Tensor, std: float) -> None:
@@ -93,29 +93,7 @@ class RMSNorm(nn.Module):
         nn.init.ones_(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type == "cpu" and x.dtype == torch.float32 and torch.is_grad_enabled():
-            return self.handing_on(x)[1]
-        return rms_norm(x, self.weight.to(x.dtype), self.eps)
-
-    def handing_on(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x itself and its norm. The gradients of both are added in one backward pass, where one of x and one of the
-        norm would be added in a third."""
-        if x.device.type != "cpu" or x.dtype != torch.float32 or not torch.is_grad_enabled():
-            return x, self(x)
-        both: tuple[Tensor, Tensor] = _Norm.apply(x, self.weight, self.eps)
-        return both
-
-
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """`RMSNorm` where no gradient is wanted of what torch does not compose well on a CPU: x and weight of one dtype."""
-    if x.device.type != "cpu" or x.dtype != torch.float32:
-        return F.rms_norm(x, weight.shape, weight, eps)
-    return (x * _inverse_rms(x, eps)).mul_(weight)
-
-
-def _inverse_rms(x: Tensor, eps: float) -> Tensor:
-    size: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return torch.add(number(eps), size.mul_(size), alpha=1 / x.shape[-1]).rsqrt_()
+        return add_norm(x, None, self)[1]
 
 
 @functools.cache
@@ -127,31 +105,16 @@ def number(value: float) -> Tensor:
 @on_gpu("add_norm")
 def add_norm(x: Tensor, more: Tensor | None, norm: RMSNorm) -> tuple[Tensor, Tensor]:
     """The sum of ``x`` [..., H] and ``more``, which may be missing, and its norm."""
-    return norm.handing_on(x if more is None else x + more)
+    if on_cpu(x):
+        from model import compiled_training
+
+        return compiled_training.add_norm(x, more, norm.weight, norm.eps)
+    total = x if more is None else x + more
+    return total, rms_norm(total, norm.weight.to(x.dtype), norm.eps)
 
 
-class _Norm(torch.autograd.Function):
-    """RMSNorm in FP32 with half the passes over memory of the operator that torch composes on a CPU; hands x on."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]
-        inverse = _inverse_rms(x, eps)
-        ctx.save_for_backward(x, weight, inverse)
-        ctx.set_materialize_grads(False)
-        return x, (x * inverse).mul_(weight)
-
-    @staticmethod
-    def backward(  # type: ignore[no-untyped-def]
-        ctx, dx: Tensor | None, dy: Tensor | None
-    ) -> tuple[Tensor | None, Tensor | None, None]:
-        if dy is None:
-            return dx, None, None
-        x, weight, inverse = ctx.saved_tensors
-        both = (dy * x).flatten(0, -2)
-        dw = torch.mv(both.T, inverse.flatten())
-        along = torch.mv(both, weight).view_as(inverse).mul_(inverse.square()).div_(-x.shape[-1])
-        d = (dy * weight).addcmul_(x, along).mul_(inverse)
-        return d if dx is None else d.add_(dx), dw, None
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    return F.rms_norm(x, weight.shape, weight, eps)
 
 
 def set_precision(module: nn.Module, precision: Precision) -> None:

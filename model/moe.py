@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.config import ModelConfig
-from model.dispatch import on_gpu
+from model.dispatch import on_cpu, on_gpu
 from model.linear import GroupedLinear, Linear, draw_, number, of_operand, together
 
 ExpertLoad = dict[int, list[int]]
@@ -130,10 +130,10 @@ class Experts(nn.Module):
         k = routing.indices.shape[-1]
         order = by_expert(routing.indices)
         counts: list[int] = routing.counts.tolist()
-        gate, up = self.gate_up_proj.multiply(to_experts(operand, order, k), counts).chunk(2, -1)
+        gate_up = self.gate_up_proj.multiply(to_experts(operand, order, k), counts)
         # Gating the narrow side of down_proj gives the same sum as gating its output, on fewer numbers.
         weights = routing.gates.to(operand.dtype).view(-1, 1).index_select(0, order)
-        return to_tokens(self.down_proj(swiglu(gate, up, weights), counts), order, k)
+        return to_tokens(self.down_proj(swiglu(gate_up, weights=weights), counts), order, k)
 
 
 class MoE(nn.Module):
@@ -165,33 +165,16 @@ class MoE(nn.Module):
         return stream + out, None, routing
 
 
-def swiglu(gate: Tensor, up: Tensor, weights: Tensor | None = None) -> Tensor:
-    """silu(gate) * up [M, I], times ``weights`` [M, 1]."""
-    if not torch.is_grad_enabled():
-        out = F.silu(gate).mul_(up)
-        return out if weights is None else out.mul_(weights)
-    gated: Tensor = _SwiGLU.apply(gate, up, weights)
-    return gated
+def swiglu(gate: Tensor, up: Tensor | None = None, weights: Tensor | None = None) -> Tensor:
+    """silu(gate) * up [M, I], times ``weights`` [M, 1]. Without ``up``, ``gate`` [M, 2 I] holds both."""
+    if on_cpu(gate):
+        from model import compiled_training
 
-
-class _SwiGLU(torch.autograd.Function):
-    """In half the passes over memory that its parts take one by one."""
-
-    @staticmethod
-    def forward(ctx, gate: Tensor, up: Tensor, weights: Tensor | None) -> Tensor:  # type: ignore[no-untyped-def]
-        act = F.silu(gate)
-        ctx.save_for_backward(gate, up, act, weights)
-        out = act * up
-        return out if weights is None else out.mul_(weights)
-
-    @staticmethod
-    def backward(ctx, dy: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:  # type: ignore[no-untyped-def]
-        gate, up, act, weights = ctx.saved_tensors
-        d_up, d_act, d_weights = dy * act, dy * up, None
-        if weights is not None:
-            d_weights = torch.linalg.vecdot(d_up, up).unsqueeze(-1)
-            d_up, d_act = d_up.mul_(weights), d_act.mul_(weights)
-        return torch.ops.aten.silu_backward(d_act, gate), d_up, d_weights
+        return compiled_training.swiglu(gate, up, weights)
+    if up is None:
+        gate, up = gate.chunk(2, -1)
+    out = F.silu(gate) * up
+    return out if weights is None else out * weights
 
 
 def to_experts(x: Tensor, order: Tensor, k: int) -> Tensor:

@@ -4,7 +4,8 @@ between q_b_proj, kv_b_proj and o_proj in `model.attention`.
 What belongs to one sequence and head stays in a core's own caches, rows need no padding, and only scores up to the
 diagonal are made, of four queries at a time. The backward pass makes them anew (FlashAttention, arXiv:2205.14135).
 
-A unit of work is a group of sequences with one prefix, and a head, in the order of [groups, heads]. ``q`` FP32 [N,
+A unit of work is a group of sequences with one prefix, and a head, in the order of [groups, heads]; loops do those from
+first to last. ``q`` FP32 [N,
 heads (nope + rope)] is not turned yet; ``expanded`` [N, heads (nope + values)]; ``key`` [N, rope] is turned by
 ``turns`` [N, rope], cosines and sines in turn; ``spans`` and ``groups`` are those of `model.segments.Segments`. ``out``
 [N, heads values] and ``sums`` [N, heads], the logarithms of the softmax's denominators, are written forward.
@@ -19,6 +20,7 @@ import numba
 import numpy as np
 
 from model.loops.common import FREE, exp, exponentials, f4, turn, turn_back
+from model.loops.threads import in_threads
 from model.loops.tiles import LANES, ROWS, add_outer, product
 
 
@@ -87,8 +89,7 @@ def _read_queries(q, turns, t, count, at, nope, scale, out):
 
 
 @numba.njit(**FREE)
-def forward(first, last, q, expanded, key, turns, spans, groups, longest, scale, out, sums):
-    """Units first to last."""
+def _forward(first, last, q, expanded, key, turns, spans, groups, longest, scale, out, sums):
     heads, rope = sums.shape[1], key.shape[1]
     dims, values, most = q.shape[1] // heads, out.shape[1] // heads, _filled(longest + ROWS)
     nope = dims - rope
@@ -119,6 +120,15 @@ def forward(first, last, q, expanded, key, turns, spans, groups, longest, scale,
                 p += count
 
 
+_forward_in_threads = in_threads(_forward)
+
+
+@numba.njit(**FREE)
+def forward(threads, units, *args):
+    """`_forward`."""
+    _forward_in_threads(threads, units, args)
+
+
 @numba.njit(**FREE)
 def _slopes(chance, slope, top, along, reach):
     """A query's scores become their softmax, and the gradients of that become those of the scores."""
@@ -140,10 +150,10 @@ def _write_query(d_query, turns, nope, scale, out):
 
 
 @numba.njit(**FREE)
-def backward(
+def _backward(
     first, last, d_out, q, expanded, key, turns, spans, groups, longest, scale, out, sums, d_q, d_expanded, d_keys
 ):
-    """Units first to last. ``d_out`` like out; written are ``d_q`` and ``d_expanded`` like q and expanded, and
+    """``d_out`` is like out; written are ``d_q`` and ``d_expanded`` like q and expanded, and
     ``d_keys`` [N, heads rope], each head's gradient of the key."""
     heads, rope = sums.shape[1], key.shape[1]
     dims, values, most = q.shape[1] // heads, out.shape[1] // heads, _filled(longest + ROWS)
@@ -193,3 +203,12 @@ def backward(
                 _copy(d_rows[p], nope, both)
                 _copy(d_rows[p, nope:], rope, tail)
                 _copy(d_contents[p], values, both[nope:])
+
+
+_backward_in_threads = in_threads(_backward)
+
+
+@numba.njit(**FREE)
+def backward(threads, units, *args):
+    """`_backward`."""
+    _backward_in_threads(threads, units, args)

@@ -1,28 +1,27 @@
-"""What loops over numbers in FP32 on a CPU are made of, which numba compiles.
-
-They run without the interpreter's lock: where torch has several threads and there is much to do, `shared_out` shares
-rows among them.
-"""
+"""What loops over numbers in FP32 on a CPU are made of. Numba compiles them, and they run without the interpreter's
+lock."""
 
 # What numba compiles has the types that it is called with.
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
 
 from __future__ import annotations
 
-import ctypes
-import functools
+import hashlib
 import os
-import re
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numba
 import numpy as np
-import torch
 
 f4, i4, u4 = np.float32, np.int32, np.uint32
+
+
+def _keep_apart() -> None:
+    """Compiled code is kept until its own file changes; here, until one of this folder does, which it calls."""
+    folder = Path(__file__).parent
+    sources = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(folder.glob("*.py"))))
+    numba.config.CACHE_DIR = os.path.join(numba.config.CACHE_DIR or folder / "__pycache__", sources.hexdigest()[:16])
 
 
 def _can_keep() -> bool:
@@ -34,13 +33,10 @@ def _can_keep() -> bool:
     return True
 
 
+_keep_apart()
 EXACT: dict[str, Any] = {"nogil": True, "cache": _can_keep(), "error_model": "numpy", "fastmath": {"contract"}}
 FREE: dict[str, Any] = {**EXACT, "fastmath": {"contract", "reassoc", "nsz"}}
 """Sums may be taken in an order that fits into vectors, which is always the same."""
-WORTH = 2**22
-"""Multiplications for which another thread is worth waking: about half a millisecond's."""
-BODY = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-OPENMP = re.compile(r"lib(gomp|iomp5|omp)\b.*\.so.*")
 LOG2_E, LN_2_HIGH, LN_2_LOW = f4(1.44269504), f4(0.693359375), f4(-2.12194440e-4)
 
 
@@ -123,53 +119,3 @@ def exponentials(scores, used):
         scores[t] = exp(scores[t] - top)
         total += scores[t]
     return top, total
-
-
-def shared_out(run: Callable[[int, int], None], rows: int, work: int) -> None:
-    """Calls ``run`` for rows from one to another: in torch's threads, if ``work`` multiplications are worth it."""
-    threads = torch.get_num_threads()
-    if min(threads, rows) == 1 or work < WORTH:
-        run(0, rows)
-        return
-    ends = [rows * i // threads for i in range(threads + 1)]
-    _in_threads(lambda i: run(ends[i], ends[i + 1]), threads)
-
-
-def _in_threads(call: Callable[[int], None], threads: int) -> None:
-    """``call`` of 0, 1, ... in this thread and in those that torch computes in beside it, which wait awake for more:
-    others would wait until these sleep. Of any other number of threads their OpenMP library would end some, and begin
-    them anew."""
-    gomp = _torch_s_openmp()
-    if gomp is None:
-        for other in [_pool().submit(call, i) for i in range(threads)]:
-            other.result()
-        return
-    failed: list[BaseException] = []
-
-    def body(_: object) -> None:
-        try:
-            call(gomp.omp_get_thread_num())
-        except BaseException as e:  # noqa: BLE001 - it would be lost here
-            failed.append(e)
-
-    gomp.GOMP_parallel(BODY(body), None, threads, 0)
-    for e in failed:
-        raise e
-
-
-@functools.cache
-def _torch_s_openmp() -> ctypes.CDLL | None:
-    """What GCC's compiled code calls for a parallel region, which LLVM's and Intel's libraries have too."""
-    maps = Path("/proc/self/maps")
-    loaded = {line.split()[-1] for line in maps.read_text().splitlines()} if maps.exists() else set()
-    for path in sorted(loaded, key=lambda path: "torch" not in path):
-        if OPENMP.fullmatch(os.path.basename(path)):
-            library = ctypes.CDLL(path)
-            if hasattr(library, "GOMP_parallel"):
-                return library
-    return None
-
-
-@functools.cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(os.cpu_count())

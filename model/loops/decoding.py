@@ -5,9 +5,6 @@
 
 from __future__ import annotations
 
-import functools
-from typing import Any
-
 import numba
 import numpy as np
 
@@ -27,6 +24,7 @@ from model.loops.common import (
     turn,
     u4,
 )
+from model.loops.threads import in_threads
 
 
 @numba.njit(**EXACT)
@@ -103,39 +101,45 @@ def _dots(query, rows, count, size, out):
         out[t] = s0
 
 
-@functools.cache
-def attending(heads: int, nope: int, rope: int, rank: int, values: int) -> Any:
-    """The loop over rows first to last of the batch: their new tokens into the cache, and their queries against it.
-    Compiled for these sizes, which its inner loops have."""
-    dims, width = nope + rope, rank + rope
+@numba.njit(**FREE)
+def _attend(
+    first, last, q, new, at, turns, weight, eps, in_fp8, to_keys, to_values, cache, places, used, mask, scale, out
+):
+    """Rows first to last of the batch: their new tokens into the cache, and their queries against it."""
+    each, width = len(q) // len(cache), cache.shape[2]
+    heads, rank, values = to_values.shape
+    dims = to_keys.shape[1]
+    nope = dims - turns.shape[1]
+    query, found, scores = np.empty(width, f4), np.empty(rank, f4), np.empty(-(-used // 16) * 16, f4)
+    for b in range(first, last):
+        for n in range(each * b, each * (b + 1)):
+            kept = cache[b, places[n]]
+            _norm_row(new[n, at:], weight, eps, in_fp8, kept[:rank])
+            turn(new[n, at + rank :], turns[n], kept[rank:])
+        for n in range(each * b, each * (b + 1)):
+            hidden = mask[b, (n - each * b) % mask.shape[1]]
+            for h in range(heads):
+                _weigh(q[n, h * dims :], to_keys[h], nope, rank, query)
+                turn(q[n, h * dims + nope :], turns[n], query[rank:])
+                _dots(query, cache[b], used, width, scores)
+                for t in range(used):
+                    scores[t] = scores[t] * scale + hidden[t]
+                _, total = exponentials(scores, used)
+                _weigh(scores, cache[b], used, rank, found)
+                for i in range(rank):
+                    found[i] /= total
+                _weigh(found, to_values[h], rank, values, out[n, h * values :])
+            if in_fp8:
+                round_row(out[n])
 
-    @numba.njit(**FREE)
-    def attend(
-        first, last, q, new, at, turns, weight, eps, in_fp8, to_keys, to_values, cache, places, used, mask, scale, out
-    ):
-        each = len(q) // len(cache)
-        query, found, scores = np.empty(width, f4), np.empty(rank, f4), np.empty(-(-used // 16) * 16, f4)
-        for b in range(first, last):
-            for n in range(each * b, each * (b + 1)):
-                kept = cache[b, places[n]]
-                _norm_row(new[n, at:], weight, eps, in_fp8, kept[:rank])
-                turn(new[n, at + rank :], turns[n], kept[rank:])
-            for n in range(each * b, each * (b + 1)):
-                for h in range(heads):
-                    _weigh(q[n, h * dims :], to_keys[h], nope, rank, query)
-                    turn(q[n, h * dims + nope :], turns[n], query[rank:])
-                    _dots(query, cache[b], used, width, scores)
-                    for t in range(used):
-                        scores[t] = scores[t] * scale + mask[b, (n - each * b) % mask.shape[1], t]
-                    _, total = exponentials(scores, used)
-                    _weigh(scores, cache[b], used, rank, found)
-                    for i in range(rank):
-                        found[i] /= total
-                    _weigh(found, to_values[h], rank, values, out[n, h * values :])
-                if in_fp8:
-                    round_row(out[n])
 
-    return attend
+_attend_in_threads = in_threads(_attend)
+
+
+@numba.njit(**FREE)
+def attend(threads, rows, *args):
+    """`_attend`."""
+    _attend_in_threads(threads, rows, args)
 
 
 @numba.njit(**EXACT)
@@ -259,7 +263,7 @@ def _mixed(x):
 
 
 @numba.njit(**FREE)
-def race(first, last, logits, inverse, keys, places, below_1, tokens, logprobs):
+def _race(first, last, logits, inverse, keys, places, below_1, tokens, logprobs):
     """Rows first to last. ``inverse``: 1 over the temperature; ``places`` and ``below_1`` are `model.sampling`'s."""
     width = logits.shape[1]
     speeds = np.empty(width, f4)
@@ -279,3 +283,12 @@ def race(first, last, logits, inverse, keys, places, below_1, tokens, logprobs):
         while token < width - 1 and bits_of(speeds[token]) != largest:
             token += 1
         tokens[r], logprobs[r] = token, logits[r, token] * inverse - top - np.log(total)
+
+
+_race_in_threads = in_threads(_race)
+
+
+@numba.njit(**FREE)
+def race(threads, rows, *args):
+    """`_race`."""
+    _race_in_threads(threads, rows, args)

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from model import compiled_attention
+from model import compiled_training
 from model.attention import keys_and_values
-from model.loops import common
+from model.loops import threads as threads_module
 from model.segments import Segments, attention
 
 HEADS, SCALE = 3, 0.3
@@ -27,7 +27,7 @@ def inputs(segments: Segments, sizes: Sizes) -> tuple[list[Tensor], Tensor]:
 
 
 def by_loops(given: list[Tensor], turns: Tensor, segments: Segments) -> Tensor:
-    return compiled_attention.attend(given[0], given[1], given[2], turns, segments, HEADS, SCALE)
+    return compiled_training.attend(given[0], given[1], given[2], turns, segments, HEADS, SCALE)
 
 
 def by_operators(given: list[Tensor], turns: Tensor, segments: Segments) -> Tensor:
@@ -80,7 +80,7 @@ def test_a_sequence_without_numbers_leaves_the_others_alone() -> None:
 
 @pytest.mark.parametrize("threads", [2, 5])
 def test_threads_change_no_bit(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(common, "WORTH", 1)
+    monkeypatch.setattr(threads_module, "WORTH", 1)
     segments = Segments.sharing([7, 0, 3], [[20, 5], [9], [2, 2, 30]])
     given, turns = inputs(segments, (8, 8, 16))
     weights = torch.randn(len(segments.ids), HEADS * 16)

@@ -16,6 +16,7 @@ from model.config import ModelConfig, Precision
 from model.decoding import Decoder, Layer, Reach
 from model.linear import set_rounded
 from model.loops import common, decoding
+from model.loops import threads as threads_module
 from model.transformer import Transformer, build
 from tests.fakes import TINY
 
@@ -88,7 +89,7 @@ def test_a_decoder_is_compiled_for_fp32_on_a_cpu_alone() -> None:
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_threads_change_no_bit(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(common, "WORTH", 1)
+    monkeypatch.setattr(threads_module, "WORTH", 1)
     model = model_of({}, "fp32")
     layer, reach = compiled.CompiledLayer(model.blocks()[1], torch.float32), reach_of(model.c, 1, 18)
     x, cache = torch.randn(ROWS, model.c.hidden_size), torch.randn(ROWS, PLACES, 24)
