@@ -16,6 +16,7 @@ from model import publish
 from model.config import ModelConfig, Precision
 from model.drafting import DraftedWaves
 from model.engine import Completion, EngineError, Request, Sampling
+from model.probe import Following
 from model.publish import Published, PublishError, Tolerance
 from model.sampling import Start, Stops, completed
 from model.tokenizer import Tokenizer
@@ -95,23 +96,23 @@ class NativeEngine:
         served = (
             self.graphs.served if self.graphs else Served(self.config, weights.precision, torch.device(self.device))
         )
-        walk, names = self._walk(served, weights.probe), set[str]()
-        arriving = publish.Arriving(weights, served.take, None if walk is None else walk.found)
+        probe, names = self._probe(served, weights.probe), set[str]()
+        arriving = publish.Arriving(weights, served.take, None if probe is None else probe.found)
         try:
             with moving(served.device):
                 for part in arriving:
                     names.add(part.name)
-                    if walk is not None:
-                        walk.through(part)
+                    if probe is not None:
+                        probe.through(part)
             served.complete(names)
         except KeyError as error:
             raise PublishError(f"published tensors do not fit the engine's model: {error} is missing") from None
-        if walk is not None:
+        if probe is not None:
             arriving.check(publish.ROUNDING if weights.kernels else OTHER_KERNELS)
         self.share(served, weights.version)
 
-    def _walk(self, served: Served, prompt: tuple[int, ...]) -> Walk | None:
-        """The one of the last publish where it is the same."""
+    def _probe(self, served: Served, prompt: tuple[int, ...]) -> Following | None:
+        """Behind the walk of the last publish where it is the same."""
         from model.replayed import behind
         from model.walk import Walk
 
@@ -120,7 +121,7 @@ class NativeEngine:
         if self.walk is None or (self.walk.served, self.walk.prompt) != (served, prompt):
             self.walk = Walk(served, prompt)
         behind(self.walk.stream)  # which a publish that failed may have left walking
-        return self.walk
+        return Following(self.walk)
 
     async def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Completion]]:
         return self.sample(requests, sampling)

@@ -4,10 +4,11 @@ an engine's model. `model.serving` has both by the kernels of an engine on a GPU
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import cycle, islice
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +19,9 @@ from model.linear import RMSNorm, compute_dtype, set_precision, set_rounded
 from model.parts import Part, decoded
 from model.segments import Segments
 from model.transformer import Block, Transformer
+
+if TYPE_CHECKING:
+    from model.walk import Walk
 
 
 class Probed(NamedTuple):
@@ -31,6 +35,10 @@ class Probed(NamedTuple):
 
 LONGEST = 48
 FEW = 2
+HEAD_START = 3
+"""Parts that a prompt lets go ahead of it on a GPU."""
+AT_ONCE = 2
+"""Parts that it goes through for each one that comes, until it has caught up."""
 
 
 def probe_prompt(c: ModelConfig, text: Sequence[int] = (), *, every_expert: bool = True) -> tuple[int, ...]:
@@ -114,6 +122,30 @@ class Probe:
         hidden = norm(self.hidden[:-1])
         logits = torch.nn.functional.linear(hidden, tensors["lm_head.weight"].to(hidden.dtype)).float()
         self.logprobs = chosen(logits, self.tokens)
+
+
+class Following:
+    """Leads a prompt on a GPU through one publish. The first parts are small: the GPU is done with one before the host
+    has launched what the next one takes. So that comes first, and the prompt follows once the host is ahead."""
+
+    def __init__(self, walk: Walk) -> None:
+        self.walk, self.came, self.waiting = walk, 0, deque[Part]()
+
+    def through(self, part: Part) -> None:
+        """Parts come in order, and stay what they are until `found`."""
+        self.came += 1
+        self.waiting.append(part)
+        if self.came > HEAD_START:
+            self._go(AT_ONCE)
+
+    def found(self) -> Probed:
+        """After the last part."""
+        self._go(len(self.waiting))
+        return self.walk.found()
+
+    def _go(self, most: int) -> None:
+        for _ in range(min(most, len(self.waiting))):
+            self.walk.through(self.waiting.popleft())
 
 
 @one_thread()

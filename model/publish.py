@@ -28,7 +28,7 @@ from model.digest import Kind, digests, kind_on
 from model.dispatch import has_triton
 from model.linear import GroupedLinear, set_rounded
 from model.parts import SCALE, Outline, Part, decoded, split
-from model.probe import Probe, Probed, probe_prompt, probed
+from model.probe import Following, Probe, Probed, probe_prompt, probed
 from model.replayed import moving
 from model.transformer import Transformer
 
@@ -114,7 +114,8 @@ def publish(
     to_kernels = settings.to_kernels and has_kernels(model.c, precision, model.device)
     kind = kind_on(model.device) if "digests" in settings.checks else None
     prompt = probe_prompt(model.c, settings.text, every_expert=not to_kernels) if "probe" in settings.checks else ()
-    probe = prober(model.c, precision, model.device, prompt) if prompt else None
+    kept = prober(model.c, precision, model.device, prompt) if prompt else None
+    probe = kept if kept is None or isinstance(kept, Probe) else Following(kept)
     source = maker(model, precision, to_kernels)
     making = source.made(kind)
 
@@ -131,7 +132,7 @@ def publish(
         if proof:
             yield source.proof(proof)
 
-    kernels = probe is not None and not isinstance(probe, Probe)
+    kernels = isinstance(probe, Following)
     with moving(model.device):
         return Published(version, precision, place(proven()), source.names, kind, prompt, kernels)
 

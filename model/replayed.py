@@ -119,15 +119,25 @@ def beside(stream: torch.cuda.Stream | None) -> Iterator[None]:
     if stream is None:
         yield
         return
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
+    before = current(stream)
+    stream.wait_stream(before)
+    torch.cuda.set_stream(stream)  # `torch.cuda.stream` asks for the device two times more, see `current`
+    try:
         yield
+    finally:
+        torch.cuda.set_stream(before)
 
 
 def behind(stream: torch.cuda.Stream | None) -> None:
     """What is launched here from now on comes behind all that has been launched on ``stream``."""
     if stream is not None:
-        torch.cuda.current_stream().wait_stream(stream)
+        current(stream).wait_stream(stream)
+
+
+def current(stream: torch.cuda.Stream) -> torch.cuda.Stream:
+    """What is launched on, on that stream's device. (Unless the device is named, torch takes several times as long: it
+    asks every kind of device whether there are any.)"""
+    return torch.cuda.current_stream(stream.device_index)
 
 
 def another_stream(device: torch.device, *, urgent: bool) -> torch.cuda.Stream | None:

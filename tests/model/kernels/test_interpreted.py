@@ -189,7 +189,7 @@ cast = torch.empty_like(halves[1])
 passing = [*map(Passing, moved, targets), Passing(kept), Passing(moved[2], cast, sent=True)]
 transfer = Transfer.of(passing, list(map(Quantizing, weights, rooms)))
 arrived = [*targets, kept, moved[2], *(t for room in rooms for t in room)]
-for given in (True, False, True):
+for given in (True, False, True, True):
     for target in targets:
         target.zero_()
     sums = transfer.run(sums=given)
