@@ -93,7 +93,7 @@ class RMSNorm(nn.Module):
         nn.init.ones_(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        return add_norm(x, None, self)[1]
+        return summed_norm(x, None, self)[1]
 
 
 @functools.cache
@@ -105,6 +105,11 @@ def number(value: float) -> Tensor:
 @on_gpu("add_norm")
 def add_norm(x: Tensor, more: Tensor | None, norm: RMSNorm) -> tuple[Tensor, Tensor]:
     """The sum of ``x`` [..., H] and ``more``, which may be missing, and its norm."""
+    return summed_norm(x, more, norm)
+
+
+def summed_norm(x: Tensor, more: Tensor | None, norm: RMSNorm) -> tuple[Tensor, Tensor]:
+    """`add_norm` of x that may be part of a wider tensor, which kernels on a GPU do not take."""
     if on_cpu(x):
         from model import compiled_training
 
