@@ -234,7 +234,7 @@ def _grouped_case(clock: Clock, experts: int, m: int, n: int, k: int, *, uneven:
     import torch
     from torch.nn import functional as F
 
-    from model.kernels.products import deep_gemm, grouped_matmul, grouped_wgrad
+    from model.kernels.products import grouped_matmul, grouped_wgrad, library_for
     from model.kernels.quantize import quantize_blocks, quantize_placed, quantize_tiles
     from model.kernels.rows import places
 
@@ -260,7 +260,7 @@ def _grouped_case(clock: Clock, experts: int, m: int, n: int, k: int, *, uneven:
         ("grouped dgrad", dy_rows, w_turned, bf16[1], None),
     ):
         ours = work / clock(lambda a=a, b=b: grouped_matmul(a, b, found.ends, ours=True))
-        rivals = {"DeepGEMM": work / clock(lambda a=a, b=b: grouped_matmul(a, b, found.ends))} if deep_gemm() else {}
+        rivals = {"DeepGEMM": work / clock(lambda a=a, b=b: grouped_matmul(a, b, found.ends))} if library_for(b) else {}
         rows.append(_row(kernel, name, "TFLOP/s", ours, FP8_TFLOPS, base, rivals=rivals, error=wrong))
     wgrad = work / clock(lambda: grouped_wgrad(dy_columns, x_columns, found.ends))
     return [

@@ -2,8 +2,8 @@
 forward, Dgrad and Wgrad, grouped by expert or dense (one expert). Results are within 2.5e-3 in norm of FP64 on the
 decoded operands in BF16, of which rounding the result is 1.7e-3, and within 1e-3 in FP32.
 
-Two libraries take over where they are faster: DeepGEMM, where it is installed, forward and Dgrad of experts and of
-dense layers over a short contraction; cuBLASLt dense products over a long one and Wgrad of many tiles. ``ours`` asks
+Two libraries take over where they are faster: DeepGEMM, where it is installed, forward and Dgrad of large experts and
+of dense layers over a short contraction; cuBLASLt dense products over a long one and Wgrad of many tiles. ``ours`` asks
 for our kernel all the same, or for the library's.
 """
 
@@ -32,6 +32,9 @@ GROUP = 8
 """Row tiles that are walked together, so that the tiles in flight share operands in the L2 cache."""
 LONG = 4096
 """Over a longer contraction cuBLASLt is the faster one in forward and Dgrad."""
+LARGE = 2**22
+"""Weights of a product that DeepGEMM is asked for: it compiles a kernel of its own for each shape, which takes many
+seconds, and so a small model's first steps took minutes."""
 
 
 def grouped_matmul(x: Quantized, w: Quantized, ends: Tensor, *, ours: bool = False) -> Tensor:
@@ -41,7 +44,7 @@ def grouped_matmul(x: Quantized, w: Quantized, ends: Tensor, *, ours: bool = Fal
     (m, k), (experts, n, _) = x.data.shape, w.data.shape
     _check(x, w, ends)
     out = torch.empty(m, n, dtype=torch.bfloat16, device=x.data.device)
-    library = None if ours else deep_gemm()
+    library = None if ours else library_for(w)
     if m and library is not None:
         library.m_grouped_fp8_gemm_nt_contiguous(
             (x.data, x.scale), (w.data, _packed(w.scale)), out, _experts_of_rows(ends, m)
@@ -74,7 +77,7 @@ def keys_and_values(x: Quantized, w: Quantized, out: Tensor, nope: int) -> None:
 def matmul(x: Quantized, w: Quantized, *, ours: bool | None = None) -> Tensor:
     """``x @ w^T``: x [M, K] in 1x128 tiles, w [1, N, K] in 128x128 blocks -> BF16 [M, N]."""
     (m, _), (_, n, k) = x.data.shape, w.data.shape
-    library = deep_gemm() if ours is None and k <= LONG else None
+    library = library_for(w) if ours is None and k <= LONG else None
     if library is not None and m:
         out = torch.empty(m, n, dtype=torch.bfloat16, device=x.data.device)
         library.fp8_gemm_nt((x.data, x.scale), (w.data[0], _packed(w.scale[0])), out)
@@ -103,6 +106,11 @@ def wgrad(dy: Quantized, x: Quantized, *, dtype: torch.dtype = torch.float32, ou
     if parts > 1:
         return grouped_wgrad(dy, x, _all(tokens, device, parts)).sum(0).to(dtype)
     return grouped_wgrad(dy, x, _all(tokens, device), dtype=dtype)[0]
+
+
+def library_for(w: Quantized) -> ModuleType | None:
+    """DeepGEMM, where it is there and worth its compiler."""
+    return deep_gemm() if w.data.numel() >= LARGE else None
 
 
 @functools.cache
