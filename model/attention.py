@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from model import fp8, rope
 from model.config import ModelConfig
-from model.dispatch import on_cpu, on_gpu
+from model.dispatch import has_loops, on_gpu
 from model.linear import Linear, RMSNorm, together
 from model.segments import Segments, attention
 
@@ -82,7 +82,7 @@ class Attention(nn.Module):
     def attend(self, q: Tensor, latent: Tensor, key: Tensor, turns: Tensor, segments: Segments) -> Tensor:
         """What `project` gives -> [N, heads v]."""
         expanded = self.kv_b_proj(latent)
-        if on_cpu(q):
+        if has_loops(q):
             from model import compiled_training
 
             heads = self.c.num_attention_heads

@@ -38,7 +38,7 @@ def on_gpu(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     return mark
 
 
-def on_cpu(x: Tensor) -> bool:
+def has_loops(x: Tensor) -> bool:
     """Whether `model.compiled_training` has loops for what follows: FP32 on a CPU, which training in FP8 computes with
     there as well."""
     return x.device.type == "cpu" and x.dtype == torch.float32

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from model import fp8
 from model.config import Precision
-from model.dispatch import on_cpu, on_gpu
+from model.dispatch import has_loops, on_gpu
 
 
 def draw_(weight: Tensor, std: float) -> None:
@@ -110,7 +110,7 @@ def add_norm(x: Tensor, more: Tensor | None, norm: RMSNorm) -> tuple[Tensor, Ten
 
 def summed_norm(x: Tensor, more: Tensor | None, norm: RMSNorm) -> tuple[Tensor, Tensor]:
     """`add_norm` of x that may be part of a wider tensor, which kernels on a GPU do not take."""
-    if on_cpu(x):
+    if has_loops(x):
         from model import compiled_training
 
         return compiled_training.add_norm(x, more, norm.weight, norm.eps)

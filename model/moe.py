@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.config import ModelConfig
-from model.dispatch import on_cpu, on_gpu
+from model.dispatch import has_loops, on_gpu
 from model.linear import GroupedLinear, Linear, draw_, number, of_operand, together
 
 ExpertLoad = dict[int, list[int]]
@@ -167,7 +167,7 @@ class MoE(nn.Module):
 
 def swiglu(gate: Tensor, up: Tensor | None = None, weights: Tensor | None = None) -> Tensor:
     """silu(gate) * up [M, I], times ``weights`` [M, 1]. Without ``up``, ``gate`` [M, 2 I] holds both."""
-    if on_cpu(gate):
+    if has_loops(gate):
         from model import compiled_training
 
         return compiled_training.swiglu(gate, up, weights)

@@ -51,6 +51,8 @@ def test_each_row_is_somebody_s(threads: int) -> None:
 @pytest.mark.skipif(threads_module.LIBRARY is None, reason="torch's OpenMP library was not found")
 def test_the_threads_are_torch_s_own(threads: int) -> None:
     """A product in between finds as many as there were: of any other number the library would end some."""
+    if threads > len(os.sched_getaffinity(0)):
+        pytest.skip("a product takes no more threads than there are processors")
     for _ in range(3):
         torch.ones(500, 500) @ torch.ones(500, 500)
         before = set(os.listdir("/proc/self/task"))
