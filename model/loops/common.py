@@ -34,7 +34,11 @@ def _can_keep() -> bool:
 
 
 _keep_apart()
-EXACT: dict[str, Any] = {"nogil": True, "cache": _can_keep(), "error_model": "numpy", "fastmath": {"contract"}}
+EXACT: dict[str, Any] = {
+    "nogil": True, "cache": _can_keep(), "error_model": "numpy", "fastmath": {"contract"}, "forceinline": True,
+}  # fmt: skip
+"""Functions become part of what calls them: a process that has just compiled one by itself would call it, and one that
+finds its caller kept the copy in there, which has been optimised once more and may round otherwise."""
 FREE: dict[str, Any] = {**EXACT, "fastmath": {"contract", "reassoc", "nsz"}}
 """Sums may be taken in an order that fits into vectors, which is always the same."""
 LOG2_E, LN_2_HIGH, LN_2_LOW = f4(1.44269504), f4(0.693359375), f4(-2.12194440e-4)
@@ -103,6 +107,25 @@ def turn_back(x, turns, out):
     for i in range(0, len(turns), 2):
         out[i] = x[i] * turns[i] + x[i + 1] * turns[i + 1]
         out[i + 1] = x[i + 1] * turns[i] - x[i] * turns[i + 1]
+
+
+@numba.njit(**FREE)
+def norm_row(x, weight, eps, out):
+    """RMSNorm of as many numbers as there are weights; returns 1 over the root of their mean square."""
+    squares = f4(0.0)
+    for i in range(len(weight)):
+        squares += x[i] * x[i]
+    inverse = f4(1.0) / np.sqrt(squares / f4(len(weight)) + eps)
+    for i in range(len(weight)):
+        out[i] = x[i] * inverse * weight[i]
+    return inverse
+
+
+@numba.njit(**EXACT)
+def swiglu_row(gate, up, factor, out):
+    """silu(gate) * up, times a number; as many as ``out`` has."""
+    for i in range(len(out)):
+        out[i] = gate[i] / (f4(1.0) + exp(-gate[i])) * up[i] * factor
 
 
 @numba.njit(**FREE)

@@ -19,8 +19,10 @@ from model.loops.common import (
     f4,
     i4,
     in_order,
+    norm_row,
     number_of,
     round_row,
+    swiglu_row,
     turn,
     u4,
 )
@@ -48,15 +50,10 @@ def minus_log_1_minus(y):
     return -(t + (p * t * z + e * LN_2_LOW - f4(0.5) * z) + e * LN_2_HIGH)
 
 
-@numba.njit(**FREE)
+@numba.njit(**EXACT)
 def _norm_row(x, weight, eps, in_fp8, out):
-    """Of as many numbers as there are weights, as the next product multiplies them."""
-    squares = f4(0.0)
-    for i in range(len(weight)):
-        squares += x[i] * x[i]
-    inverse = f4(1.0) / np.sqrt(squares / f4(len(weight)) + eps)
-    for i in range(len(weight)):
-        out[i] = x[i] * inverse * weight[i]
+    """As the next product multiplies it."""
+    norm_row(x, weight, eps, out)
     if in_fp8:
         round_row(out)
 
@@ -221,18 +218,15 @@ def add_norm(x, more, weight, eps, total, out):
     for r in range(len(x)):
         for i in range(x.shape[1]):
             total[r, i] = x[r, i] + more[r, i]
-        _norm_row(total[r], weight, eps, False, out[r])
+        norm_row(total[r], weight, eps, out[r])
 
 
 @numba.njit(**EXACT)
 def swiglu(gate_up, gates, order, in_fp8, out):
     """`moe.swiglu`, where ``order`` is not empty times the rows' ``gates`` [N K]."""
-    width = out.shape[1]
     for r in range(len(out)):
-        factor, up = gates[order[r]] if len(order) else f4(1.0), gate_up[r, width:]
-        for i in range(width):
-            gate = gate_up[r, i]
-            out[r, i] = gate / (f4(1.0) + exp(-gate)) * up[i] * factor
+        factor = gates[order[r]] if len(order) else f4(1.0)
+        swiglu_row(gate_up[r], gate_up[r, out.shape[1] :], factor, out[r])
         if in_fp8:
             round_row(out[r])
 

@@ -7,9 +7,8 @@ takes one for every operator. Loops do rows, or chunks of them, from first to la
 from __future__ import annotations
 
 import numba
-import numpy as np
 
-from model.loops.common import FREE, exp, f4
+from model.loops.common import FREE, exp, f4, norm_row, swiglu_row
 from model.loops.threads import in_threads
 
 CHUNK = 64
@@ -20,19 +19,13 @@ CHUNK = 64
 def _norm(first, last, x, more, weight, eps, total, inverse, out):
     """RMSNorm of the sum of x and ``more``, which may have no rows: then ``total`` is not written. ``inverse`` [N]: 1
     over the root of each row's mean square."""
-    width = len(weight)
     for r in range(first, last):
-        row, normed, squares = x[r], out[r], f4(0.0)
+        row = x[r]
         if len(more):
             other, row = more[r], total[r]
-            for i in range(width):
+            for i in range(len(weight)):
                 row[i] = x[r, i] + other[i]
-        for i in range(width):
-            squares += row[i] * row[i]
-        scale = f4(1.0) / np.sqrt(squares / f4(width) + eps)
-        inverse[r] = scale
-        for i in range(width):
-            normed[i] = row[i] * scale * weight[i]
+        inverse[r] = norm_row(row, weight, eps, out[r])
 
 
 _norm_in_threads = in_threads(_norm)
@@ -79,13 +72,9 @@ def norm_back(threads, chunks, *args):
 def _swiglu(first, last, gate, up, gates, out):
     """silu(gate) * up [M, I], where ``gates`` [M] has any times these. Rows of ``gate`` may be longer: then ``up`` has
     no rows and is their other half."""
-    width = out.shape[1]
     for r in range(first, last):
-        g, u, factor, inner = gate[r], up[r] if len(up) else gate[r, width:], f4(1.0), out[r]
-        if len(gates):
-            factor = gates[r]
-        for i in range(width):
-            inner[i] = g[i] / (f4(1.0) + exp(-g[i])) * u[i] * factor
+        other = up[r] if len(up) else gate[r, out.shape[1] :]
+        swiglu_row(gate[r], other, gates[r] if len(gates) else f4(1.0), out[r])
 
 
 _swiglu_in_threads = in_threads(_swiglu)
