@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -60,20 +60,30 @@ def in_threads(loop: Any) -> Any:
             loop.compile(taken)
             compiled = loop.overloads[taken]
             context.add_linking_libs([compiled.library])
+            filled = ir.Constant(ir.LiteralStructType([WORD, WORD, given.type]), ir.Undefined)
+            for k, value in enumerate((threads, rows, given)):
+                filled = builder.insert_value(filled, value, k)
+            room = cgutils.alloca_once_value(builder, filled)
+            packed = builder.bitcast(room, POINTER)
 
-            def run(builder, first, last, given):
-                own = map(partial(_uncounted, context, builder), args, cgutils.unpack_tuple(builder, given))
-                context.call_internal_no_propagate(builder, compiled.fndesc, compiled.signature, [first, last, *own])
+            # One function for one thread and for several: each copy would be optimised, and round, as it comes.
+            part, inner = _function(builder.module, "part", [WORD, WORD, POINTER])
+            part.attributes.add("noinline")
+            first, last, passed = part.args
+            held = inner.extract_value(inner.load(inner.bitcast(passed, room.type)), 2)
+            own = map(partial(_uncounted, context, inner), args, cgutils.unpack_tuple(inner, held))
+            context.call_internal_no_propagate(inner, compiled.fndesc, compiled.signature, [first, last, *own])
+            inner.ret_void()
 
             none, one = ir.Constant(WORD, 0), ir.Constant(WORD, 1)
             if LIBRARY is None:
-                run(builder, none, rows, given)
+                builder.call(part, [none, rows, packed])
                 return context.get_dummy_value()
             with builder.if_else(builder.icmp_signed("==", threads, one)) as (alone, together):
                 with alone:
-                    run(builder, none, rows, given)
+                    builder.call(part, [none, rows, packed])
                 with together:
-                    _region(builder, threads, rows, given, run)
+                    _region(builder, threads, packed, part)
             return context.get_dummy_value()
 
         return types.void(whole, whole, args), generate
@@ -92,28 +102,28 @@ def _uncounted(context: Any, builder: Any, kind: Any, value: Any) -> Any:
     return array._getvalue()
 
 
-def _region(builder: Any, threads: Any, rows: Any, given: Any, run: Callable[..., None]) -> None:
-    """Packs what the loop is given, and has each thread of a parallel region unpack it for rows of its own."""
+def _function(module: Any, name: str, kinds: Sequence[Any]) -> tuple[Any, Any]:
+    """One that returns nothing, and what builds it."""
+    made = ir.Function(module, ir.FunctionType(ir.VoidType(), kinds), module.get_unique_name(name))
+    made.linkage = "internal"
+    return made, ir.IRBuilder(made.append_basic_block())
+
+
+def _region(builder: Any, threads: Any, packed: Any, part: Any) -> None:
+    """Has each thread of a parallel region do ``part`` of the rows. ``packed`` begins with threads and rows."""
     module = builder.module
-    filled = ir.Constant(ir.LiteralStructType([WORD, WORD, given.type]), ir.Undefined)
-    for k, value in enumerate((threads, rows, given)):
-        filled = builder.insert_value(filled, value, k)
-    room = cgutils.alloca_once_value(builder, filled)
-
-    body = ir.Function(module, ir.FunctionType(ir.VoidType(), [POINTER]), module.get_unique_name("body"))
-    body.linkage = "internal"
-    inner = ir.IRBuilder(body.append_basic_block())
-    passed = inner.load(inner.bitcast(body.args[0], room.type))
-    count, total, own = (inner.extract_value(passed, k) for k in range(3))
-    number = cgutils.get_or_insert_function(module, ir.FunctionType(NUMBER, []), THREAD)
-    i = inner.sext(inner.call(number, []), WORD)
-    first, last = (inner.sdiv(inner.mul(total, k), count) for k in (i, inner.add(i, ir.Constant(WORD, 1))))
-    run(inner, first, last, own)
+    body, inner = _function(module, "body", [POINTER])
+    numbers = inner.bitcast(body.args[0], WORD.as_pointer())
+    one = ir.Constant(WORD, 1)
+    count, total = inner.load(numbers), inner.load(inner.gep(numbers, [one]))
+    own = cgutils.get_or_insert_function(module, ir.FunctionType(NUMBER, []), THREAD)
+    i = inner.sext(inner.call(own, []), WORD)
+    ends = [inner.sdiv(inner.mul(total, k), count) for k in (i, inner.add(i, one))]
+    inner.call(part, [*ends, body.args[0]])
     inner.ret_void()
-
     kinds = ir.FunctionType(ir.VoidType(), [body.type, POINTER, NUMBER, NUMBER])
     region = cgutils.get_or_insert_function(module, kinds, REGION)
-    builder.call(region, [body, builder.bitcast(room, POINTER), builder.trunc(threads, NUMBER), ir.Constant(NUMBER, 0)])
+    builder.call(region, [body, packed, builder.trunc(threads, NUMBER), ir.Constant(NUMBER, 0)])
 
 
 LIBRARY = _torch_s_openmp()
