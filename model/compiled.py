@@ -16,6 +16,7 @@ from torch import Tensor
 from model import fp8
 from model.decoding import Layer, Reach
 from model.loops import decoding as loops
+from model.loops import training
 from model.loops.common import f4, u4
 from model.loops.threads import shared_out
 from model.moe import Routing
@@ -69,7 +70,7 @@ class CompiledLayer(Layer):
         torch.mm(t.operand, self.both, out=t.both)
         self._attend(cache, reach)
         torch.mm(t.values, self.out, out=t.attended)
-        loops.add_norm(given, a.attended, self.weights.post, eps, a.total, a.operand)
+        training.norm(1, len(x), given, a.attended, self.weights.post, eps, a.total, a.inverse, a.operand)
         routing = None if self.router is None else self._route()
         loops.gather(a.operand, a.indices, a.ends, a.counts, self.in_fp8, a.place, a.sent, a.order)
         if self.dense:
@@ -112,7 +113,8 @@ class CompiledLayer(Layer):
         dense = len(self.down) if self.dense else 0
         return Room(
             rows, operand=(rows, hidden), both=(rows, self.both.shape[1]), latents=(rows, c.q_lora_rank or 0),
-            values=(rows, len(self.out)), attended=(rows, hidden), total=(rows, hidden), scores=(rows, experts),
+            values=(rows, len(self.out)), attended=(rows, hidden), total=(rows, hidden), inverse=(rows,),
+            scores=(rows, experts),
             indices=(rows, k), gates=(rows, k), counts=(experts,), ends=(experts,), place=(rows, k),
             order=(rows * k,), sent=(rows * k, hidden), inner=(rows * k, c.moe_intermediate_size),
             gate_up=(rows, 2 * dense), dense_inner=(rows, dense), dense=(rows if dense else 0, hidden),

@@ -214,14 +214,6 @@ def gather(x, indices, ends, counts, in_fp8, place, rows, order):
 
 
 @numba.njit(**EXACT)
-def add_norm(x, more, weight, eps, total, out):
-    for r in range(len(x)):
-        for i in range(x.shape[1]):
-            total[r, i] = x[r, i] + more[r, i]
-        norm_row(total[r], weight, eps, out[r])
-
-
-@numba.njit(**EXACT)
 def swiglu(gate_up, gates, order, in_fp8, out):
     """`moe.swiglu`, where ``order`` is not empty times the rows' ``gates`` [N K]."""
     for r in range(len(out)):

@@ -12,6 +12,7 @@ from model import compiled_training
 from model.attention import keys_and_values
 from model.loops import threads as threads_module
 from model.segments import Segments, attention
+from tests.model.loops import torch_threads
 
 HEADS, SCALE = 3, 0.3
 Sizes = tuple[int, int, int]
@@ -90,12 +91,8 @@ def test_threads_change_no_bit(threads: int, monkeypatch: pytest.MonkeyPatch) ->
         out = by_loops(ours, turns, segments)
         return [out, *gradients(out, ours, weights)]
 
-    before = torch.get_num_threads()
     found = []
     for count in (1, threads):
-        torch.set_num_threads(count)
-        try:
+        with torch_threads(count):
             found.append(computed())
-        finally:
-            torch.set_num_threads(before)
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))

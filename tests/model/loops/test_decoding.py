@@ -19,6 +19,7 @@ from model.loops import common, decoding
 from model.loops import threads as threads_module
 from model.transformer import Transformer, build
 from tests.fakes import TINY
+from tests.model.loops import torch_threads
 
 SHAPES: dict[str, dict[str, Any]] = {
     "tiny": {},
@@ -99,12 +100,8 @@ def test_threads_change_no_bit(threads: int, monkeypatch: pytest.MonkeyPatch) ->
         return [layer(x, cache.clone(), reach)[0], *compiled.raced(logits, keys, 1.0)]
 
     alone = computed()
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with torch_threads(threads):
         shared = computed()
-    finally:
-        torch.set_num_threads(before)
     assert all(torch.equal(a, b) for a, b in zip(alone, shared, strict=True))
 
 

@@ -14,14 +14,13 @@ from hypothesis import strategies as st
 
 from model.loops import threads as threads_module
 from model.loops.threads import THREAD, WORTH, in_threads, shared_out
+from tests.model.loops import torch_threads
 
 
 @pytest.fixture(params=[1, 2, 5], ids=lambda count: f"{count} threads")
 def threads(request: pytest.FixtureRequest) -> Iterator[int]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
+    with torch_threads(request.param):
+        yield request.param
 
 
 @numba.njit

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from model import compiled_training
 from model.loops import threads as threads_module
+from tests.model.loops import torch_threads
 
 Call = Callable[..., tuple[Tensor, ...]]
 EPS = 1e-6
@@ -96,12 +97,8 @@ def test_threads_change_no_bit(threads: int, monkeypatch: pytest.MonkeyPatch) ->
         out = compiled_training.swiglu(normed, None, given[3])
         return [total, normed, out, *torch.autograd.grad(out.sum() + total.sum(), given)]
 
-    before = torch.get_num_threads()
     found = []
     for count in (1, threads):
-        torch.set_num_threads(count)
-        try:
+        with torch_threads(count):
             found.append(computed())
-        finally:
-            torch.set_num_threads(before)
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
