@@ -29,7 +29,7 @@ from model.dispatch import has_triton
 from model.linear import GroupedLinear, set_rounded
 from model.parts import SCALE, Outline, Part, decoded, split
 from model.probe import Following, Probe, Probed, probe_prompt, probed
-from model.replayed import moving
+from model.replayed import fetched, moving
 from model.transformer import Transformer
 
 if TYPE_CHECKING:
@@ -114,16 +114,16 @@ def publish(
     to_kernels = settings.to_kernels and has_kernels(model.c, precision, model.device)
     kind = kind_on(model.device) if "digests" in settings.checks else None
     prompt = probe_prompt(model.c, settings.text, every_expert=not to_kernels) if "probe" in settings.checks else ()
-    kept = prober(model.c, precision, model.device, prompt) if prompt else None
-    probe = kept if kept is None or isinstance(kept, Probe) else Following(kept)
     source = maker(model, precision, to_kernels)
     making = source.made(kind)
 
     def proven() -> Iterator[Part]:
         sent: list[Tensor] = []
+        probe: Probe | Following | None = None
         for part, digest in making:
             sent.append(digest)
-            if probe is not None:
+            if prompt:
+                probe = probe or prober(model.c, precision, model.device, prompt)  # once a GPU has something to do
                 probe.through(part)
             yield part
         proof = {"digests": torch.cat(sent)} if kind else {}
@@ -132,15 +132,21 @@ def publish(
         if proof:
             yield source.proof(proof)
 
-    kernels = isinstance(probe, Following)
+    kernels = bool(prompt) and has_kernels(model.c, precision, model.device)
     with moving(model.device):
         return Published(version, precision, place(proven()), source.names, kind, prompt, kernels)
 
 
+def prober(c: ModelConfig, precision: Precision, device: torch.device, prompt: tuple[int, ...]) -> Probe | Following:
+    """What runs a prompt through a publish: by the kernels of an engine on a GPU where they run here, by the modules
+    elsewhere."""
+    kept = _prober(c, precision, device, prompt)
+    return kept if isinstance(kept, Probe) else Following(kept)
+
+
 @functools.lru_cache(maxsize=1)
-def prober(c: ModelConfig, precision: Precision, device: torch.device, prompt: tuple[int, ...]) -> Probe | walk.Probe:
-    """By the kernels of an engine on a GPU where they run here, by the modules elsewhere. It is kept for the next
-    publish."""
+def _prober(c: ModelConfig, precision: Precision, device: torch.device, prompt: tuple[int, ...]) -> Probe | walk.Probe:
+    """It is kept for the next publish."""
     if has_kernels(c, precision, device):
         from model import walk
 
@@ -258,7 +264,8 @@ class Arriving:
         self.weights, self.take, self.probed = weights, take, probed
         self.sent: Mapping[str, Tensor] = {}
         self.names: tuple[str, ...] = ()
-        self.taken = self.report = torch.zeros(0)
+        self.taken = torch.zeros(0)
+        self.report: Callable[[], list[float]] = list
         self.got: Probed | None = None
 
     def __iter__(self) -> Iterator[Part]:
@@ -290,12 +297,12 @@ class Arriving:
             self.got = self.probed()
             report += [self.got.logprobs, self.sent["logprobs"].to(self.got.logprobs.device)]
         if report:
-            self.report = torch.cat(report)
+            self.report = fetched(torch.cat(report))
 
     def check(self, tolerance: Tolerance) -> None:
         """Waits for what has been compared. Raises PublishError naming the first tensor that did not arrive as it was
         sent, or the first layer that computes something else."""
-        numbers = self.report.tolist()
+        numbers = self.report()
         if self.weights.kind is not None and not numbers.pop(0):
             self._differ()
         half = len(numbers) // 2

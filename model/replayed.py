@@ -140,6 +140,22 @@ def current(stream: torch.cuda.Stream) -> torch.cuda.Stream:
     return torch.cuda.current_stream(stream.device_index)
 
 
+def fetched(numbers: Tensor) -> Callable[[], list[float]]:
+    """Numbers [N] on their way to the host; what is returned waits until they are there. (Asked for by `tolist` they
+    would begin to come once the host waits, and by way of memory that the driver has to copy them from.)"""
+    if not numbers.is_cuda:
+        return numbers.tolist
+    arriving, there = torch.empty(numbers.shape, pin_memory=True), torch.cuda.Event()
+    arriving.copy_(numbers, non_blocking=True)
+    there.record()
+
+    def wait() -> list[float]:
+        there.synchronize()
+        return arriving.tolist()
+
+    return wait
+
+
 def another_stream(device: torch.device, *, urgent: bool) -> torch.cuda.Stream | None:
     return torch.cuda.Stream(device, priority=-int(urgent)) if device.type == "cuda" else None
 

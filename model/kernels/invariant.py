@@ -58,6 +58,10 @@ class Tiles(NamedTuple):
     warps: int
     stages: int
 
+    def of(self, steps: int) -> Tiles:
+        """With no more stages than there are steps: each takes room that another program could use."""
+        return self._replace(stages=min(self.stages, steps))
+
 
 def linear(x: Tensor | Quantized, w: Weight, out: Tensor | None = None, dtype: torch.dtype | None = None) -> Tensor:
     """``x @ w^T``: x [M, K] or [M, B, K] with w [N, K] or [B, N, K] -> [M, N] or [M, B, N] in ``dtype``, by default x's
@@ -99,8 +103,8 @@ def _multiply(
         x, batch, w_batch, w_blocks, k = x.unflatten(1, (quarters, -1)), quarters, step, step // BLOCK, step
     else:
         batch, w_batch, w_blocks = x.shape[1] if x.dim() == 3 else 1, n * k, 0
-    tiles = _linear_tiles(m, n) if out_sizes is None else _quantized_tiles(m)
     depth = _depth(k, fp8, 128 if m <= FEW_ROWS else 64)
+    tiles = (_linear_tiles(m, n) if out_sizes is None else _quantized_tiles(m)).of(cdiv(k, depth))
     if m:
         _linear_kernel[(cdiv(n, tiles.cols) * cdiv(m, tiles.rows), batch)](
             x, *_scales(sizes, x), w.data, w.scale if fp8 else x, out, *_scales(out_sizes, x), m, n, k,
@@ -141,7 +145,8 @@ def _multiply_experts(
     (tokens, choices), (count, wide, k) = chosen.gates.shape, w.data.shape
     entries, n, fp8 = tokens * choices, out.shape[-1], sizes is not None
     swiglu = wide == 2 * n
-    tiles, depth = _expert_tiles(entries // count, swiglu, fp8), _depth(k, fp8, 64)
+    depth = _depth(k, fp8, 64)
+    tiles = _expert_tiles(entries // count, swiglu, fp8).of(cdiv(k, depth))
     direct = tokens <= DIRECT_TOKENS and 2 * entries > count
     if entries:
         _experts_kernel[(cdiv(n, tiles.cols), count if direct else entries // tiles.rows + min(entries, count))](
@@ -194,7 +199,7 @@ def _expert_tiles(rows: int, swiglu: bool, fp8: bool) -> Tiles:
     if rows > 128:
         return Tiles(128, 64 if swiglu and not fp8 else 128, 8, 3)
     if swiglu and fp8:
-        return Tiles(64, 128, 8, 3)
+        return Tiles(64, 128, 8, 3 if rows else 5)
     return Tiles(64, 64 if swiglu else 128, 4, 4 if swiglu else 3)
 
 
