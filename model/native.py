@@ -11,12 +11,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from model import publish
 from model.config import ModelConfig, Precision
 from model.drafting import DraftedWaves
 from model.engine import Completion, EngineError, Request, Sampling
-from model.probe import Following
 from model.publish import Published, PublishError, Tolerance
 from model.sampling import Start, Stops, completed
 from model.tokenizer import Tokenizer
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from model.serving import Served
     from model.walk import Walk
 
-OTHER_KERNELS = Tolerance(6.0, 0.4, 0.1)
-"""A trainer without kernels rounds elsewhere in BF16 and FP8 than an engine on a GPU (measured in FP8: 0.14 on average
-on a random model)."""
+OTHER_KERNELS = Tolerance(6.0, 0.4, 0.3)
+"""A trainer without kernels rounds elsewhere in BF16 and FP8 than an engine on a GPU (measured on random models: in FP8
+0.14 on average in the end, and behind a layer 0.08; in BF16 0.009)."""
 CACHE_SHARE = 0.7
 """Of the memory that is free when a GPU engine gets its first weights, at most so much goes to its cache."""
 
@@ -96,32 +96,31 @@ class NativeEngine:
         served = (
             self.graphs.served if self.graphs else Served(self.config, weights.precision, torch.device(self.device))
         )
-        probe, names = self._probe(served, weights.probe), set[str]()
-        arriving = publish.Arriving(weights, served.take, None if probe is None else probe.found)
+        names = set[str]()
+
+        def against(theirs: Tensor) -> tuple[Tensor, Tensor]:
+            served.complete(names)
+            return self._walk(served, weights.probe).against(theirs)
+
+        arriving = publish.Arriving(weights, served.take, against if weights.probe else None)
         try:
             with moving(served.device):
                 for part in arriving:
                     names.add(part.name)
-                    if probe is not None:
-                        probe.through(part)
             served.complete(names)
         except KeyError as error:
             raise PublishError(f"published tensors do not fit the engine's model: {error} is missing") from None
-        if probe is not None:
+        if weights.probe:
             arriving.check(publish.ROUNDING if weights.kernels else OTHER_KERNELS)
         self.share(served, weights.version)
 
-    def _probe(self, served: Served, prompt: tuple[int, ...]) -> Following | None:
-        """Behind the walk of the last publish where it is the same."""
-        from model.replayed import behind
+    def _walk(self, served: Served, prompt: tuple[int, ...]) -> Walk:
+        """That of the last publish where it is the same."""
         from model.walk import Walk
 
-        if not prompt:
-            return None
         if self.walk is None or (self.walk.served, self.walk.prompt) != (served, prompt):
             self.walk = Walk(served, prompt)
-        behind(self.walk.stream)  # which a publish that failed may have left walking
-        return Following(self.walk)
+        return self.walk
 
     async def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Completion]]:
         return self.sample(requests, sampling)

@@ -21,16 +21,15 @@ from model.segments import Segments
 from model.transformer import Block, Transformer
 
 if TYPE_CHECKING:
-    from model.walk import Walk
+    from model import walk
 
 
 class Probed(NamedTuple):
-    """What the fixed prompt came to: ``logprobs`` FP32 [n - 1] of its tokens after the first, ``traces`` FP32 [layers,
-    n - 1] the norm of each token's residual stream behind each layer but for the last token's, [0, n - 1] where those
-    are not known."""
+    """What the fixed prompt came to: ``logprobs`` FP32 [n - 1] of its tokens after the first, and ``stream`` [layers +
+    1, n - 1, H], the residual stream of each but the last in front of the first layer and behind each."""
 
     logprobs: Tensor
-    traces: Tensor
+    stream: Tensor
 
 
 LONGEST = 48
@@ -77,7 +76,7 @@ class Probe:
         self.turns = rope.rotations(self.segments.positions, rope.frequencies(c).to(device))
         self.blocks: dict[bool, tuple[Block, dict[str, Tensor]]] = {}
         self.hidden = self.logprobs = torch.empty(0)
-        self.traces: list[Tensor] = []
+        self.stream: list[Tensor] = []
 
     @one_thread()
     @torch.no_grad()
@@ -86,16 +85,16 @@ class Probe:
         if part.name == "embed_tokens":
             embedded = part.tensors["embed_tokens.weight"][self.tokens]
             self.hidden = embedded.to(compute_dtype(self.precision, self.device))
-            self.traces = []
+            self.stream = [self.hidden[:-1]]
         elif part.name == "head":
             self._finish(part.tensors)
         elif part.name != "mtp":
             self.hidden = self._block(part)(self.hidden, self.turns, self.segments)[0]
-            self.traces.append(norms(self.hidden[:-1]))
+            self.stream.append(self.hidden[:-1])
 
     def found(self) -> Probed:
         """After the last part."""
-        return Probed(self.logprobs, torch.stack(self.traces))
+        return Probed(self.logprobs, torch.stack(self.stream))
 
     def _block(self, part: Part) -> Block:
         """A layer with the weights of a part; there is one of each kind, for to build one takes longer than to run
@@ -125,10 +124,11 @@ class Probe:
 
 
 class Following:
-    """Leads a prompt on a GPU through one publish. The first parts are small: the GPU is done with one before the host
-    has launched what the next one takes. So that comes first, and the prompt follows once the host is ahead."""
+    """Leads a trainer's prompt on a GPU through one publish. The first parts are small: the GPU is done with one before
+    the host has launched what the next one takes. So that comes first, and the prompt follows once the host is ahead.
+    """
 
-    def __init__(self, walk: Walk) -> None:
+    def __init__(self, walk: walk.Probe) -> None:
         self.walk, self.came, self.waiting = walk, 0, deque[Part]()
 
     def through(self, part: Part) -> None:
@@ -153,11 +153,11 @@ class Following:
 def probed(model: Transformer, probe: tuple[int, ...]) -> Probed:
     """What a prompt comes to in a model."""
     tokens, segments = torch.tensor(probe, device=model.device), Segments.of([len(probe)], model.device)
-    turns, seen = rope.rotations(segments.positions, model.freqs), []
-    hidden = model.embed_tokens(tokens).to(model.dtype)
+    turns, hidden = rope.rotations(segments.positions, model.freqs), model.embed_tokens(tokens).to(model.dtype)
+    seen = [hidden[:-1]]
     for block in model.blocks():
         hidden = block(hidden, turns, segments)[0]
-        seen.append(norms(hidden[:-1]))
+        seen.append(hidden[:-1])
     return Probed(chosen(model.logits(model.norm(hidden)[:-1]), tokens), torch.stack(seen))
 
 
@@ -165,6 +165,12 @@ def chosen(logits: Tensor, tokens: Tensor) -> Tensor:
     """logits FP32 [n - 1, V] behind the first n - 1 of tokens [n] -> the log-probabilities [n - 1] of those after the
     first."""
     return logits.log_softmax(-1).gather(-1, tokens[1:, None]).squeeze(-1)
+
+
+def distances(ours: Tensor, theirs: Tensor) -> Tensor:
+    """How far residual streams [..., n, H] are from others, relative to these and on average over the tokens, FP32
+    [...]."""
+    return (norms(ours - theirs) / norms(theirs).clamp_min(torch.finfo(torch.float32).tiny)).mean(-1)
 
 
 def norms(hidden: Tensor) -> Tensor:

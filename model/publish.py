@@ -28,7 +28,7 @@ from model.digest import Kind, digests, kind_on
 from model.dispatch import has_triton
 from model.linear import GroupedLinear, set_rounded
 from model.parts import SCALE, Outline, Part, decoded, split
-from model.probe import Following, Probe, Probed, probe_prompt, probed
+from model.probe import Following, Probe, Probed, norms, probe_prompt, probed
 from model.replayed import fetched, moving
 from model.transformer import Transformer
 
@@ -65,7 +65,7 @@ USUAL = PublishSettings()
 
 class Tolerance(NamedTuple):
     """How far an engine may be from the trainer on the probe: ``largest`` and ``mean`` difference of log-probabilities
-    in nats, ``trace`` relative difference of the norms behind a layer."""
+    in nats, ``trace`` relative difference behind a layer."""
 
     largest: float
     mean: float
@@ -73,6 +73,12 @@ class Tolerance(NamedTuple):
 
     def allows(self, gaps: Sequence[float]) -> bool:
         return all(gap <= self.largest for gap in gaps) and sum(gaps) <= self.mean * len(gaps)
+
+    def exceeded(self, gaps: Sequence[float]) -> str:
+        return (
+            f"log-probabilities of the fixed prompt differ from the trainer's by up to {max(gaps):.3g} (tolerance "
+            f"{self.largest:g}) and by {sum(gaps) / len(gaps):.3g} on average ({self.mean:g})"
+        )
 
 
 ROUNDING = Tolerance(1e-3, 1e-3, 1e-3)
@@ -252,21 +258,20 @@ def digested(part: Part, kind: Kind | None) -> Tensor:
 class Arriving:
     """The weights of a publish as an engine goes through them, part by part. When it has, their digests have been
     compared. Raises PublishError naming the first tensor whose bytes differ from what the trainer sent. ``take``
-    digests a part as `digested` does, and may load it meanwhile. Where ``probed`` gives what the engine made of the
-    prompt, all is compared by `check`, which waits once."""
+    digests a part as `digested` does, and may load it meanwhile. Where ``against`` compares the prompt with the
+    trainer's (`model.walk.Walk.against`), all is checked by `check`, which waits once."""
 
     def __init__(
         self,
         weights: Published,
         take: Callable[[Part, Kind | None], Tensor] = digested,
-        probed: Callable[[], Probed] | None = None,
+        against: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
     ) -> None:
-        self.weights, self.take, self.probed = weights, take, probed
+        self.weights, self.take, self.against = weights, take, against
         self.sent: Mapping[str, Tensor] = {}
         self.names: tuple[str, ...] = ()
         self.taken = torch.zeros(0)
         self.report: Callable[[], list[float]] = list
-        self.got: Probed | None = None
 
     def __iter__(self) -> Iterator[Part]:
         names: list[str] = []
@@ -282,22 +287,22 @@ class Arriving:
             raise PublishError(f"weight version {self.weights.version} arrived without its proof")
         self.names = tuple(names)
         self._compare(found)
-        if self.probed is None:
+        if self.against is None:
             self.check(ROUNDING)
 
     def _compare(self, found: Sequence[Tensor]) -> None:
         """Where things lie, since the host would take as long as a layer takes: whether all digests are those that were
-        sent; the engine's log-probabilities and the trainer's."""
+        sent; how far the prompt is from the trainer's behind the embedding and each layer, and in the end."""
         report = []
         if self.weights.kind is not None:
             self.taken = taken = torch.cat([*found])
             sent = self.sent["digests"].to(taken.device) if self.names == self.weights.names else None
             report.append((taken.new_zeros(()) if sent is None else (taken == sent).all()).float().view(1))
-        if self.weights.probe and self.probed is not None:
-            self.got = self.probed()
-            report += [self.got.logprobs, self.sent["logprobs"].to(self.got.logprobs.device)]
+        if self.weights.probe and self.against is not None:
+            logprobs, distances = self.against(self.sent["stream"])
+            report += [distances, (logprobs - self.sent["logprobs"].to(logprobs.device)).abs()]
         if report:
-            self.report = fetched(torch.cat(report))
+            self.report = fetched(torch.cat([piece.to(report[-1].device) for piece in report]))
 
     def check(self, tolerance: Tolerance) -> None:
         """Waits for what has been compared. Raises PublishError naming the first tensor that did not arrive as it was
@@ -305,10 +310,9 @@ class Arriving:
         numbers = self.report()
         if self.weights.kind is not None and not numbers.pop(0):
             self._differ()
-        half = len(numbers) // 2
-        gaps = [abs(ours - theirs) for ours, theirs in zip(numbers[:half], numbers[half:], strict=True)]
-        if not tolerance.allows(gaps) and self.got is not None and self.expected is not None:
-            check_probe(self.got, self.expected, self.weights.version, tolerance)
+        if numbers:
+            layers = len(self.sent["stream"])
+            check_walk(numbers[:layers], numbers[layers:], self.weights.version, tolerance)
 
     def _differ(self) -> None:
         arrived = dict(zip(self.names, self.taken.tolist(), strict=True))
@@ -322,7 +326,7 @@ class Arriving:
     @property
     def expected(self) -> Probed | None:
         """What the trainer found on the probe, on the host, once all has arrived."""
-        return Probed(self.sent["logprobs"].cpu(), self.sent["traces"].cpu()) if self.weights.probe else None
+        return Probed(self.sent["logprobs"].cpu(), self.sent["stream"].cpu()) if self.weights.probe else None
 
 
 def accept(model: Transformer, weights: Published) -> None:
@@ -338,24 +342,41 @@ def accept(model: Transformer, weights: Published) -> None:
     model.use(weights.precision)
     set_rounded(model, weights.precision == "fp8")
     if arriving.expected is not None:
-        check_probe(probed(model, weights.probe), arriving.expected, weights.version, ROUNDING)
+        got = probed(model, weights.probe)
+        check_probe(got.logprobs.cpu(), norms(got.stream[1:]).cpu(), arriving.expected, weights.version, ROUNDING)
 
 
-def check_probe(got: Probed, expected: Probed, version: int, tolerance: Tolerance) -> None:
-    """Compares an engine's probe with the trainer's. Raises PublishError naming the first layer that computes something
-    else."""
-    gaps = (got.logprobs.cpu() - expected.logprobs).abs()
-    if tolerance.allows(gaps.tolist()):
+def check_probe(logprobs: Tensor, traces: Tensor, expected: Probed, version: int, tolerance: Tolerance) -> None:
+    """Compares an engine's probe with the trainer's: its log-probabilities and, to name the place, ``traces`` [layers,
+    n - 1], the norms of the stream behind each layer, or [0, n - 1] where they are not known. Raises PublishError
+    naming the first layer that computes something else."""
+    gaps = (logprobs - expected.logprobs).abs().tolist()
+    if tolerance.allows(gaps):
         return
-    where = "behind the last layer" if len(got.traces) else "anywhere"
-    for i, (theirs, ours) in enumerate(zip(got.traces.cpu(), expected.traces, strict=False)):
+    where = "behind the last layer" if len(traces) else "anywhere"
+    for i, (theirs, ours) in enumerate(zip(traces, norms(expected.stream[1:]), strict=False)):
         if not ((ours - theirs).abs() <= tolerance.trace * ours.abs()).all():
             where = f"in layers.{i}, the first whose output differs"
             break
-    raise PublishError(
-        f"weight version {version}: the bytes arrived, but the engine's log-probabilities of the fixed prompt differ "
-        f"from the trainer's by up to {gaps.max():.3g} (tolerance {tolerance.largest:g}) and by {gaps.mean():.3g} on "
-        f"average ({tolerance.mean:g}): weights were loaded wrongly {where}; no rollout was started"
+    raise loaded_wrongly(version, tolerance.exceeded(gaps), where)
+
+
+def check_walk(distances: Sequence[float], gaps: Sequence[float], version: int, tolerance: Tolerance) -> None:
+    """Of a prompt that the engine walked through layer by layer, each from where the trainer's was: ``distances`` of
+    what the embedding and each layer made of it, and ``gaps`` of the log-probabilities. Raises PublishError."""
+    for i, distance in enumerate(distances):
+        if not distance <= tolerance.trace:
+            name = f"layers.{i - 1}" if i else "embed_tokens"
+            what = f"output of {name} for the fixed prompt differs from the trainer's by {distance:.3g} of its size"
+            raise loaded_wrongly(version, f"{what} (tolerance {tolerance.trace:g})", "there")
+    if not tolerance.allows(gaps):
+        raise loaded_wrongly(version, tolerance.exceeded(gaps), "behind the last layer")
+
+
+def loaded_wrongly(version: int, what: str, where: str) -> PublishError:
+    return PublishError(
+        f"weight version {version}: the bytes arrived, but the engine's {what}: weights were loaded wrongly {where}; "
+        "no rollout was started"
     )
 
 

@@ -254,8 +254,8 @@ class VllmEngine:
         (seen, *_) = await self.llm.collective_rpc("watch_layers", args=(False,))
         tokens = len(weights.probe)
         alone = [row for row in seen if len(row) == tokens]  # frozen rows may run beside it
-        got = Probed(torch.tensor(logprobs), torch.tensor(alone).view(-1, tokens)[:, :-1])
-        publish.check_probe(got, expected, weights.version, TOLERANCES[self.precision])
+        traces = torch.tensor(alone).view(-1, tokens)[:, :-1]
+        publish.check_probe(torch.tensor(logprobs), traces, expected, weights.version, TOLERANCES[self.precision])
 
     async def _send(self, weights: Published) -> Probed | None:
         """Streams the parts into vLLM's workers. Returns what the trainer found on the probe. Raises PublishError."""

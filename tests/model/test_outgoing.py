@@ -180,6 +180,18 @@ def test_weights_from_host_memory_arrive_as_well(pair: Pair, precision: Precisio
         assert same(served(engine), served(new))
 
 
+def test_weights_of_a_trainer_without_kernels_are_taken_and_checked(pair: Pair, precision: Precision) -> None:
+    model, engine = pair
+    weights = publish.publish(model.cpu(), 1, precision)
+    assert not weights.kernels
+    asyncio.run(engine.publish(weights))
+    assert engine.version == 1
+    proof = weights.parts[-1]  # type: ignore[index]
+    proof.tensors["stream"][1] *= -1  # as if the first layer had another output, and the second another input
+    with pytest.raises(PublishError, match=r"output of layers\.0 .* differs from the trainer's by \d\S* of its size"):
+        asyncio.run(engine.publish(weights))
+
+
 def test_what_moves_weights_leaves_multiprocessors_alone() -> None:
     from model.replayed import moving, moving_stream
     from tests.model.kernels.places import places

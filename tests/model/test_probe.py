@@ -8,7 +8,7 @@ import torch
 from model.parts import Outline, Part
 from model.probe import HEAD_START, Following, Probed
 
-FOUND = Probed(torch.zeros(1), torch.zeros(2, 1))
+FOUND = Probed(torch.zeros(1), torch.zeros(3, 1, 4))
 
 
 class Walk:

@@ -86,7 +86,24 @@ for kind in (NativeEngine, OnKernels):
     done.append(engine.sample([Request((5, 6), (1,))], Sampling(max_tokens=2)))
 assert engine.graphs is not None and done[0][0][0].token_ids == done[1][0][0].token_ids
 assert done[1][0][0].versions == (4, 4)
-assert all(map(torch.equal, engine.walk.found(), found))
+logprobs, distances = engine.walk.against(found.stream)
+assert torch.equal(logprobs, found.logprobs) and not distances.any()
+served = engine.graphs.served
+for at, weight in enumerate((served.embedding, served.layers[0].o.data, served.layers[1].feed.down.data)):
+    before = weight.clone()
+    weight.copy_(weight.roll(1, 0))
+    logprobs, distances = engine.walk.against(found.stream)
+    assert torch.equal(logprobs, found.logprobs) and distances.nonzero().flatten().tolist() == [at]
+    try:
+        publish.check_walk(distances.tolist(), [0.0], 4, publish.ROUNDING)
+    except publish.PublishError as error:
+        assert ("output of embed_tokens", "output of layers.0", "output of layers.1")[at] in str(error)
+    else:
+        raise AssertionError("a layer that computes something else was taken")
+    weight.copy_(before)
+served.head.data.copy_(served.head.data.roll(1, 0))
+logprobs, distances = engine.walk.against(found.stream)
+assert (logprobs != found.logprobs).all() and not distances.any()
 other = publish.publish(build(C, 2), 5, "fp32")
 asyncio.run(engine.publish(other))
 assert torch.equal(engine.graphs.served.head.data, other.parts[-3].tensors["lm_head.weight"])
@@ -118,7 +135,8 @@ for sign in (1, -1):
     for part in parts:
         probe.through(part)
     found.append(probe.found())
-assert found[0].logprobs.shape == (1,) and (found[0].traces != found[1].traces).all()
+assert found[0].logprobs.shape == (1,) and (found[0].stream[0] == found[1].stream[0]).all()
+assert (found[0].stream[1:] != found[1].stream[1:]).any(-1).all()
 """
 EXACT = """
 model = build(C, 2).use("fp32")
