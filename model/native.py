@@ -17,6 +17,7 @@ from model import publish
 from model.config import ModelConfig, Precision
 from model.drafting import DraftedWaves
 from model.engine import Completion, EngineError, Request, Sampling
+from model.probe import Against
 from model.publish import Published, PublishError, Tolerance
 from model.sampling import Start, Stops, completed
 from model.tokenizer import Tokenizer
@@ -98,7 +99,7 @@ class NativeEngine:
         )
         names = set[str]()
 
-        def against(theirs: Tensor) -> tuple[Tensor, Tensor]:
+        def against(theirs: Tensor) -> Against:
             served.complete(names)
             return self._walk(served, weights.probe).against(theirs)
 

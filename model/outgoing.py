@@ -33,7 +33,7 @@ class Outgoing:
         self.sources = [owner[key].data_ptr() for owner, key in self.places]
         self.lent: list[weakref.ref[Any]] = []
         self.parts: list[Part] = []
-        self.proofs: list[Part] = []
+        self.others: dict[str, Part] = {}
         self.making: list[Transfer] = []
         outlines = list(publish.outlined(model, precision, to_kernels=to_kernels))
         self.names = tuple(name for outline, _ in outlines for name in outline.tensors)
@@ -63,14 +63,10 @@ class Outgoing:
             digests = making.run(sums=kind is not None)
             yield self._lend(own), digests
 
-    def proof(self, tensors: Mapping[str, Tensor]) -> Part:
-        """As `model.publish.Fresh.proof`."""
-        own = Part.of(publish.PROOF, tensors)
-        if self.proofs and self.proofs[0].outline == own.outline:
-            self.proofs[0].piece.copy_(own.piece)
-        else:
-            self.proofs = [own]
-        return self._lend(self.proofs[0])
+    def further(self, name: str, tensors: Mapping[str, Tensor]) -> Part:
+        """As `model.publish.Fresh.further`."""
+        self.others[name] = Part.of(name, tensors, self.others.get(name))
+        return self._lend(self.others[name])
 
     def _lend(self, own: Part) -> Part:
         part = Part(own.outline, own.piece)

@@ -62,13 +62,14 @@ class Part:
     piece: Tensor
 
     @staticmethod
-    def of(name: str, tensors: Mapping[str, Tensor]) -> Part:
-        """A copy."""
+    def of(name: str, tensors: Mapping[str, Tensor], room: Part | None = None) -> Part:
+        """A copy, in ``room`` where that has held the like."""
         outline = Outline.of(name, {key: (t.dtype, t.shape) for key, t in tensors.items()})
-        part = outline.empty(next(iter(tensors.values())).device)
-        for key, target in part.tensors.items():
+        if room is None or room.outline != outline:
+            room = outline.empty(next(iter(tensors.values())).device)
+        for key, target in room.tensors.items():
             target.copy_(tensors[key])
-        return part
+        return room
 
     @property
     def name(self) -> str:

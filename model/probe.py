@@ -5,7 +5,7 @@ an engine's model. `model.serving` has both by the kernels of an engine on a GPU
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import cycle, islice
 from typing import TYPE_CHECKING, NamedTuple
@@ -25,13 +25,16 @@ if TYPE_CHECKING:
 
 
 class Probed(NamedTuple):
-    """What the fixed prompt came to: ``logprobs`` FP32 [n - 1] of its tokens after the first, and ``stream`` [layers +
-    1, n - 1, H], the residual stream of each but the last in front of the first layer and behind each."""
+    """What the fixed prompt came to: ``stream`` [layers + 1, n - 1, H], the residual stream of each of its tokens but
+    the last in front of the first layer and behind each, and ``logprobs`` FP32 [n - 1] of those after the first."""
 
-    logprobs: Tensor
     stream: Tensor
+    logprobs: Tensor
 
 
+Against = Callable[[], tuple[Tensor, Tensor]]
+"""What waits, on a GPU, for an engine's prompt beside the trainer's stream: the log-probabilities [n - 1] behind it,
+and how far what the embedding and each layer make of it is from it, [layers + 1]. Both stay until the next prompt."""
 LONGEST = 48
 FEW = 2
 HEAD_START = 3
@@ -92,9 +95,10 @@ class Probe:
             self.hidden = self._block(part)(self.hidden, self.turns, self.segments)[0]
             self.stream.append(self.hidden[:-1])
 
-    def found(self) -> Probed:
-        """After the last part."""
-        return Probed(self.logprobs, torch.stack(self.stream))
+    def found(self) -> Iterator[Tensor]:
+        """After the last part, what `Probed` has."""
+        yield torch.stack(self.stream)
+        yield self.logprobs
 
     def _block(self, part: Part) -> Block:
         """A layer with the weights of a part; there is one of each kind, for to build one takes longer than to run
@@ -138,8 +142,8 @@ class Following:
         if self.came > HEAD_START:
             self._go(AT_ONCE)
 
-    def found(self) -> Probed:
-        """After the last part."""
+    def found(self) -> Iterator[Tensor]:
+        """After the last part, as `model.walk.Probe.found`."""
         self._go(len(self.waiting))
         return self.walk.found()
 
@@ -158,7 +162,7 @@ def probed(model: Transformer, probe: tuple[int, ...]) -> Probed:
     for block in model.blocks():
         hidden = block(hidden, turns, segments)[0]
         seen.append(hidden[:-1])
-    return Probed(chosen(model.logits(model.norm(hidden)[:-1]), tokens), torch.stack(seen))
+    return Probed(torch.stack(seen), chosen(model.logits(model.norm(hidden)[:-1]), tokens))
 
 
 def chosen(logits: Tensor, tokens: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Handing the trainer's weights to an engine, and proving that they arrived.
 
 A `Published` is one version of the weights in the engine's precision: FP8 bytes and scales where the engine runs FP8.
-It is made, sent and taken one `Part` at a time: the embedding, each layer, the head, and at last the proof. That holds
+It is made, sent and taken one `Part` at a time: the embedding, each layer, the head, and at last the proof. It holds
 a digest of each tensor's bytes (`model.digest`), and what a fixed prompt, run through the very tensors that are sent,
 looked like behind each layer and in the end: its log-probabilities, by the kernels of an engine where there is a GPU
 and by the trainer's own modules elsewhere. An engine checks both before it samples: the digests find what was damaged
@@ -28,7 +28,7 @@ from model.digest import Kind, digests, kind_on
 from model.dispatch import has_triton
 from model.linear import GroupedLinear, set_rounded
 from model.parts import SCALE, Outline, Part, decoded, split
-from model.probe import Following, Probe, Probed, norms, probe_prompt, probed
+from model.probe import Against, Following, Probe, Probed, norms, probe_prompt, probed
 from model.replayed import fetched, moving
 from model.transformer import Transformer
 
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from model import walk
     from model.outgoing import Outgoing
 
-PROOF = "proof"
-"""The name of the last part."""
+PROOF, STREAM = "proof", "stream"
+"""The names of the last part, and of the one before it, which holds the prompt's stream."""
 DTYPES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}
 """Of the matrices in the layers."""
 TABLES = ("embed_tokens.weight", "lm_head.weight")
@@ -134,9 +134,11 @@ def publish(
             yield part
         proof = {"digests": torch.cat(sent)} if kind else {}
         if probe is not None:
-            proof |= probe.found()._asdict()
+            found = probe.found()
+            yield source.further(STREAM, {"stream": next(found)})
+            proof["logprobs"] = next(found)
         if proof:
-            yield source.proof(proof)
+            yield source.further(PROOF, proof)
 
     kernels = bool(prompt) and has_kernels(model.c, precision, model.device)
     with moving(model.device):
@@ -231,8 +233,9 @@ class Fresh:
         """Each part with the digests of its tensors, as `digested` gives them."""
         return ((part, digested(part, kind)) for part in itertools.starmap(copied, self.outlined))
 
-    def proof(self, tensors: Mapping[str, Tensor]) -> Part:
-        return Part.of(PROOF, tensors)
+    def further(self, name: str, tensors: Mapping[str, Tensor]) -> Part:
+        """A part of other tensors than the model's."""
+        return Part.of(name, tensors)
 
 
 def maker(model: Transformer, precision: Precision, to_kernels: bool) -> Fresh | Outgoing:
@@ -265,10 +268,11 @@ class Arriving:
         self,
         weights: Published,
         take: Callable[[Part, Kind | None], Tensor] = digested,
-        against: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
+        against: Callable[[Tensor], Against] | None = None,
     ) -> None:
         self.weights, self.take, self.against = weights, take, against
-        self.sent: Mapping[str, Tensor] = {}
+        self.sent: dict[str, Tensor] = {}
+        self.walked: Against | None = None
         self.names: tuple[str, ...] = ()
         self.taken = torch.zeros(0)
         self.report: Callable[[], list[float]] = list
@@ -277,13 +281,16 @@ class Arriving:
         names: list[str] = []
         found: list[Tensor] = []
         for part in self.weights.parts:
-            if part.name == PROOF:
-                self.sent = part.tensors
+            if part.name in (PROOF, STREAM):
+                self.sent |= part.tensors
+                if part.name == STREAM and self.against is not None:
+                    self.walked = self.against(part.tensors["stream"])
             else:
                 names.extend(part.outline.tensors)
                 found.append(self.take(part, self.weights.kind))
                 yield part
-        if not self.sent and (self.weights.kind is not None or self.weights.probe):
+        wanted = {"digests": self.weights.kind is not None, "logprobs": bool(self.weights.probe)}
+        if any(wanted[name] and name not in self.sent for name in wanted):
             raise PublishError(f"weight version {self.weights.version} arrived without its proof")
         self.names = tuple(names)
         self._compare(found)
@@ -298,8 +305,8 @@ class Arriving:
             self.taken = taken = torch.cat([*found])
             sent = self.sent["digests"].to(taken.device) if self.names == self.weights.names else None
             report.append((taken.new_zeros(()) if sent is None else (taken == sent).all()).float().view(1))
-        if self.weights.probe and self.against is not None:
-            logprobs, distances = self.against(self.sent["stream"])
+        if self.walked is not None:
+            logprobs, distances = self.walked()
             report += [distances, (logprobs - self.sent["logprobs"].to(logprobs.device)).abs()]
         if report:
             self.report = fetched(torch.cat([piece.to(report[-1].device) for piece in report]))
@@ -326,7 +333,7 @@ class Arriving:
     @property
     def expected(self) -> Probed | None:
         """What the trainer found on the probe, on the host, once all has arrived."""
-        return Probed(self.sent["logprobs"].cpu(), self.sent["stream"].cpu()) if self.weights.probe else None
+        return Probed(self.sent["stream"].cpu(), self.sent["logprobs"].cpu()) if self.weights.probe else None
 
 
 def accept(model: Transformer, weights: Published) -> None:

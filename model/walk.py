@@ -3,7 +3,7 @@ after layer, and in an engine, all layers beside each other."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import cycle
 
@@ -15,7 +15,7 @@ from model.kernels import stream
 from model.kernels.invariant import Weight
 from model.kernels.latent import PAGE, Places
 from model.parts import Part
-from model.probe import Probed, chosen, distances
+from model.probe import Against, chosen, distances
 from model.replayed import Recorder, Replayed, another_stream, behind, beside
 from model.serving import Served, new_pool
 
@@ -70,14 +70,16 @@ class Walk(Prompt):
         self.steps = Replayed(lambda: self._step, self.recorder)
 
     @torch.no_grad()
-    def against(self, theirs: Tensor) -> tuple[Tensor, Tensor]:
-        """The trainer's stream [layers + 1, n - 1, H] -> the log-probabilities [n - 1] behind it, and how far what the
-        embedding and each layer make is from it, [layers + 1]. They stay until the next prompt. Waits for nothing."""
+    def against(self, theirs: Tensor) -> Against:
+        """Launches what compares this engine with the trainer's stream [layers + 1, n - 1, H]."""
         with beside(self.stream):
             self.theirs.copy_(theirs)
-            logprobs, gaps = self.steps(None)
+            found = self.steps(None)
+        return partial(self._found, *found)
+
+    def _found(self, logprobs: Tensor, distances: Tensor) -> tuple[Tensor, Tensor]:
         behind(self.stream)
-        return logprobs, gaps
+        return logprobs, distances
 
     def _step(self) -> tuple[Tensor, ...]:
         """The longest come first."""
@@ -105,7 +107,7 @@ class Probe(Prompt):
         super().__init__(Served(c, precision, device), prompt, pools=1)
         self.residual = self.streams()
         self.steps: dict[str, Replayed] = {}
-        self.logprobs = torch.empty(0)
+        self.logprobs, self.walked = torch.empty(0), torch.cuda.Event() if device.type == "cuda" else None
 
     @torch.no_grad()
     def through(self, part: Part) -> None:
@@ -115,13 +117,18 @@ class Probe(Prompt):
         if part.name not in self.steps:
             self.steps[part.name] = Replayed(lambda *_: self._step, self.recorder)
         with beside(self.stream):
+            if part.name == "head" and self.walked is not None:
+                self.walked.record()
             for found in self.steps[part.name](part.piece.data_ptr(), part):
                 self.logprobs = found
 
-    def found(self) -> Probed:
-        """After the last part; it stays until the next prompt."""
+    def found(self) -> Iterator[Tensor]:
+        """After the last part, what `Probed` has, each as soon as it is there; it stays until the next prompt."""
+        if self.walked is not None:
+            self.walked.wait()
+        yield self.residual
         behind(self.stream)
-        return Probed(self.logprobs, self.residual)
+        yield self.logprobs
 
     def _step(self, part: Part) -> tuple[Tensor, ...]:
         """Into a layer, or through it; or, behind the last, the log-probabilities."""

@@ -90,10 +90,10 @@ def test_every_publish_is_of_the_weights_as_they_are(pair: Pair, precision: Prec
     for version in range(5):
         train(model)
         parts = publish_to(engine, model, precision, version).parts
-        *found, proof = parts
+        *found, stream, proof = parts
         assert same(pieces(found), pieces(publish.made(model, precision, to_kernels=True)))
         places.add(tuple(part.piece.data_ptr() for part in found))
-        del parts, found, proof
+        del parts, found, stream, proof
         new = NativeEngine(model.c, tiny_tokenizer(), device="cuda")
         publish_to(new, model, precision, version)
         assert same(served(engine), served(new))
@@ -162,7 +162,7 @@ def test_weights_in_another_place_are_found_there(pair: Pair, precision: Precisi
     publish_to(engine, model, precision, 2)
     assert engine.graphs is not None
     assert torch.equal(engine.graphs.served.norm, model.norm.weight)
-    *parts, _ = publish.publish(model, 3, precision).parts
+    *parts, _, _ = publish.publish(model, 3, precision).parts
     assert same(pieces(parts), pieces(publish.made(model, precision)))
 
 
@@ -186,8 +186,8 @@ def test_weights_of_a_trainer_without_kernels_are_taken_and_checked(pair: Pair, 
     assert not weights.kernels
     asyncio.run(engine.publish(weights))
     assert engine.version == 1
-    proof = weights.parts[-1]  # type: ignore[index]
-    proof.tensors["stream"][1] *= -1  # as if the first layer had another output, and the second another input
+    *_, stream, _ = weights.parts
+    stream.tensors["stream"][1] *= -1  # as if the first layer had another output, and the second another input
     with pytest.raises(PublishError, match=r"output of layers\.0 .* differs from the trainer's by \d\S* of its size"):
         asyncio.run(engine.publish(weights))
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
+from torch import Tensor
 
 from model.parts import Outline, Part
 from model.probe import HEAD_START, Following, Probed
 
-FOUND = Probed(torch.zeros(1), torch.zeros(3, 1, 4))
+FOUND = iter(Probed(torch.zeros(3, 1, 4), torch.zeros(1)))
 
 
 class Walk:
@@ -20,7 +23,7 @@ class Walk:
     def through(self, part: Part) -> None:
         self.names.append(part.name)
 
-    def found(self) -> Probed:
+    def found(self) -> Iterator[Tensor]:
         return FOUND
 
 

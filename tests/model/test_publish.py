@@ -37,16 +37,16 @@ def damaged(weights: Published, name: str, change: Callable[[Tensor], Tensor], *
 
 def forged(weights: Published, parts: Sequence[Part]) -> Published:
     """Other parts, with digests that fit."""
-    *parts, proof = parts
+    *parts, stream, proof = parts
     tensors = {name: tensor for part in parts for name, tensor in part.tensors.items()}
     assert weights.kind is not None
     digests = digest.digests([*tensors.values()], weights.kind)
     proof = Part.of(proof.name, {**proof.tensors, "digests": digests})
-    return replace(weights, parts=[*parts, proof], names=tuple(tensors))
+    return replace(weights, parts=[*parts, stream, proof], names=tuple(tensors))
 
 
 def tensors_of(weights: Published) -> dict[str, Tensor]:
-    *parts, _ = weights.parts
+    *parts, _, _ = weights.parts
     return {name: tensor for part in parts for name, tensor in part.tensors.items()}
 
 
@@ -108,7 +108,15 @@ def test_a_tensor_that_the_engine_does_not_know_is_named() -> None:
 
 def test_weights_are_split_layer_by_layer_in_the_order_of_the_model() -> None:
     weights = publish.publish(build(replace(TINY, num_nextn_predict_layers=1), seed=0), 1, "fp8")
-    assert [part.name for part in weights.parts] == ["embed_tokens", "layers.0", "layers.1", "head", "mtp", "proof"]
+    assert [part.name for part in weights.parts] == [
+        "embed_tokens",
+        "layers.0",
+        "layers.1",
+        "head",
+        "mtp",
+        "stream",
+        "proof",
+    ]
     assert all(name.startswith("mtp.") == (part.name == "mtp") for part in weights.parts for name in part.tensors)
 
 

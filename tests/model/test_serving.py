@@ -16,6 +16,7 @@ from model.engine import Request, Sampling
 from model.exact import Exact
 from model.graphs import Graphs
 from model.parts import Part
+from model.probe import Probed
 from model.sampling import Start, Stops
 from model.segments import Segments
 from model.transformer import build
@@ -76,9 +77,9 @@ class OnKernels(NativeEngine):
 
 published = publish.publish(build(C, 1), 4, "fp32")
 probe = walk.Probe(C, "fp32", torch.device("cpu"), published.probe)
-for part in published.parts[:-1]:
+for part in published.parts[:-2]:
     probe.through(part)
-found = probe.found()
+found = Probed(*probe.found())
 done = []
 for kind in (NativeEngine, OnKernels):
     engine = kind(C, tokenizer)
@@ -86,13 +87,13 @@ for kind in (NativeEngine, OnKernels):
     done.append(engine.sample([Request((5, 6), (1,))], Sampling(max_tokens=2)))
 assert engine.graphs is not None and done[0][0][0].token_ids == done[1][0][0].token_ids
 assert done[1][0][0].versions == (4, 4)
-logprobs, distances = engine.walk.against(found.stream)
+logprobs, distances = engine.walk.against(found.stream)()
 assert torch.equal(logprobs, found.logprobs) and not distances.any()
 served = engine.graphs.served
 for at, weight in enumerate((served.embedding, served.layers[0].o.data, served.layers[1].feed.down.data)):
     before = weight.clone()
     weight.copy_(weight.roll(1, 0))
-    logprobs, distances = engine.walk.against(found.stream)
+    logprobs, distances = engine.walk.against(found.stream)()
     assert torch.equal(logprobs, found.logprobs) and distances.nonzero().flatten().tolist() == [at]
     try:
         publish.check_walk(distances.tolist(), [0.0], 4, publish.ROUNDING)
@@ -102,11 +103,11 @@ for at, weight in enumerate((served.embedding, served.layers[0].o.data, served.l
         raise AssertionError("a layer that computes something else was taken")
     weight.copy_(before)
 served.head.data.copy_(served.head.data.roll(1, 0))
-logprobs, distances = engine.walk.against(found.stream)
+logprobs, distances = engine.walk.against(found.stream)()
 assert (logprobs != found.logprobs).all() and not distances.any()
 other = publish.publish(build(C, 2), 5, "fp32")
 asyncio.run(engine.publish(other))
-assert torch.equal(engine.graphs.served.head.data, other.parts[-3].tensors["lm_head.weight"])
+assert torch.equal(engine.graphs.served.head.data, other.parts[-4].tensors["lm_head.weight"])
 unchecked = publish.publish(build(C, 1), 4, "fp32", settings=publish.PublishSettings(checks=()))
 broken = replace(unchecked, parts=unchecked.parts[:-2])
 try:
@@ -134,7 +135,7 @@ for sign in (1, -1):
     probe = walk.Probe(C, "fp32", torch.device("cpu"), (5, 7))
     for part in parts:
         probe.through(part)
-    found.append(probe.found())
+    found.append(Probed(*probe.found()))
 assert found[0].logprobs.shape == (1,) and (found[0].stream[0] == found[1].stream[0]).all()
 assert (found[0].stream[1:] != found[1].stream[1:]).any(-1).all()
 """
@@ -193,7 +194,7 @@ def weights_of(engine):
     return [t.clone() for t in serving._flat(((own.embedding, own.norm, own.head), own.drafter, own.layers))]
 
 def pieces(parts):
-    return [t.clone() for part in parts if part.name != "proof" for t in part.tensors.values()]
+    return [t.clone() for part in parts if part.name not in ("stream", "proof") for t in part.tensors.values()]
 
 def same(one, other):
     return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
