@@ -1,5 +1,5 @@
 """The fixed prompt that proves a publish: what it comes to as a trainer runs it through the parts that it sends, and in
-an engine's model. `model.serving` has both by the kernels of an engine on a GPU.
+an engine's model. `model.walk` has both by the kernels of an engine on a GPU.
 """
 
 from __future__ import annotations

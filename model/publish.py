@@ -117,7 +117,8 @@ def publish(
     """The model's weights as an engine of ``precision`` multiplies them. ``place`` puts the parts, which are made as it
     goes through them, where engines can fetch them. `iter` leaves them to an engine in this process, which goes through
     them once and before the weights change: then each is taken before the next one is made."""
-    to_kernels = settings.to_kernels and has_kernels(model.c, precision, model.device)
+    kernels = has_kernels(model.c, precision, model.device)
+    to_kernels = settings.to_kernels and kernels
     kind = kind_on(model.device) if "digests" in settings.checks else None
     prompt = probe_prompt(model.c, settings.text, every_expert=not to_kernels) if "probe" in settings.checks else ()
     source = maker(model, precision, to_kernels)
@@ -140,9 +141,8 @@ def publish(
         if proof:
             yield source.further(PROOF, proof)
 
-    kernels = bool(prompt) and has_kernels(model.c, precision, model.device)
     with moving(model.device):
-        return Published(version, precision, place(proven()), source.names, kind, prompt, kernels)
+        return Published(version, precision, place(proven()), source.names, kind, prompt, kernels and bool(prompt))
 
 
 def prober(c: ModelConfig, precision: Precision, device: torch.device, prompt: tuple[int, ...]) -> Probe | Following:
@@ -289,8 +289,8 @@ class Arriving:
                 names.extend(part.outline.tensors)
                 found.append(self.take(part, self.weights.kind))
                 yield part
-        wanted = {"digests": self.weights.kind is not None, "logprobs": bool(self.weights.probe)}
-        if any(wanted[name] and name not in self.sent for name in wanted):
+        wanted = {"digests"} if self.weights.kind is not None else set[str]()
+        if not self.sent.keys() >= wanted | ({*Probed._fields} if self.weights.probe else set()):
             raise PublishError(f"weight version {self.weights.version} arrived without its proof")
         self.names = tuple(names)
         self._compare(found)
