@@ -1,11 +1,12 @@
 """Digests of tensors' bytes, against accidents: made where the bytes lie, and at the speed of that memory.
 
 Host memory: XXH3, 128 bits. A GPU: the bytes as 32-bit words w_ij in rows of 1,024, then the sum of a_i b_j w_ij modulo
-2^64 with odd 32-bit numbers a and b drawn for each row and column, which is multilinear hashing with a product for a
+2^64 with odd 32-bit numbers a and b for each row and column, which is multilinear hashing with a product for a
 multiplier (Lemire and Kaser, arXiv:1202.4961, section 3): words are half as wide as the sum, so that a change of their
 highest bits also moves its upper half, and so are the numbers, so that a word is multiplied and added in one
-instruction. Sums do not depend on their order, hence both devices give the same number. The sender's device chooses; a
-receiver makes the same kind.
+instruction. The b are drawn; the a are mixed from the number of the row, since a table of them took the place in a
+multiprocessor's cache that the weights pass through. Sums do not depend on their order, hence both devices give the
+same number. The sender's device chooses; a receiver makes the same kind.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from model.dispatch import has_triton
 Kind = Literal["hash", "sum"]
 ROW = 1024
 """Words in a row."""
+MULTIPLIER = 0x9E3779B1
+"""2^32 over the golden ratio, as a prime: consecutive rows get numbers far apart."""
 ROWS_AT_ONCE = 64
 
 
@@ -70,28 +73,24 @@ def _words(tensor: Tensor) -> Tensor:
     return (F.pad(data, (0, -len(data) % 4)) if len(data) % 4 else data).view(torch.int32)
 
 
-def rows(words: int) -> int:
-    return -(-words // ROW)
-
-
 def word_sum(words: Tensor) -> Tensor:
     """int32 [n] -> int64 []: the reference."""
-    a, b = factors(rows(len(words)), words.device)
     columns = torch.zeros(ROW, dtype=torch.int64, device=words.device)
+    a = row_factors(-(-len(words) // ROW), words.device)
     for part, factor in zip(words.split(ROWS_AT_ONCE * ROW), a.split(ROWS_AT_ONCE), strict=False):
         whole = F.pad(part, (0, -len(part) % ROW)).view(-1, ROW)
         columns += (whole.long() * factor[: len(whole), None]).sum(0)
-    return (columns * b).sum()
+    return (columns * column_factors(words.device)).sum()
 
 
-def factors(count: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """At least ``count`` odd numbers for rows, and 1,024 for columns, int32."""
-    return _drawn(max(ROW, 1 << (count - 1).bit_length()), device)
+def row_factors(count: int, device: torch.device) -> Tensor:
+    """The a: as many odd numbers, int32."""
+    mixed = torch.arange(count, device=device) * MULTIPLIER % 2**32
+    return (mixed ^ mixed >> 15 | 1).to(torch.int32)
 
 
 @functools.lru_cache(maxsize=4)
-def _drawn(count: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def column_factors(device: torch.device) -> Tensor:
+    """The b: 1,024 odd numbers, int32."""
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.randint(-(2**31), 2**31, (ROW + count,), dtype=torch.int32, generator=generator) | 1
-    b, a = drawn.to(device).split([ROW, count])
-    return a, b
+    return (torch.randint(-(2**31), 2**31, (ROW,), dtype=torch.int32, generator=generator) | 1).to(device)

@@ -98,16 +98,22 @@ class NativeEngine:
             self.graphs.served if self.graphs else Served(self.config, weights.precision, torch.device(self.device))
         )
         names = set[str]()
+        walk: Walk | None = None
 
         def against(theirs: Tensor) -> Against:
-            served.complete(names)
-            return self._walk(served, weights.probe).against(theirs)
+            nonlocal walk
+            served.complete({*names, "head"})
+            walk = self._walk(served, weights.probe)
+            walk.against(theirs)
+            return walk.found
 
         arriving = publish.Arriving(weights, served.take, against if weights.probe else None)
         try:
             with moving(served.device):
                 for part in arriving:
                     names.add(part.name)
+                    if walk is not None and part.name == "head":
+                        walk.to_the_end()
             served.complete(names)
         except KeyError as error:
             raise PublishError(f"published tensors do not fit the engine's model: {error} is missing") from None

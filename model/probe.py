@@ -4,11 +4,10 @@ an engine's model. `model.walk` has both by the kernels of an engine on a GPU.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import cycle, islice
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,9 +18,6 @@ from model.linear import RMSNorm, compute_dtype, set_precision, set_rounded
 from model.parts import Part, decoded
 from model.segments import Segments
 from model.transformer import Block, Transformer
-
-if TYPE_CHECKING:
-    from model import walk
 
 
 class Probed(NamedTuple):
@@ -34,13 +30,10 @@ class Probed(NamedTuple):
 
 Against = Callable[[], tuple[Tensor, Tensor]]
 """What waits, on a GPU, for an engine's prompt beside the trainer's stream: the log-probabilities [n - 1] behind it,
-and how far what the embedding and each layer make of it is from it, [layers + 1]. Both stay until the next prompt."""
+and `norms` [2, layers + 1, n - 1], of what the stream that the embedding and each layer make is off, and of the
+trainer's. Both stay until the next prompt."""
 LONGEST = 48
 FEW = 2
-HEAD_START = 3
-"""Parts that a prompt lets go ahead of it on a GPU."""
-AT_ONCE = 2
-"""Parts that it goes through for each one that comes, until it has caught up."""
 
 
 def probe_prompt(c: ModelConfig, text: Sequence[int] = (), *, every_expert: bool = True) -> tuple[int, ...]:
@@ -78,7 +71,7 @@ class Probe:
         self.segments = Segments.of([len(self.prompt)], device)
         self.turns = rope.rotations(self.segments.positions, rope.frequencies(c).to(device))
         self.blocks: dict[bool, tuple[Block, dict[str, Tensor]]] = {}
-        self.hidden = self.logprobs = torch.empty(0)
+        self.hidden = self.found = torch.empty(0)
         self.stream: list[Tensor] = []
 
     @one_thread()
@@ -95,10 +88,13 @@ class Probe:
             self.hidden = self._block(part)(self.hidden, self.turns, self.segments)[0]
             self.stream.append(self.hidden[:-1])
 
-    def found(self) -> Iterator[Tensor]:
-        """After the last part, what `Probed` has."""
-        yield torch.stack(self.stream)
-        yield self.logprobs
+    def rows(self) -> Tensor:
+        """After the head, `Probed`'s stream."""
+        return torch.stack(self.stream)
+
+    def logprobs(self) -> Tensor:
+        """After the last part, `Probed`'s."""
+        return self.found
 
     def _block(self, part: Part) -> Block:
         """A layer with the weights of a part; there is one of each kind, for to build one takes longer than to run
@@ -124,32 +120,7 @@ class Probe:
         norm.weight.copy_(tensors["norm.weight"])
         hidden = norm(self.hidden[:-1])
         logits = torch.nn.functional.linear(hidden, tensors["lm_head.weight"].to(hidden.dtype)).float()
-        self.logprobs = chosen(logits, self.tokens)
-
-
-class Following:
-    """Leads a trainer's prompt on a GPU through one publish. The first parts are small: the GPU is done with one before
-    the host has launched what the next one takes. So that comes first, and the prompt follows once the host is ahead.
-    """
-
-    def __init__(self, walk: walk.Probe) -> None:
-        self.walk, self.came, self.waiting = walk, 0, deque[Part]()
-
-    def through(self, part: Part) -> None:
-        """Parts come in order, and stay what they are until `found`."""
-        self.came += 1
-        self.waiting.append(part)
-        if self.came > HEAD_START:
-            self._go(AT_ONCE)
-
-    def found(self) -> Iterator[Tensor]:
-        """After the last part, as `model.walk.Probe.found`."""
-        self._go(len(self.waiting))
-        return self.walk.found()
-
-    def _go(self, most: int) -> None:
-        for _ in range(min(most, len(self.waiting))):
-            self.walk.through(self.waiting.popleft())
+        self.found = chosen(logits, self.tokens)
 
 
 @one_thread()
@@ -171,13 +142,15 @@ def chosen(logits: Tensor, tokens: Tensor) -> Tensor:
     return logits.log_softmax(-1).gather(-1, tokens[1:, None]).squeeze(-1)
 
 
-def distances(ours: Tensor, theirs: Tensor) -> Tensor:
-    """How far residual streams [..., n, H] are from others, relative to these and on average over the tokens, FP32
-    [...]."""
-    return (norms(ours - theirs) / norms(theirs).clamp_min(torch.finfo(torch.float32).tiny)).mean(-1)
+def relative(norms: Sequence[float], tokens: int) -> list[float]:
+    """`Against`'s norms, one after another -> how far the embedding and each layer are off, relative to the trainer's
+    stream and on average over the tokens."""
+    half, tiny = len(norms) // 2, torch.finfo(torch.float32).tiny
+    shares = [off / max(whole, tiny) for off, whole in zip(norms[:half], norms[half:], strict=True)]
+    return [sum(shares[i : i + tokens]) / tokens for i in range(0, half, tokens)]
 
 
-def norms(hidden: Tensor) -> Tensor:
+def norms(hidden: Tensor, out: Tensor | None = None) -> Tensor:
     """Of each row of a residual stream [..., n, H], FP32."""
-    found: Tensor = torch.linalg.vector_norm(hidden, dim=-1, dtype=torch.float32)
+    found: Tensor = torch.linalg.vector_norm(hidden, dim=-1, dtype=torch.float32, out=out)
     return found

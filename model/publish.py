@@ -28,7 +28,7 @@ from model.digest import Kind, digests, kind_on
 from model.dispatch import has_triton
 from model.linear import GroupedLinear, set_rounded
 from model.parts import SCALE, Outline, Part, decoded, split
-from model.probe import Against, Following, Probe, Probed, norms, probe_prompt, probed
+from model.probe import Against, Probe, Probed, norms, probe_prompt, probed, relative
 from model.replayed import fetched, moving
 from model.transformer import Transformer
 
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from model import walk
     from model.outgoing import Outgoing
 
-PROOF, STREAM = "proof", "stream"
-"""The names of the last part, and of the one before it, which holds the prompt's stream."""
+STREAM, PROOF = "stream", "proof"
+"""The names of the part that holds the prompt's stream, in front of the head, and of the last one."""
 DTYPES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}
 """Of the matrices in the layers."""
 TABLES = ("embed_tokens.weight", "lm_head.weight")
@@ -93,10 +93,11 @@ class PublishError(RuntimeError):
 
 @dataclass(frozen=True)
 class Published:
-    """``parts`` in the order of the model, then the proof; where they lie elsewhere or are still to be made, going
-    through them does so one at a time. ``names`` are the tensors' in the order of the proof's ``digests``, which are of
-    this ``kind``. ``probe`` is the fixed prompt; ``kernels`` says that the kernels of an engine on a GPU were given it.
-    What is not to be checked is None or empty."""
+    """``parts`` in the order of the model, in front of the head the prompt's stream, by which engines walk through
+    their layers while the head is sent, and in the end the proof; where they lie elsewhere or are still to be made,
+    going through them does so one at a time. ``names`` are the tensors' in the order of the proof's ``digests``, which
+    are of this ``kind``. ``probe`` is the fixed prompt; ``kernels`` says that the kernels of an engine on a GPU were
+    given it. What is not to be checked is None or empty."""
 
     version: int
     precision: Precision
@@ -126,18 +127,18 @@ def publish(
 
     def proven() -> Iterator[Part]:
         sent: list[Tensor] = []
-        probe: Probe | Following | None = None
+        probe: Probe | walk.Probe | None = None
         for part, digest in making:
             sent.append(digest)
             if prompt:
                 probe = probe or prober(model.c, precision, model.device, prompt)  # once a GPU has something to do
                 probe.through(part)
+                if part.name == "head":
+                    yield source.further(STREAM, {"stream": probe.rows()})
             yield part
         proof = {"digests": torch.cat(sent)} if kind else {}
         if probe is not None:
-            found = probe.found()
-            yield source.further(STREAM, {"stream": next(found)})
-            proof["logprobs"] = next(found)
+            proof["logprobs"] = probe.logprobs()
         if proof:
             yield source.further(PROOF, proof)
 
@@ -145,16 +146,10 @@ def publish(
         return Published(version, precision, place(proven()), source.names, kind, prompt, kernels and bool(prompt))
 
 
-def prober(c: ModelConfig, precision: Precision, device: torch.device, prompt: tuple[int, ...]) -> Probe | Following:
-    """What runs a prompt through a publish: by the kernels of an engine on a GPU where they run here, by the modules
-    elsewhere."""
-    kept = _prober(c, precision, device, prompt)
-    return kept if isinstance(kept, Probe) else Following(kept)
-
-
 @functools.lru_cache(maxsize=1)
-def _prober(c: ModelConfig, precision: Precision, device: torch.device, prompt: tuple[int, ...]) -> Probe | walk.Probe:
-    """It is kept for the next publish."""
+def prober(c: ModelConfig, precision: Precision, device: torch.device, prompt: tuple[int, ...]) -> Probe | walk.Probe:
+    """What runs a prompt through a publish: by the kernels of an engine on a GPU where they run here, by the modules
+    elsewhere. It is kept for the next publish."""
     if has_kernels(c, precision, device):
         from model import walk
 
@@ -262,7 +257,7 @@ class Arriving:
     """The weights of a publish as an engine goes through them, part by part. When it has, their digests have been
     compared. Raises PublishError naming the first tensor whose bytes differ from what the trainer sent. ``take``
     digests a part as `digested` does, and may load it meanwhile. Where ``against`` compares the prompt with the
-    trainer's (`model.walk.Walk.against`), all is checked by `check`, which waits once."""
+    trainer's stream as it comes (`model.walk.Walk.against`), all is checked by `check`, which waits once."""
 
     def __init__(
         self,
@@ -281,7 +276,7 @@ class Arriving:
         names: list[str] = []
         found: list[Tensor] = []
         for part in self.weights.parts:
-            if part.name in (PROOF, STREAM):
+            if part.name in (STREAM, PROOF):
                 self.sent |= part.tensors
                 if part.name == STREAM and self.against is not None:
                     self.walked = self.against(part.tensors["stream"])
@@ -299,15 +294,14 @@ class Arriving:
 
     def _compare(self, found: Sequence[Tensor]) -> None:
         """Where things lie, since the host would take as long as a layer takes: whether all digests are those that were
-        sent; how far the prompt is from the trainer's behind the embedding and each layer, and in the end."""
+        sent. With what the prompt came to it is fetched as it is found."""
         report = []
         if self.weights.kind is not None:
             self.taken = taken = torch.cat([*found])
             sent = self.sent["digests"].to(taken.device) if self.names == self.weights.names else None
             report.append((taken.new_zeros(()) if sent is None else (taken == sent).all()).float().view(1))
         if self.walked is not None:
-            logprobs, distances = self.walked()
-            report += [distances, (logprobs - self.sent["logprobs"].to(logprobs.device)).abs()]
+            report += [self.sent["logprobs"], *(piece.view(-1) for piece in self.walked())]
         if report:
             self.report = fetched(torch.cat([piece.to(report[-1].device) for piece in report]))
 
@@ -318,8 +312,10 @@ class Arriving:
         if self.weights.kind is not None and not numbers.pop(0):
             self._differ()
         if numbers:
-            layers = len(self.sent["stream"])
-            check_walk(numbers[:layers], numbers[layers:], self.weights.version, tolerance)
+            count = len(self.weights.probe) - 1
+            theirs, ours, norms = numbers[:count], numbers[count : 2 * count], numbers[2 * count :]
+            gaps = [abs(a - b) for a, b in zip(ours, theirs, strict=True)]
+            check_walk(relative(norms, count), gaps, self.weights.version, tolerance)
 
     def _differ(self) -> None:
         arrived = dict(zip(self.names, self.taken.tolist(), strict=True))

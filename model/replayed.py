@@ -116,11 +116,19 @@ def moving(device: torch.device) -> Iterator[None]:
 @contextmanager
 def beside(stream: torch.cuda.Stream | None) -> Iterator[None]:
     """Launches on ``stream`` what comes behind all that has been launched here so far."""
+    if stream is not None:
+        stream.wait_stream(current(stream))
+    with upon(stream):
+        yield
+
+
+@contextmanager
+def upon(stream: torch.cuda.Stream | None) -> Iterator[None]:
+    """Launches on ``stream``, whatever else has been launched here."""
     if stream is None:
         yield
         return
     before = current(stream)
-    stream.wait_stream(before)
     torch.cuda.set_stream(stream)  # `torch.cuda.stream` asks for the device two times more, see `current`
     try:
         yield

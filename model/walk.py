@@ -3,8 +3,7 @@ after layer, and in an engine, all layers beside each other."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Sequence
 from itertools import cycle
 
 import torch
@@ -15,13 +14,15 @@ from model.kernels import stream
 from model.kernels.invariant import Weight
 from model.kernels.latent import PAGE, Places
 from model.parts import Part
-from model.probe import Against, chosen, distances
-from model.replayed import Recorder, Replayed, another_stream, behind, beside
+from model.probe import chosen, norms
+from model.replayed import Recorder, Replayed, another_stream, behind, beside, current, upon
 from model.serving import Served, new_pool
 
 AT_ONCE = 16
 """Layers that an engine's prompt walks through beside each other: a 3B model of 16 takes 0.36 ms on an H200 with 8, and
 0.26 with 16; torch has 32 streams."""
+TOGETHER = 6
+"""Parts that a trainer's prompt goes through by one CUDA graph."""
 
 
 class Prompt:
@@ -59,76 +60,119 @@ class Prompt:
 
 
 class Walk(Prompt):
-    """In an engine that has all weights: each layer is given what the trainer's prompt was in front of it, and has to
-    make of it what the trainer's was behind it. So all are walked through at once, in the time of few: one after
-    another is a row of some two hundred small kernels, each of which waits for memory."""
+    """In an engine: each layer is given what the trainer's prompt was in front of it, and has to make of it what the
+    trainer's was behind it. So all are walked through at once, in the time of few: one after another is a row of some
+    two hundred small kernels, each of which waits for memory."""
 
     def __init__(self, served: Served, prompt: Sequence[int]) -> None:
         super().__init__(served, prompt, pools=AT_ONCE)
         self.beside = [another_stream(served.device, urgent=False) for _ in range(AT_ONCE)]
-        self.theirs, self.ours = self.streams(), self.streams()
+        self.ours, self.both = self.streams(), torch.stack([self.streams()] * 2)
+        self.off, self.theirs = self.both
         self.steps = Replayed(lambda: self._step, self.recorder)
+        self.norms, self.logprobs = norms(self.both), torch.empty(0)
 
     @torch.no_grad()
-    def against(self, theirs: Tensor) -> Against:
-        """Launches what compares this engine with the trainer's stream [layers + 1, n - 1, H]."""
+    def against(self, theirs: Tensor) -> None:
+        """Launches what compares the embedding and the layers, which are there, with the trainer's stream [layers + 1,
+        n - 1, H]."""
+        self.theirs.copy_(theirs)
         with beside(self.stream):
-            self.theirs.copy_(theirs)
-            found = self.steps(None)
-        return partial(self._found, *found)
+            self.steps(None)
 
-    def _found(self, logprobs: Tensor, distances: Tensor) -> tuple[Tensor, Tensor]:
+    @torch.no_grad()
+    def to_the_end(self) -> None:
+        """Launches what remains once the head is there too."""
+        self.logprobs = self.end(self.theirs[-1])
+
+    def found(self) -> tuple[Tensor, Tensor]:
+        """As `model.probe.Against` has it."""
         behind(self.stream)
-        return logprobs, distances
+        return self.logprobs, self.norms
 
     def _step(self) -> tuple[Tensor, ...]:
-        """The longest come first."""
         self.counts.zero_()
-        logprobs: list[Tensor] = []
-        ways: list[Callable[[Tensor], object]] = [lambda _: logprobs.append(self.end(self.theirs[-1]))]
-        ways += [partial(self._through, i) for i in range(len(self.counts))]
-        ways += [lambda _: self.ours[0].copy_(self.served.embed(self.tokens[:-1]))]
-        for way, pool, side in zip(ways, cycle(self.pools), cycle(self.beside), strict=False):
+        sides = self.beside[: len(self.counts)]
+        for i, pool, side in zip(range(len(self.counts)), cycle(self.pools), cycle(sides), strict=False):
             with beside(side):
-                way(pool)
-        for side in self.beside[: len(ways)]:
+                self.layer(i, i, pool, self.theirs[i], self.ours[i + 1])
+        self.ours[0] = self.served.embed(self.tokens[:-1])
+        for side in sides:
             behind(side)
-        return logprobs[0], distances(self.ours, self.theirs)
-
-    def _through(self, i: int, pool: Tensor) -> None:
-        self.layer(i, i, pool, self.theirs[i], self.ours[i + 1])
+        torch.sub(self.ours, self.theirs, out=self.off)
+        norms(self.both, out=self.norms)
+        return ()
 
 
 class Probe(Prompt):
     """In a trainer: through the parts of a publish, which are all the weights there are, each of them as soon as it has
-    been made: on a stream of its own, so that a layer is walked through while the next one is made."""
+    been made: on a stream of its own, so that a layer is walked through while the next one is made. It is launched some
+    parts at a time, behind the host, which by then is far ahead of the GPU: what makes the parts goes first."""
 
     def __init__(self, c: ModelConfig, precision: Precision, device: torch.device, prompt: tuple[int, ...]) -> None:
         super().__init__(Served(c, precision, device), prompt, pools=1)
         self.residual = self.streams()
         self.steps: dict[str, Replayed] = {}
-        self.logprobs, self.walked = torch.empty(0), torch.cuda.Event() if device.type == "cuda" else None
+        self.made: dict[str, torch.cuda.Event] = {}
+        self.waiting: list[Part] = []
+        self.head: Part | None = None
 
     @torch.no_grad()
     def through(self, part: Part) -> None:
-        """Behind what has been launched so far. Parts come in order."""
+        """Parts come in order, each when it has been launched, and stay what they are until the last."""
         if part.name == "mtp":
             return
-        if part.name not in self.steps:
-            self.steps[part.name] = Replayed(lambda *_: self._step, self.recorder)
-        with beside(self.stream):
-            if part.name == "head" and self.walked is not None:
-                self.walked.record()
-            for found in self.steps[part.name](part.piece.data_ptr(), part):
-                self.logprobs = found
+        self._note(part)
+        own = Part(part.outline, part.piece)  # whose memory is free for a next publish, should the rest not come
+        if part.name == "head":
+            self._launch(self.waiting)
+            self.head, self.waiting = own, []
+            return
+        if part.name == "embed_tokens":
+            self.waiting = []
+        self.waiting.append(own)
+        if len(self.waiting) == TOGETHER:
+            self._launch(self.waiting)
+            self.waiting = []
 
-    def found(self) -> Iterator[Tensor]:
-        """After the last part, what `Probed` has, each as soon as it is there; it stays until the next prompt."""
-        if self.walked is not None:
-            self.walked.wait()
-        yield self.residual
+    def _note(self, part: Part) -> None:
+        """When it was made, and that it is read beside what has made it."""
+        if self.stream is None:
+            return
+        if part.name not in self.made:
+            self.made[part.name] = torch.cuda.Event(external=True)
+        self.made[part.name].record(current(self.stream))
+        part.piece.record_stream(self.stream)
+
+    def rows(self) -> Tensor:
+        """After the head, `Probed`'s stream; it stays until the next prompt."""
         behind(self.stream)
-        yield self.logprobs
+        return self.residual
+
+    @torch.no_grad()
+    def logprobs(self) -> Tensor:
+        """After the last part, `Probed`'s; they stay until the next prompt."""
+        assert self.head is not None
+        (found,) = self._launch([self.head])
+        behind(self.stream)
+        return found
+
+    def _launch(self, parts: Sequence[Part]) -> tuple[Tensor, ...]:
+        if not parts:
+            return ()
+        first = parts[0].name
+        if first not in self.steps:
+            self.steps[first] = Replayed(lambda *_: self._through, self.recorder)
+        with upon(self.stream):
+            return self.steps[first](tuple(part.piece.data_ptr() for part in parts), parts)
+
+    def _through(self, parts: Sequence[Part]) -> tuple[Tensor, ...]:
+        found: tuple[Tensor, ...] = ()
+        for part in parts:
+            if self.stream is not None:
+                self.made[part.name].wait(current(self.stream))
+            found = self._step(part)
+        return found
 
     def _step(self, part: Part) -> tuple[Tensor, ...]:
         """Into a layer, or through it; or, behind the last, the log-probabilities."""

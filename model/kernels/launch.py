@@ -4,6 +4,7 @@ compiled for arguments of the same kinds is launched as it is, on addresses that
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -29,12 +30,18 @@ class Tiles(NamedTuple):
         return TensorDescriptor(self.base, list(self.shape), list(self.strides), list(self.block_shape), self.layout)
 
 
+PREFERRED_SHARED_MEMORY_CARVEOUT = 9
+"""Of CUDA's function attributes (driver API, CUfunction_attribute): a share of the memory of a multiprocessor, in %."""
+
+
 class launched:
     """Of a kernel whose compile-time parameters are the last ones, and are named in their order at each launch. One of
-    its arguments is a tensor; all lie on the current device."""
+    its arguments is a tensor; all lie on the current device. With ``shared`` it asks for so many percent of a
+    multiprocessor's memory as shared memory, and leaves the rest to the cache: one that needs little, and runs beside
+    others, need then not end on a multiprocessor before another begins there."""
 
-    def __init__(self, kernel: Any) -> None:
-        self.kernel = kernel
+    def __init__(self, kernel: Any, shared: int | None = None) -> None:
+        self.kernel, self.shared = kernel, shared
         self.compiled: dict[tuple[Any, ...], Any] = {}
 
     def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
@@ -71,3 +78,6 @@ class launched:
         checked = (a.checked() if type(a) is Tiles else a for a in args)
         kernel = self.kernel[grid](*checked, **constants, num_warps=num_warps, num_stages=num_stages)
         self.compiled[key] = kernel.run, kernel.function, kernel.packed_metadata, None, None, None
+        if self.shared is not None:
+            cuda = ctypes.CDLL("libcuda.so.1")  # a hint: what comes of it is the driver's affair
+            cuda.cuFuncSetAttribute(ctypes.c_void_p(kernel.function), PREFERRED_SHARED_MEMORY_CARVEOUT, self.shared)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -20,7 +21,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from model.digest import ROW, factors, rows
+from model.digest import MULTIPLIER, ROW, column_factors
 from model.fp8 import BLOCK, Quantized
 from model.kernels.launch import launched
 from model.kernels.quantize import _largest, _scale
@@ -32,6 +33,9 @@ MOVED, CAST, ROUNDED = KINDS = 0, 1, 2
 """What becomes of words: nothing; a cast whose result is digested; one whose source is."""
 LEAST = 4
 """Rows of words, or blocks, that a program is worth."""
+MIX = tl.constexpr(MULTIPLIER)
+mover = partial(launched, shared=10)
+"""A kernel that moves weights: past the cache, which is left to the numbers of their digests."""
 
 
 class Passing(NamedTuple):
@@ -103,7 +107,7 @@ class Transfer:
 
     launches: list[Launch]
     digests: list[Tensor]
-    factors: tuple[Tensor, Tensor]
+    factors: Tensor
 
     @staticmethod
     def of(words: Sequence[Passing], blocks: Sequence[Quantizing] = ()) -> Transfer:
@@ -116,9 +120,8 @@ class Transfer:
         ]
         if blocks:
             launches.append(Launch.of(_blocks_kernel, _of_blocks(blocks, len(words)), device))
-        longest = max(rows(t.nbytes // 4) for t in arriving)
         empty = torch.tensor([[[0, t.nbytes] for t in arriving]] * 2).to(device, non_blocking=True)
-        return Transfer(launches, [*empty], factors(longest, device))
+        return Transfer(launches, [*empty], column_factors(device))
 
     def run(self, *, sums: bool = True) -> Tensor:
         """Digests int64 [tensors, 2] of the kind "sum", which stay until the next run, or [0, 2] without ``sums``."""
@@ -126,14 +129,14 @@ class Transfer:
             self.digests.reverse()
         found, cleared = self.digests
         for kernel, grid, programs, constants in self.launches:
-            kernel[grid](programs, *self.factors, found, cleared, ROW=ROW, SUMS=sums, **constants, num_warps=4)
+            kernel[grid](programs, self.factors, found, cleared, ROW=ROW, SUMS=sums, **constants, num_warps=4)
         return found if sums else found[:0]
 
 
 def _of_words(words: Sequence[tuple[int, Passing]]) -> list[Line]:
     """With the slot of each in what is found."""
     fields = [[slot, _address(w.source), _address(w.target), w.digested.nbytes // 4] for slot, w in words]
-    return [Line(line, rows(line[-1])) for line in fields]
+    return [Line(line, cdiv(line[-1], ROW)) for line in fields]
 
 
 def _of_blocks(blocks: Sequence[Quantizing], slot: int) -> list[Line]:
@@ -179,13 +182,13 @@ def _passed(source, target, row, count, ROW: tl.constexpr, KIND: tl.constexpr, W
     if KIND == 1:
         pair = row * 2 * ROW + tl.arange(0, 2 * ROW)
         there = tl.multiple_of(source.to(tl.pointer_type(tl.float32)) + pair, 16)
-        value = tl.load(there, mask=WHOLE | (pair < 2 * count), other=0.0)
+        value = tl.load(there, mask=WHOLE | (pair < 2 * count), other=0.0, cache_modifier=".cg")
         half = value.to(tl.bfloat16).to(tl.uint16, bitcast=True).to(tl.int32)
         low, high = tl.split(tl.reshape(half, [ROW, 2]))
         word = low | high << 16
     else:
         there = tl.multiple_of(source.to(tl.pointer_type(tl.int32)) + at, 16)
-        word = tl.load(there, mask=inside, other=0)
+        word = tl.load(there, mask=inside, other=0, cache_modifier=".cg")
     if KIND == 2:
         rounded = word.to(tl.float32, bitcast=True).to(tl.bfloat16)
         tl.store(tl.multiple_of(target.to(tl.pointer_type(tl.bfloat16)) + at, 16), rounded, mask=inside)
@@ -194,9 +197,16 @@ def _passed(source, target, row, count, ROW: tl.constexpr, KIND: tl.constexpr, W
     return word.to(tl.int64)
 
 
-@launched
 @triton.jit
-def _words_kernel(programs, a, b, found, cleared, ROW: tl.constexpr, SUMS: tl.constexpr, KIND: tl.constexpr):
+def _row_factor(row):
+    """A row's number in a digest (`model.digest.row_factors`), int32."""
+    mixed = tl.cast(row, tl.uint32) * MIX
+    return (mixed ^ (mixed >> 15) | 1).to(tl.int32, bitcast=True)
+
+
+@mover
+@triton.jit
+def _words_kernel(programs, b, found, cleared, ROW: tl.constexpr, SUMS: tl.constexpr, KIND: tl.constexpr):
     first, step, line = _assigned(programs, 4)
     source, target, count = tl.load(line + 1) * 16, tl.load(line + 2) * 16, tl.load(line + 3)
     whole = count // ROW
@@ -204,11 +214,11 @@ def _words_kernel(programs, a, b, found, cleared, ROW: tl.constexpr, SUMS: tl.co
     for row in range(first, whole, step):
         word = _passed(source, target, row, count, ROW, KIND, True)
         if SUMS:
-            total += word * tl.load(a + row).to(tl.int64)
+            total += word * _row_factor(row).to(tl.int64)
     if (whole * ROW < count) & (whole % step == first):
         word = _passed(source, target, whole, count, ROW, KIND, False)
         if SUMS:
-            total += word * tl.load(a + whole).to(tl.int64)
+            total += word * _row_factor(whole).to(tl.int64)
     if SUMS:
         own = tl.sum(total * tl.load(b + tl.arange(0, ROW)).to(tl.int64))
         _add_up(found, cleared, tl.load(line), own, first)
@@ -227,11 +237,13 @@ def _four(value, inverse):
 def _quarter(w, row, col, n, k):
     """FP32 [32, 128] of an expert, zero where nothing is."""
     inside = (row < n)[:, None] & (col < k)[None, :]
-    return tl.load(tl.multiple_of(w + row[:, None] * k + col[None, :], [1, 16]), mask=inside, other=0.0)
+    return tl.load(
+        tl.multiple_of(w + row[:, None] * k + col[None, :], [1, 16]), mask=inside, other=0.0, cache_modifier=".cg"
+    )
 
 
 @triton.jit
-def _store_words(data, word, before, row, block, n, k, a, b, SUMS: tl.constexpr):
+def _store_words(data, word, before, row, block, n, k, b, SUMS: tl.constexpr):
     """Stores words [R, 32] at these rows and a block of columns of an expert, in front of which so many words lie;
     returns their products with the factors [R, 8], summed by fours: so many neighbours lie in one row of the digest's,
     rows here being of words in fours."""
@@ -245,16 +257,15 @@ def _store_words(data, word, before, row, block, n, k, a, b, SUMS: tl.constexpr)
         factor = tl.load(tl.multiple_of(b + column, [1, 16]), mask=inside, other=0)
         products = word.to(tl.int64) * factor.to(tl.int64)
         four = block * 32 + 4 * tl.arange(0, 8)[None, :]
-        there = (row < n)[:, None] & (four < k // 4)
-        factor = tl.load(a + ((first + four).to(tl.uint32) >> 10), mask=there, other=0)
+        factor = _row_factor((first + four).to(tl.uint32) >> 10)
         sums = tl.sum(tl.reshape(products, [word.shape[0], 8, 4]), 2) * factor.to(tl.int64)
         tl.debug_barrier()  # or what the quarters need is fetched at once, in registers that other programs could use
     return sums
 
 
-@launched
+@mover
 @triton.jit
-def _blocks_kernel(programs, a, b, found, cleared, ROW: tl.constexpr, SUMS: tl.constexpr):
+def _blocks_kernel(programs, b, found, cleared, ROW: tl.constexpr, SUMS: tl.constexpr):
     """Blocks of 128x128 as in `model.kernels.quantize`, as four quarters of every fourth row, one after another."""
     tl.static_assert(ROW == 1024)
     first, step, line = _assigned(programs, 7)
@@ -275,14 +286,14 @@ def _blocks_kernel(programs, a, b, found, cleared, ROW: tl.constexpr, SUMS: tl.c
         q3 = _quarter(own, row + 3, col, n, k)
         scale, inverse = _scale(tl.max(_largest(q0, q1, q2, q3), 0), False)
         there, before = data + before, before.to(tl.int32)
-        total += _store_words(there, _four(q0, inverse), before, row, kb, n, k, a, b, SUMS)
-        total += _store_words(there, _four(q1, inverse), before, row + 1, kb, n, k, a, b, SUMS)
-        total += _store_words(there, _four(q2, inverse), before, row + 2, kb, n, k, a, b, SUMS)
-        total += _store_words(there, _four(q3, inverse), before, row + 3, kb, n, k, a, b, SUMS)
+        total += _store_words(there, _four(q0, inverse), before, row, kb, n, k, b, SUMS)
+        total += _store_words(there, _four(q1, inverse), before, row + 1, kb, n, k, b, SUMS)
+        total += _store_words(there, _four(q2, inverse), before, row + 2, kb, n, k, b, SUMS)
+        total += _store_words(there, _four(q3, inverse), before, row + 3, kb, n, k, b, SUMS)
         tl.store(scales + where, scale)
         if SUMS:
             word = scale.to(tl.int32, bitcast=True).to(tl.int64)
-            of_scales += word * tl.load(a + (where >> 10)) * tl.load(b + (where & 1023)).to(tl.int64)
+            of_scales += word * _row_factor(where >> 10).to(tl.int64) * tl.load(b + (where & 1023)).to(tl.int64)
     if SUMS:
         slot = tl.load(line)
         _add_up(found, cleared, slot, tl.sum(tl.sum(total, 1), 0), first)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.digest import ROW, digests, hashes, kind_on, sums
+from model.digest import ROW, column_factors, digests, hashes, kind_on, row_factors, sums
 
 KINDS = [hashes, sums]
 EXPERTS = torch.randn(4, 300, 7, generator=torch.Generator().manual_seed(0))
@@ -68,14 +68,13 @@ def test_every_byte_of_any_tensor_counts(dtype: torch.dtype, size: int) -> None:
 
 def test_a_sum_is_what_it_says() -> None:
     """Long sums included, in which all that is carried out of 64 bits is lost."""
-    from model.digest import factors
-
     words = torch.randint(-(2**31), 2**31 - 1, (70 * ROW + 3,), dtype=torch.int32)
-    a, b = (factor.tolist() for factor in factors(71, words.device))
+    a, b = row_factors(71, words.device).tolist(), column_factors(words.device).tolist()
     total = sum(a[i // ROW] * b[i % ROW] * word for i, word in enumerate(words.tolist()))
     found, size = one(sums, words)
     assert (found % 2**64, size) == (total % 2**64, words.nbytes)
     assert all(factor % 2 for factor in (*a, *b))
+    assert (len(set(a)), len(set(b))) == (len(a), len(b))
 
 
 def test_the_kind_follows_from_the_device_and_any_device_can_make_it() -> None:

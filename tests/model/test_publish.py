@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import pickle
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -37,17 +37,21 @@ def damaged(weights: Published, name: str, change: Callable[[Tensor], Tensor], *
 
 def forged(weights: Published, parts: Sequence[Part]) -> Published:
     """Other parts, with digests that fit."""
-    *parts, stream, proof = parts
-    tensors = {name: tensor for part in parts for name, tensor in part.tensors.items()}
+    *parts, proof = parts
+    tensors = tensors_of(parts)
     assert weights.kind is not None
     digests = digest.digests([*tensors.values()], weights.kind)
     proof = Part.of(proof.name, {**proof.tensors, "digests": digests})
-    return replace(weights, parts=[*parts, stream, proof], names=tuple(tensors))
+    return replace(weights, parts=[*parts, proof], names=tuple(tensors))
 
 
-def tensors_of(weights: Published) -> dict[str, Tensor]:
-    *parts, _, _ = weights.parts
-    return {name: tensor for part in parts for name, tensor in part.tensors.items()}
+def of_the_model(parts: Iterable[Part]) -> list[Part]:
+    """Those that are not of the proof."""
+    return [part for part in parts if part.name not in (publish.STREAM, publish.PROOF)]
+
+
+def tensors_of(parts: Iterable[Part]) -> dict[str, Tensor]:
+    return {name: tensor for part in of_the_model(parts) for name, tensor in part.tensors.items()}
 
 
 def one_bit(tensor: Tensor) -> Tensor:
@@ -109,7 +113,7 @@ def test_a_tensor_that_the_engine_does_not_know_is_named() -> None:
 
 def test_weights_are_split_layer_by_layer_in_the_order_of_the_model() -> None:
     weights = publish.publish(build(replace(TINY, num_nextn_predict_layers=1), seed=0), 1, "fp8")
-    names = ["embed_tokens", "layers.0", "layers.1", "head", "mtp", "stream", "proof"]
+    names = ["embed_tokens", "layers.0", "layers.1", "stream", "head", "mtp", "proof"]
     assert [part.name for part in weights.parts] == names
     assert all(name.startswith("mtp.") == (part.name == "mtp") for part in weights.parts for name in part.tensors)
 
@@ -129,7 +133,7 @@ def test_an_engine_computes_what_the_trainer_does_in_that_precision(precision: P
 
 
 def test_fp8_weights_travel_as_bytes_and_scales() -> None:
-    tensors = tensors_of(publish.publish(build(TINY, seed=0), 1, "fp8"))
+    tensors = tensors_of(publish.publish(build(TINY, seed=0), 1, "fp8").parts)
     assert tensors[EXPERTS].dtype == torch.float8_e4m3fn
     assert tensors[EXPERTS + SCALE].dtype == torch.float32
     assert tensors["embed_tokens.weight"].dtype == torch.float32
@@ -195,11 +199,11 @@ def test_matrices_that_are_multiplied_as_one_lie_one_behind_another() -> None:
 
 def test_parts_keep_what_they_hold_while_the_probe_goes_through_them() -> None:
     """Also the tensors that are no parameters, and are different in every layer once a model was trained."""
-    publish._prober.cache_clear()  # the first publish makes the probe's layers
+    publish.prober.cache_clear()  # the first publish makes the probe's layers
     model = build(replace(TINY, num_hidden_layers=3), seed=0)
     for i, router in enumerate(model.routers()):
         router.e_score_correction_bias.fill_(i)
-    sent, state = tensors_of(publish.publish(model, 1, "fp8")), model.state_dict()
+    sent, state = tensors_of(publish.publish(model, 1, "fp8").parts), model.state_dict()
     for name in state:
         if name.endswith("e_score_correction_bias"):
             assert torch.equal(sent[name], state[name]), name

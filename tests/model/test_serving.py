@@ -16,12 +16,13 @@ from model.engine import Request, Sampling
 from model.exact import Exact
 from model.graphs import Graphs
 from model.parts import Part
-from model.probe import Probed
+from model.probe import Probed, relative
 from model.sampling import Start, Stops
 from model.segments import Segments
 from model.transformer import build
 from model.waves import Waves
 from tests.fakes import tiny_tokenizer
+from tests.model.test_publish import of_the_model
 
 torch.manual_seed(0)
 probe.LONGEST = 4  # an interpreted token takes its time
@@ -75,11 +76,12 @@ class OnKernels(NativeEngine):
     def _has_kernels(self, precision):
         return True
 
+walk.TOGETHER = 2  # parts, and one is left
 published = publish.publish(build(C, 1), 4, "fp32")
 probe = walk.Probe(C, "fp32", torch.device("cpu"), published.probe)
-for part in published.parts[:-2]:
+for part in of_the_model(published.parts):
     probe.through(part)
-found = Probed(*probe.found())
+found = Probed(probe.rows(), probe.logprobs())
 done = []
 for kind in (NativeEngine, OnKernels):
     engine = kind(C, tokenizer)
@@ -87,29 +89,37 @@ for kind in (NativeEngine, OnKernels):
     done.append(engine.sample([Request((5, 6), (1,))], Sampling(max_tokens=2)))
 assert engine.graphs is not None and done[0][0][0].token_ids == done[1][0][0].token_ids
 assert done[1][0][0].versions == (4, 4)
-logprobs, distances = engine.walk.against(found.stream)()
-assert torch.equal(logprobs, found.logprobs) and not distances.any()
+
+def walked():
+    engine.walk.against(found.stream)
+    engine.walk.to_the_end()
+    logprobs, norms = engine.walk.found()
+    return logprobs, relative(norms.view(-1).tolist(), len(found.logprobs))
+
+logprobs, distances = walked()
+assert torch.equal(logprobs, found.logprobs) and not any(distances)
 served = engine.graphs.served
 for at, weight in enumerate((served.embedding, served.layers[0].o.data, served.layers[1].feed.down.data)):
     before = weight.clone()
     weight.copy_(weight.roll(1, 0))
-    logprobs, distances = engine.walk.against(found.stream)()
-    assert torch.equal(logprobs, found.logprobs) and distances.nonzero().flatten().tolist() == [at]
+    logprobs, distances = walked()
+    assert torch.equal(logprobs, found.logprobs) and [i for i, d in enumerate(distances) if d] == [at]
     try:
-        publish.check_walk(distances.tolist(), [0.0], 4, publish.ROUNDING)
+        publish.check_walk(distances, [0.0], 4, publish.ROUNDING)
     except publish.PublishError as error:
         assert ("output of embed_tokens", "output of layers.0", "output of layers.1")[at] in str(error)
     else:
         raise AssertionError("a layer that computes something else was taken")
     weight.copy_(before)
 served.head.data.copy_(served.head.data.roll(1, 0))
-logprobs, distances = engine.walk.against(found.stream)()
-assert (logprobs != found.logprobs).all() and not distances.any()
+logprobs, distances = walked()
+assert (logprobs != found.logprobs).all() and not any(distances)
 other = publish.publish(build(C, 2), 5, "fp32")
 asyncio.run(engine.publish(other))
-assert torch.equal(engine.graphs.served.head.data, other.parts[-4].tensors["lm_head.weight"])
+(head,) = (part for part in other.parts if part.name == "head")
+assert torch.equal(engine.graphs.served.head.data, head.tensors["lm_head.weight"])
 unchecked = publish.publish(build(C, 1), 4, "fp32", settings=publish.PublishSettings(checks=()))
-broken = replace(unchecked, parts=unchecked.parts[:-2])
+broken = replace(unchecked, parts=unchecked.parts[:-2])  # neither the head nor the MTP module
 try:
     asyncio.run(OnKernels(C, tokenizer).publish(broken))
 except publish.PublishError as error:
@@ -135,7 +145,7 @@ for sign in (1, -1):
     probe = walk.Probe(C, "fp32", torch.device("cpu"), (5, 7))
     for part in parts:
         probe.through(part)
-    found.append(Probed(*probe.found()))
+    found.append(Probed(probe.rows(), probe.logprobs()))
 assert found[0].logprobs.shape == (1,) and (found[0].stream[0] == found[1].stream[0]).all()
 assert (found[0].stream[1:] != found[1].stream[1:]).any(-1).all()
 """
@@ -194,7 +204,7 @@ def weights_of(engine):
     return [t.clone() for t in serving._flat(((own.embedding, own.norm, own.head), own.drafter, own.layers))]
 
 def pieces(parts):
-    return [t.clone() for part in parts if part.name not in ("stream", "proof") for t in part.tensors.values()]
+    return [t.clone() for part in of_the_model(parts) for t in part.tensors.values()]
 
 def same(one, other):
     return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
