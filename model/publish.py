@@ -127,7 +127,7 @@ def publish(
 
     def proven() -> Iterator[Part]:
         sent: list[Tensor] = []
-        probe: Probe | walk.Probe | None = None
+        probe: Probe | walk.Probing | None = None
         for part, digest in making:
             sent.append(digest)
             if prompt:
@@ -146,10 +146,20 @@ def publish(
         return Published(version, precision, place(proven()), source.names, kind, prompt, kernels and bool(prompt))
 
 
-@functools.lru_cache(maxsize=1)
-def prober(c: ModelConfig, precision: Precision, device: torch.device, prompt: tuple[int, ...]) -> Probe | walk.Probe:
+def prober(c: ModelConfig, precision: Precision, device: torch.device, prompt: tuple[int, ...]) -> Probe | walk.Probing:
     """What runs a prompt through a publish: by the kernels of an engine on a GPU where they run here, by the modules
-    elsewhere. It is kept for the next publish."""
+    elsewhere."""
+    kept = _prober(c, precision, device, prompt)
+    if isinstance(kept, Probe):
+        return kept
+    from model import walk
+
+    return walk.Probing(kept)
+
+
+@functools.lru_cache(maxsize=1)
+def _prober(c: ModelConfig, precision: Precision, device: torch.device, prompt: tuple[int, ...]) -> Probe | walk.Probe:
+    """It is kept for the next publish."""
     if has_kernels(c, precision, device):
         from model import walk
 

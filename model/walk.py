@@ -106,60 +106,27 @@ class Walk(Prompt):
 
 class Probe(Prompt):
     """In a trainer: through the parts of a publish, which are all the weights there are, each of them as soon as it has
-    been made: on a stream of its own, so that a layer is walked through while the next one is made. It is launched some
-    parts at a time, behind the host, which by then is far ahead of the GPU: what makes the parts goes first."""
+    been made: on a stream of its own, so that a layer is walked through while the next one is made. It is kept from one
+    publish to the next, each of which is `Probing`."""
 
     def __init__(self, c: ModelConfig, precision: Precision, device: torch.device, prompt: tuple[int, ...]) -> None:
         super().__init__(Served(c, precision, device), prompt, pools=1)
         self.residual = self.streams()
         self.steps: dict[str, Replayed] = {}
         self.made: dict[str, torch.cuda.Event] = {}
-        self.waiting: list[Part] = []
-        self.head: Part | None = None
 
-    @torch.no_grad()
-    def through(self, part: Part) -> None:
-        """Parts come in order, each when it has been launched, and stay what they are until the last."""
-        if part.name == "mtp":
-            return
-        self._note(part)
-        own = Part(part.outline, part.piece)  # whose memory is free for a next publish, should the rest not come
-        if part.name == "head":
-            self._launch(self.waiting)
-            self.head, self.waiting = own, []
-            return
-        if part.name == "embed_tokens":
-            self.waiting = []
-        self.waiting.append(own)
-        if len(self.waiting) == TOGETHER:
-            self._launch(self.waiting)
-            self.waiting = []
-
-    def _note(self, part: Part) -> None:
-        """When it was made, and that it is read beside what has made it."""
+    def note(self, part: Part) -> None:
+        """That it has been launched."""
         if self.stream is None:
             return
         if part.name not in self.made:
             self.made[part.name] = torch.cuda.Event(external=True)
         self.made[part.name].record(current(self.stream))
-        part.piece.record_stream(self.stream)
-
-    def rows(self) -> Tensor:
-        """After the head, `Probed`'s stream; it stays until the next prompt."""
-        behind(self.stream)
-        return self.residual
 
     @torch.no_grad()
-    def logprobs(self) -> Tensor:
-        """After the last part, `Probed`'s; they stay until the next prompt."""
-        assert self.head is not None
-        (found,) = self._launch([self.head])
-        behind(self.stream)
-        return found
-
-    def _launch(self, parts: Sequence[Part]) -> tuple[Tensor, ...]:
-        if not parts:
-            return ()
+    def launch(self, parts: Sequence[Part]) -> tuple[Tensor, ...]:
+        """The next ones, which have been noted, in order, each behind what makes it. Returns what there is behind the
+        last."""
         first = parts[0].name
         if first not in self.steps:
             self.steps[first] = Replayed(lambda *_: self._through, self.recorder)
@@ -189,3 +156,39 @@ class Probe(Prompt):
         self.layer(i, 0, self.pools[0], self.residual[i], self.residual[i + 1])
         served.layers = []
         return ()
+
+
+class Probing:
+    """One publish. It is launched some parts at a time, when the host is far ahead of the GPU, so that what makes parts
+    goes first; and holds these, since it may come to one when whoever takes it is done with it."""
+
+    def __init__(self, probe: Probe) -> None:
+        self.probe = probe
+        self.parts: list[Part] = []
+        self.launched = 0
+
+    def through(self, part: Part) -> None:
+        """Parts come in order, each when it has been launched."""
+        if part.name == "mtp":
+            return
+        self.probe.note(part)
+        self.parts.append(part)
+        if len(self.parts) - self.launched == TOGETHER and part.name != "head":
+            self._launch(len(self.parts))
+
+    def rows(self) -> Tensor:
+        """After the head, `Probed`'s stream; it stays until the next prompt."""
+        self._launch(len(self.parts) - 1)
+        behind(self.probe.stream)
+        return self.probe.residual
+
+    def logprobs(self) -> Tensor:
+        """After that, `Probed`'s; they stay until the next prompt."""
+        (found,) = self.probe.launch(self.parts[-1:])
+        behind(self.probe.stream)
+        return found
+
+    def _launch(self, end: int) -> None:
+        if self.launched < end:
+            self.probe.launch(self.parts[self.launched : end])
+        self.launched = end
