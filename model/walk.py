@@ -77,6 +77,7 @@ class Walk(Prompt):
         """Launches what compares the embedding and the layers, which are there, with the trainer's stream [layers + 1,
         n - 1, H]."""
         self.theirs.copy_(theirs)
+        self.logprobs = torch.empty(0)  # the last prompt's must not stand in for this one's
         with beside(self.stream):
             self.steps(None)
 
