@@ -74,6 +74,10 @@ class Probe:
         self.hidden = self.found = torch.empty(0)
         self.stream: list[Tensor] = []
 
+    def begun(self) -> Probe:
+        """For one publish, which begins anew with its first part."""
+        return self
+
     @one_thread()
     @torch.no_grad()
     def through(self, part: Part) -> None:

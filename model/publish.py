@@ -131,7 +131,8 @@ def publish(
         for part, digest in making:
             sent.append(digest)
             if prompt:
-                probe = probe or prober(model.c, precision, model.device, prompt)  # once a GPU has something to do
+                if probe is None:  # once a GPU has something to do
+                    probe = prober(model.c, precision, model.device, prompt).begun()
                 probe.through(part)
                 if part.name == "head":
                     yield source.further(STREAM, {"stream": probe.rows()})
@@ -146,20 +147,10 @@ def publish(
         return Published(version, precision, place(proven()), source.names, kind, prompt, kernels and bool(prompt))
 
 
-def prober(c: ModelConfig, precision: Precision, device: torch.device, prompt: tuple[int, ...]) -> Probe | walk.Probing:
-    """What runs a prompt through a publish: by the kernels of an engine on a GPU where they run here, by the modules
-    elsewhere."""
-    kept = _prober(c, precision, device, prompt)
-    if isinstance(kept, Probe):
-        return kept
-    from model import walk
-
-    return walk.Probing(kept)
-
-
 @functools.lru_cache(maxsize=1)
-def _prober(c: ModelConfig, precision: Precision, device: torch.device, prompt: tuple[int, ...]) -> Probe | walk.Probe:
-    """It is kept for the next publish."""
+def prober(c: ModelConfig, precision: Precision, device: torch.device, prompt: tuple[int, ...]) -> Probe | walk.Probe:
+    """What runs a prompt through publishes: by the kernels of an engine on a GPU where they run here, by the modules
+    elsewhere. It is kept for the next one."""
     if has_kernels(c, precision, device):
         from model import walk
 

@@ -108,13 +108,16 @@ class Walk(Prompt):
 class Probe(Prompt):
     """In a trainer: through the parts of a publish, which are all the weights there are, each of them as soon as it has
     been made: on a stream of its own, so that a layer is walked through while the next one is made. It is kept from one
-    publish to the next, each of which is `Probing`."""
+    publish to the next."""
 
     def __init__(self, c: ModelConfig, precision: Precision, device: torch.device, prompt: tuple[int, ...]) -> None:
         super().__init__(Served(c, precision, device), prompt, pools=1)
         self.residual = self.streams()
         self.steps: dict[str, Replayed] = {}
         self.made: dict[str, torch.cuda.Event] = {}
+
+    def begun(self) -> Probing:
+        return Probing(self)
 
     def note(self, part: Part) -> None:
         """That it has been launched."""

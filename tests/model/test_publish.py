@@ -199,7 +199,7 @@ def test_matrices_that_are_multiplied_as_one_lie_one_behind_another() -> None:
 
 def test_parts_keep_what_they_hold_while_the_probe_goes_through_them() -> None:
     """Also the tensors that are no parameters, and are different in every layer once a model was trained."""
-    publish._prober.cache_clear()  # the first publish makes the probe's layers
+    publish.prober.cache_clear()  # the first publish makes the probe's layers
     model = build(replace(TINY, num_hidden_layers=3), seed=0)
     for i, router in enumerate(model.routers()):
         router.e_score_correction_bias.fill_(i)

@@ -78,7 +78,7 @@ class OnKernels(NativeEngine):
 
 walk.TOGETHER = 2  # parts, and one is left
 published = publish.publish(build(C, 1), 4, "fp32")
-probe = walk.Probing(walk.Probe(C, "fp32", torch.device("cpu"), published.probe))
+probe = walk.Probe(C, "fp32", torch.device("cpu"), published.probe).begun()
 for part in of_the_model(published.parts):
     probe.through(part)
 found = Probed(probe.rows(), probe.logprobs())
@@ -142,7 +142,7 @@ parts = publish.publish(build(C, 1), 4, "fp32", settings=publish.PublishSettings
 found = []
 for sign in (1, -1):
     parts[1].tensors["layers.0.self_attn.q_b_proj.weight"].mul_(sign)
-    probe = walk.Probing(walk.Probe(C, "fp32", torch.device("cpu"), (5, 7)))
+    probe = walk.Probe(C, "fp32", torch.device("cpu"), (5, 7)).begun()
     for part in parts:
         probe.through(part)
     found.append(Probed(probe.rows(), probe.logprobs()))
