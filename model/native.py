@@ -11,13 +11,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from model import publish
 from model.config import ModelConfig, Precision
 from model.drafting import DraftedWaves
 from model.engine import Completion, EngineError, Request, Sampling
-from model.probe import Against
 from model.publish import Published, PublishError, Tolerance
 from model.sampling import Start, Stops, completed
 from model.tokenizer import Tokenizer
@@ -97,24 +95,14 @@ class NativeEngine:
         served = (
             self.graphs.served if self.graphs else Served(self.config, weights.precision, torch.device(self.device))
         )
-        names = set[str]()
-        walk: Walk | None = None
-
-        def against(theirs: Tensor) -> Against:
-            nonlocal walk
-            served.complete({*names, "head"})
-            walk = self._walk(served, weights.probe)
-            walk.against(theirs)
-            return walk.found
-
-        arriving = publish.Arriving(weights, served.take, against if weights.probe else None)
+        served.begin()
+        walk = self._walk(served, weights.probe).begun() if weights.probe else None
+        arriving = publish.Arriving(weights, served.take, walk)
         try:
             with moving(served.device):
-                for part in arriving:
-                    names.add(part.name)
-                    if walk is not None and part.name == "head":
-                        walk.to_the_end()
-            served.complete(names)
+                for _ in arriving:
+                    pass
+            served.complete()
         except KeyError as error:
             raise PublishError(f"published tensors do not fit the engine's model: {error} is missing") from None
         if weights.probe:

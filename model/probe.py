@@ -4,10 +4,10 @@ an engine's model. `model.walk` has both by the kernels of an engine on a GPU.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import cycle, islice
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -28,10 +28,20 @@ class Probed(NamedTuple):
     logprobs: Tensor
 
 
-Against = Callable[[], tuple[Tensor, Tensor]]
-"""What waits, on a GPU, for an engine's prompt beside the trainer's stream: the log-probabilities [n - 1] behind it,
-and `norms` [2, layers + 1, n - 1], of what the stream that the embedding and each layer make is off, and of the
-trainer's. Both stay until the next prompt."""
+class Walking(Protocol):
+    """An engine's prompt beside the trainer's, in one publish."""
+
+    def against(self, theirs: Tensor) -> None:
+        """`Probed`'s stream, when the embedding and all layers have been taken."""
+
+    def to_the_end(self) -> None:
+        """After that, when the head has."""
+
+    def found(self) -> tuple[Tensor, Tensor]:
+        """The log-probabilities [n - 1] behind the trainer's stream, and how far the embedding and each layer are off
+        it, relative to it and on average over the tokens, FP32 [layers + 1]. Both stay until the next prompt."""
+
+
 LONGEST = 48
 FEW = 2
 
@@ -97,7 +107,7 @@ class Probe:
         return torch.stack(self.stream)
 
     def logprobs(self) -> Tensor:
-        """After the last part, `Probed`'s."""
+        """After the head, `Probed`'s."""
         return self.found
 
     def _block(self, part: Part) -> Block:
@@ -146,15 +156,7 @@ def chosen(logits: Tensor, tokens: Tensor) -> Tensor:
     return logits.log_softmax(-1).gather(-1, tokens[1:, None]).squeeze(-1)
 
 
-def relative(norms: Sequence[float], tokens: int) -> list[float]:
-    """`Against`'s norms, one after another -> how far the embedding and each layer are off, relative to the trainer's
-    stream and on average over the tokens."""
-    half, tiny = len(norms) // 2, torch.finfo(torch.float32).tiny
-    shares = [off / max(whole, tiny) for off, whole in zip(norms[:half], norms[half:], strict=True)]
-    return [sum(shares[i : i + tokens]) / tokens for i in range(0, half, tokens)]
-
-
-def norms(hidden: Tensor, out: Tensor | None = None) -> Tensor:
+def norms(hidden: Tensor) -> Tensor:
     """Of each row of a residual stream [..., n, H], FP32."""
-    found: Tensor = torch.linalg.vector_norm(hidden, dim=-1, dtype=torch.float32, out=out)
+    found: Tensor = torch.linalg.vector_norm(hidden, dim=-1, dtype=torch.float32)
     return found

@@ -28,7 +28,7 @@ from model.digest import Kind, digests, kind_on
 from model.dispatch import has_triton
 from model.linear import GroupedLinear, set_rounded
 from model.parts import SCALE, Outline, Part, decoded, split
-from model.probe import Against, Probe, Probed, norms, probe_prompt, probed, relative
+from model.probe import Probe, Probed, Walking, norms, probe_prompt, probed
 from model.replayed import fetched, moving
 from model.transformer import Transformer
 
@@ -257,18 +257,17 @@ def digested(part: Part, kind: Kind | None) -> Tensor:
 class Arriving:
     """The weights of a publish as an engine goes through them, part by part. When it has, their digests have been
     compared. Raises PublishError naming the first tensor whose bytes differ from what the trainer sent. ``take``
-    digests a part as `digested` does, and may load it meanwhile. Where ``against`` compares the prompt with the
-    trainer's stream as it comes (`model.walk.Walk.against`), all is checked by `check`, which waits once."""
+    digests a part as `digested` does, and may load it meanwhile. Where a ``walk`` compares the prompt with the
+    trainer's stream as it comes, all is checked by `check`, which waits once."""
 
     def __init__(
         self,
         weights: Published,
         take: Callable[[Part, Kind | None], Tensor] = digested,
-        against: Callable[[Tensor], Against] | None = None,
+        walk: Walking | None = None,
     ) -> None:
-        self.weights, self.take, self.against = weights, take, against
+        self.weights, self.take, self.walk = weights, take, walk
         self.sent: dict[str, Tensor] = {}
-        self.walked: Against | None = None
         self.names: tuple[str, ...] = ()
         self.taken = torch.zeros(0)
         self.report: Callable[[], list[float]] = list
@@ -277,20 +276,27 @@ class Arriving:
         names: list[str] = []
         found: list[Tensor] = []
         for part in self.weights.parts:
-            if part.name in (STREAM, PROOF):
+            if part.name == STREAM:
+                stream = part.tensors["stream"]
+                if self.walk is None:
+                    stream = stream.clone()  # later parts may come to the same place
+                else:
+                    self.walk.against(stream)
+                self.sent["stream"] = stream
+            elif part.name == PROOF:
                 self.sent |= part.tensors
-                if part.name == STREAM and self.against is not None:
-                    self.walked = self.against(part.tensors["stream"])
             else:
                 names.extend(part.outline.tensors)
                 found.append(self.take(part, self.weights.kind))
+                if part.name == "head" and self.walk is not None:
+                    self.walk.to_the_end()
                 yield part
         wanted = {"digests"} if self.weights.kind is not None else set[str]()
         if not self.sent.keys() >= wanted | ({*Probed._fields} if self.weights.probe else set()):
             raise PublishError(f"weight version {self.weights.version} arrived without its proof")
         self.names = tuple(names)
         self._compare(found)
-        if self.against is None:
+        if self.walk is None:
             self.check(ROUNDING)
 
     def _compare(self, found: Sequence[Tensor]) -> None:
@@ -301,8 +307,8 @@ class Arriving:
             self.taken = taken = torch.cat([*found])
             sent = self.sent["digests"].to(taken.device) if self.names == self.weights.names else None
             report.append((taken.new_zeros(()) if sent is None else (taken == sent).all()).float().view(1))
-        if self.walked is not None:
-            report += [self.sent["logprobs"], *(piece.view(-1) for piece in self.walked())]
+        if self.walk is not None:
+            report += [self.sent["logprobs"], *self.walk.found()]
         if report:
             self.report = fetched(torch.cat([piece.to(report[-1].device) for piece in report]))
 
@@ -314,9 +320,8 @@ class Arriving:
             self._differ()
         if numbers:
             count = len(self.weights.probe) - 1
-            theirs, ours, norms = numbers[:count], numbers[count : 2 * count], numbers[2 * count :]
-            gaps = [abs(a - b) for a, b in zip(ours, theirs, strict=True)]
-            check_walk(relative(norms, count), gaps, self.weights.version, tolerance)
+            gaps = [abs(a - b) for a, b in zip(numbers[:count], numbers[count : 2 * count], strict=True)]
+            check_walk(numbers[2 * count :], gaps, self.weights.version, tolerance)
 
     def _differ(self) -> None:
         arrived = dict(zip(self.names, self.taken.tolist(), strict=True))

@@ -114,32 +114,26 @@ def moving(device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def beside(stream: torch.cuda.Stream | None) -> Iterator[None]:
-    """Launches on ``stream`` what comes behind all that has been launched here so far."""
-    if stream is not None:
-        stream.wait_stream(current(stream))
-    with upon(stream):
-        yield
-
-
-@contextmanager
-def upon(stream: torch.cuda.Stream | None) -> Iterator[None]:
-    """Launches on ``stream``, whatever else has been launched here."""
+def beside(stream: torch.cuda.Stream | None, *, apart: bool = False) -> Iterator[torch.cuda.Stream | None]:
+    """Launches on ``stream`` what comes behind all that has been launched here so far; or ``apart`` from it. Gives what
+    is launched on here, for `behind`."""
     if stream is None:
-        yield
+        yield None
         return
-    before = current(stream)
+    here = current(stream)
+    if not apart:
+        stream.wait_stream(here)
     torch.cuda.set_stream(stream)  # `torch.cuda.stream` asks for the device two times more, see `current`
     try:
-        yield
+        yield here
     finally:
-        torch.cuda.set_stream(before)
+        torch.cuda.set_stream(here)
 
 
-def behind(stream: torch.cuda.Stream | None) -> None:
+def behind(stream: torch.cuda.Stream | None, here: torch.cuda.Stream | None = None) -> None:
     """What is launched here from now on comes behind all that has been launched on ``stream``."""
     if stream is not None:
-        current(stream).wait_stream(stream)
+        (here or current(stream)).wait_stream(stream)
 
 
 def current(stream: torch.cuda.Stream) -> torch.cuda.Stream:

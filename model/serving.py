@@ -11,7 +11,7 @@ Imported only where there is a GPU, for its kernels are written in Triton.
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
@@ -112,19 +112,24 @@ class Served:
         self.dtype = torch.float32 if precision == "fp32" else torch.bfloat16
         self.scale = rope.softmax_scale(c)
         self.turns = _turns(c, device)
+        self.parts = "embed_tokens", *(f"layers.{i}" for i in range(c.num_hidden_layers)), "head"
         self.layers: list[Layer] = []
         self.drafter: Drafter | None = None
         self.taking: dict[str, Replayed] = {}
+        self.taken: set[str] = set()
         self.recorder, self.stream = Recorder.on(device), another_stream(device, urgent=True)
         self.landings = [torch.empty(0, dtype=torch.uint8)] * 2
 
     def load(self, parts: Iterable[Part]) -> None:
         """Takes all weights. Raises KeyError naming a tensor that is missing."""
-        names = []
+        self.begin()
         for part in parts:
             self.take(part)
-            names.append(part.name)
-        self.complete(names)
+        self.complete()
+
+    def begin(self) -> None:
+        """With new weights, of which nothing has been taken."""
+        self.taken.clear()
 
     @torch.no_grad()
     def take(self, part: Part, kind: Kind | None = None) -> Tensor:
@@ -137,12 +142,13 @@ class Served:
         if part.name not in self.taking:
             self.taking[part.name] = Replayed(self._taking, None)
         (found,) = self.taking[part.name]((part.piece.data_ptr(), kind), part, kind)
+        self.taken.add(part.name)
         return found
 
-    def complete(self, names: Collection[str]) -> None:
-        """Raises KeyError naming a tensor of a part that is not among ``names``."""
-        for name in ("embed_tokens", *(f"layers.{i}" for i in range(self.c.num_hidden_layers)), "head"):
-            if name not in names:
+    def complete(self, but: str = "") -> None:
+        """Raises KeyError naming a tensor of a part that has not been taken, ``but`` for one."""
+        for name in self.parts:
+            if name not in self.taken and name != but:
                 self._moves(name, {})
 
     def _landed(self, part: Part) -> Part:
@@ -169,11 +175,13 @@ class Served:
         remaking = Replayed(lambda _: remake, self.recorder)
 
         def take(part: Part, kind: Kind | None) -> tuple[Tensor]:
+            here = None
             if left:
-                with beside(self.stream):
+                with beside(self.stream) as here:
                     remaking(None, part)
             found = torch.empty(0, 2, dtype=torch.int64) if transfer is None else transfer.run(sums=kind is not None)
-            behind(self.stream)
+            if left:
+                behind(self.stream, here)
             return (found,)
 
         return take

@@ -14,8 +14,8 @@ from model.kernels import stream
 from model.kernels.invariant import Weight
 from model.kernels.latent import PAGE, Places
 from model.parts import Part
-from model.probe import chosen, norms
-from model.replayed import Recorder, Replayed, another_stream, behind, beside, current, upon
+from model.probe import chosen
+from model.replayed import Recorder, Replayed, another_stream, behind, beside, current
 from model.serving import Served, new_pool
 
 AT_ONCE = 16
@@ -60,36 +60,42 @@ class Prompt:
 
 
 class Walk(Prompt):
-    """In an engine: each layer is given what the trainer's prompt was in front of it, and has to make of it what the
-    trainer's was behind it. So all are walked through at once, in the time of few: one after another is a row of some
-    two hundred small kernels, each of which waits for memory."""
+    """In an engine (`model.probe.Walking`): each layer is given what the trainer's prompt was in front of it, and has
+    to make of it what the trainer's was behind it. So all are walked through at once, in the time of few: one after
+    another is a row of some two hundred small kernels, each of which waits for memory."""
 
     def __init__(self, served: Served, prompt: Sequence[int]) -> None:
         super().__init__(served, prompt, pools=AT_ONCE)
         self.beside = [another_stream(served.device, urgent=False) for _ in range(AT_ONCE)]
-        self.ours, self.both = self.streams(), torch.stack([self.streams()] * 2)
-        self.off, self.theirs = self.both
+        self.ours, self.theirs = self.streams(), self.streams()
+        self.distances = torch.empty(len(self.ours), device=served.device)
         self.steps = Replayed(lambda: self._step, self.recorder)
-        self.norms, self.logprobs = norms(self.both), torch.empty(0)
+        self.logprobs = torch.empty(0)
+
+    def begun(self) -> Walk:
+        """For one publish."""
+        self.logprobs = torch.empty(0)  # the last prompt's must not stand in for this one's
+        return self
 
     @torch.no_grad()
     def against(self, theirs: Tensor) -> None:
-        """Launches what compares the embedding and the layers, which are there, with the trainer's stream [layers + 1,
-        n - 1, H]."""
+        """Launches what compares the embedding and the layers with the trainer's stream. Raises KeyError naming a
+        tensor of one that has not been taken."""
+        self.served.complete(but="head")
         self.theirs.copy_(theirs)
-        self.logprobs = torch.empty(0)  # the last prompt's must not stand in for this one's
         with beside(self.stream):
             self.steps(None)
 
     @torch.no_grad()
     def to_the_end(self) -> None:
-        """Launches what remains once the head is there too."""
+        """Launches what comes behind the last layer, from where the trainer's prompt was."""
         self.logprobs = self.end(self.theirs[-1])
 
     def found(self) -> tuple[Tensor, Tensor]:
-        """As `model.probe.Against` has it."""
+        """As `model.probe.Walking` has it. Raises KeyError naming a tensor of a part that has not been taken."""
+        self.served.complete()
         behind(self.stream)
-        return self.logprobs, self.norms
+        return self.logprobs, self.distances
 
     def _step(self) -> tuple[Tensor, ...]:
         self.counts.zero_()
@@ -100,8 +106,7 @@ class Walk(Prompt):
         self.ours[0] = self.served.embed(self.tokens[:-1])
         for side in sides:
             behind(side)
-        torch.sub(self.ours, self.theirs, out=self.off)
-        norms(self.both, out=self.norms)
+        stream.distances(self.ours, self.theirs, self.distances)
         return ()
 
 
@@ -134,7 +139,7 @@ class Probe(Prompt):
         first = parts[0].name
         if first not in self.steps:
             self.steps[first] = Replayed(lambda *_: self._through, self.recorder)
-        with upon(self.stream):
+        with beside(self.stream, apart=True):
             return self.steps[first](tuple(part.piece.data_ptr() for part in parts), parts)
 
     def _through(self, parts: Sequence[Part]) -> tuple[Tensor, ...]:

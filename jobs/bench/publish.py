@@ -198,22 +198,22 @@ def copied(size: int, repeats: int, source: str, target: str) -> dict[str, float
 
 def fastest(work: Callable[[], Any], repeats: int, gpu: bool) -> float:
     seconds = []
+    wait = waiting(gpu)
     for _ in range(repeats + 1):
-        _wait(gpu)
+        wait()
         started = time.perf_counter()
         work()
-        _wait(gpu)
+        wait()
         seconds.append(time.perf_counter() - started)
     return min(seconds)
 
 
-def _wait(gpu: bool) -> None:
+def waiting(gpu: bool) -> Callable[[], None]:
     """For what is launched here, as what samples will be. (To wait for the whole device takes 50 us where there is
-    nothing to wait for.)"""
+    nothing to wait for, and to look for this stream 15.)"""
     import torch
 
-    if gpu:
-        torch.cuda.current_stream().synchronize()
+    return torch.cuda.current_stream().synchronize if gpu else lambda: None
 
 
 def waits(work: Callable[[], Any], gpu: bool) -> int:
@@ -243,6 +243,7 @@ def in_process(model: Transformer, precision: Precision) -> Iterator[Publish]:
     gpu = model.device.type == "cuda"
     torch.set_num_threads(1)
     engine = NativeEngine(model.c, train(["a"], 300), device=model.device.type)
+    wait = waiting(gpu)
 
     def once(checks: Checks) -> tuple[Times, int]:
         sizes: list[int] = []
@@ -256,7 +257,7 @@ def in_process(model: Transformer, precision: Precision) -> Iterator[Publish]:
             before, began = time.process_time(), time.perf_counter()
             settings = publish.PublishSettings(to_kernels=True, checks=checks)
             await engine.publish(publish.publish(model, 1, precision, lazily, settings))
-            _wait(gpu)
+            wait()
             return Times(time.perf_counter() - began, time.process_time() - before)
 
         return runner.run(work()), sum(sizes)
@@ -316,6 +317,7 @@ def engine_process(trainer: Any, config: ModelConfig, device: str, meeting: Meet
     torch.set_num_threads(1)
     engine = NativeEngine(config, train(["a"], 300), device=device)
     member = None if meeting is None else Broadcast(meeting, 1)
+    wait = waiting(device == "cuda")
 
     async def work() -> None:
         while True:
@@ -324,7 +326,7 @@ def engine_process(trainer: Any, config: ModelConfig, device: str, meeting: Meet
                 if member is not None:
                     weights = replace(weights, parts=member.received(weights.parts))
                 await engine.publish(weights)
-                _wait(device == "cuda")
+                wait()
             trainer.send(time.process_time())
 
     with suppress(EOFError):

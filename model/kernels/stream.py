@@ -113,8 +113,29 @@ def draw(
     return tokens, logp
 
 
+def distances(ours: Tensor, theirs: Tensor, out: Tensor) -> None:
+    """Of streams [L, N, H] to FP32 ``out`` [L]: how far a row of ours is off theirs in norm, relative to theirs, on
+    average over the N. Not a number where either holds one."""
+    layers, tokens, hidden = ours.shape
+    _distances_kernel[(layers,)](ours, theirs, out, tokens, hidden, WIDTH=power_of_two(hidden), num_warps=4)
+
+
 def _blocks(logits: Tensor) -> int:
     return power_of_two(cdiv(logits.shape[1], SCAN))
+
+
+@launched
+@triton.jit
+def _distances_kernel(ours, theirs, out, tokens, hidden, WIDTH: tl.constexpr):
+    layer, i = tl.program_id(0), tl.arange(0, WIDTH)
+    total = 0.0
+    for token in range(0, tokens):
+        at = (layer.to(tl.int64) * tokens + token) * hidden + i
+        own = tl.load(theirs + at, mask=i < hidden, other=0.0).to(tl.float32)
+        off = tl.load(ours + at, mask=i < hidden, other=0.0).to(tl.float32) - own
+        size = tl.sqrt(tl.sum(own * own, 0))
+        total += tl.sqrt(tl.sum(off * off, 0)) / tl.where(size == 0.0, 1e-30, size)
+    tl.store(out + layer, total / tokens)
 
 
 @launched

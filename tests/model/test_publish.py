@@ -79,6 +79,19 @@ def test_experts_in_another_order_are_caught_by_the_probe() -> None:
         asyncio.run(NativeEngine(TINY, tiny_tokenizer()).publish(swapped))
 
 
+def test_the_place_is_named_though_later_parts_came_to_where_the_stream_was() -> None:
+    """As they do where they are broadcast: into two places in turn."""
+    weights = publish.publish(build(TINY, seed=0), 1, "fp8")
+    swapped = damaged(weights, EXPERTS, lambda t: t.view(torch.uint8).roll(1, 0).view(t.dtype), forge=True)
+    rooms = [torch.empty(max(part.outline.size for part in weights.parts), dtype=torch.uint8) for _ in range(2)]
+    landing = (
+        Part(part.outline, room[: part.outline.size].copy_(part.piece))
+        for part, room in zip(swapped.parts, itertools.cycle(rooms), strict=False)
+    )
+    with pytest.raises(PublishError, match=r"in layers\.1, the first"):
+        asyncio.run(NativeEngine(TINY, tiny_tokenizer()).publish(replace(swapped, parts=landing)))
+
+
 def test_a_tensor_that_is_not_a_number_is_caught() -> None:
     weights = publish.publish(build(TINY, seed=0), 1, "fp32")
     broken = damaged(weights, "norm.weight", lambda t: t * float("nan"), forge=True)

@@ -16,7 +16,7 @@ from model.engine import Request, Sampling
 from model.exact import Exact
 from model.graphs import Graphs
 from model.parts import Part
-from model.probe import Probed, relative
+from model.probe import Probed
 from model.sampling import Start, Stops
 from model.segments import Segments
 from model.transformer import build
@@ -91,10 +91,11 @@ assert engine.graphs is not None and done[0][0][0].token_ids == done[1][0][0].to
 assert done[1][0][0].versions == (4, 4)
 
 def walked():
-    engine.walk.against(found.stream)
-    engine.walk.to_the_end()
-    logprobs, norms = engine.walk.found()
-    return logprobs, relative(norms.view(-1).tolist(), len(found.logprobs))
+    walk = engine.walk.begun()
+    walk.against(found.stream)
+    walk.to_the_end()
+    logprobs, distances = walk.found()
+    return logprobs, distances.tolist()
 
 logprobs, distances = walked()
 assert torch.equal(logprobs, found.logprobs) and not any(distances)

@@ -34,6 +34,18 @@ for row, last in enumerate(positions.tolist()):
     score = (torch.cat([absorbed[row], turned[row]], -1) @ keys.T * 0.3).softmax(-1)
     torch.testing.assert_close(split[row], score @ keys[:, :16], **near)
 
+# How far streams are off, and a row of zeros, and one that holds what is not a number.
+ours, theirs, off = torch.randn(4, 3, 20), torch.randn(4, 3, 20), torch.empty(4)
+theirs[1, 2] = ours[1, 2] = 0
+stream.distances(ours, theirs, off)
+norms = [torch.linalg.vector_norm(x, dim=-1) for x in (ours - theirs, theirs)]
+torch.testing.assert_close(off, (norms[0] / norms[1]).nan_to_num().mean(-1), **near)
+for holder in (ours, theirs):
+    before, holder[2, 1, 7] = holder[2, 1, 7].clone(), float("nan")
+    stream.distances(ours, theirs, off)
+    assert off.isnan().tolist() == [False, False, True, False]
+    holder[2, 1, 7] = before
+
 # Experts: a program that knows its expert from the start, and one that finds it.
 def chosen(tokens):
     indices = torch.rand(tokens, 3).argsort(-1)[:, :2]
