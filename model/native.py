@@ -96,7 +96,7 @@ class NativeEngine:
             self.graphs.served if self.graphs else Served(self.config, weights.precision, torch.device(self.device))
         )
         served.begin()
-        walk = self._walk(served, weights.probe).begun() if weights.probe else None
+        walk = self._walk(served, weights.probe) if weights.probe else None
         arriving = publish.Arriving(weights, served.take, walk)
         try:
             with moving(served.device):

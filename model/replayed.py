@@ -120,7 +120,7 @@ def beside(stream: torch.cuda.Stream | None, *, apart: bool = False) -> Iterator
     if stream is None:
         yield None
         return
-    here = current(stream)
+    here = current(stream.device_index)
     if not apart:
         stream.wait_stream(here)
     torch.cuda.set_stream(stream)  # `torch.cuda.stream` asks for the device two times more, see `current`
@@ -133,13 +133,13 @@ def beside(stream: torch.cuda.Stream | None, *, apart: bool = False) -> Iterator
 def behind(stream: torch.cuda.Stream | None, here: torch.cuda.Stream | None = None) -> None:
     """What is launched here from now on comes behind all that has been launched on ``stream``."""
     if stream is not None:
-        (here or current(stream)).wait_stream(stream)
+        (here or current(stream.device_index)).wait_stream(stream)
 
 
-def current(stream: torch.cuda.Stream) -> torch.cuda.Stream:
-    """What is launched on, on that stream's device. (Unless the device is named, torch takes several times as long: it
-    asks every kind of device whether there are any.)"""
-    return torch.cuda.current_stream(stream.device_index)
+def current(device: int) -> torch.cuda.Stream:
+    """What is launched on, on the GPU of this number. (Without it torch takes several times as long: it asks every kind
+    of device whether there are any.)"""
+    return torch.cuda.current_stream(device)
 
 
 def fetched(numbers: Tensor) -> Callable[[], list[float]]:

@@ -30,6 +30,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from model.parts import Outline, Part
 from model.publish import PublishError
+from model.replayed import current
 
 T = TypeVar("T")
 Way = Literal["store", "ipc", "broadcast"]
@@ -65,18 +66,13 @@ class Opening(NamedTuple):
         if self.written is None:
             return self.rebuild(*self.arguments)  # type: ignore[no-any-return]
         piece, event = opened(self)
-        event.wait(current(piece))
+        event.wait(current(piece.get_device()))
         return piece
 
     def wait(self) -> None:
         """On the host, until it may be read."""
         if self.written is not None:
             opened(self)[1].synchronize()
-
-
-def current(piece: Tensor) -> torch.cuda.Stream:
-    """What is launched on, on the GPU of this piece. (Without a number torch takes 15 us to find it.)"""
-    return torch.cuda.current_stream(piece.device.index)
 
 
 @functools.lru_cache(maxsize=256)
@@ -130,7 +126,7 @@ class Kept:
         if not part.piece.is_cuda:
             return None
         event = self.event(part.piece)
-        event.record(current(part.piece))
+        event.record(current(part.piece.get_device()))
         return event
 
     def event(self, piece: Tensor) -> torch.cuda.Event:

@@ -72,11 +72,6 @@ class Walk(Prompt):
         self.steps = Replayed(lambda: self._step, self.recorder)
         self.logprobs = torch.empty(0)
 
-    def begun(self) -> Walk:
-        """For one publish."""
-        self.logprobs = torch.empty(0)  # the last prompt's must not stand in for this one's
-        return self
-
     @torch.no_grad()
     def against(self, theirs: Tensor) -> None:
         """Launches what compares the embedding and the layers with the trainer's stream. Raises KeyError naming a
@@ -92,8 +87,7 @@ class Walk(Prompt):
         self.logprobs = self.end(self.theirs[-1])
 
     def found(self) -> tuple[Tensor, Tensor]:
-        """As `model.probe.Walking` has it. Raises KeyError naming a tensor of a part that has not been taken."""
-        self.served.complete()
+        """As `model.probe.Walking` has it."""
         behind(self.stream)
         return self.logprobs, self.distances
 
@@ -130,7 +124,7 @@ class Probe(Prompt):
             return
         if part.name not in self.made:
             self.made[part.name] = torch.cuda.Event(external=True)
-        self.made[part.name].record(current(self.stream))
+        self.made[part.name].record(current(self.stream.device_index))
 
     @torch.no_grad()
     def launch(self, parts: Sequence[Part]) -> tuple[Tensor, ...]:
@@ -146,7 +140,7 @@ class Probe(Prompt):
         found: tuple[Tensor, ...] = ()
         for part in parts:
             if self.stream is not None:
-                self.made[part.name].wait(current(self.stream))
+                self.made[part.name].wait(current(self.stream.device_index))
             found = self._step(part)
         return found
 

@@ -91,10 +91,9 @@ assert engine.graphs is not None and done[0][0][0].token_ids == done[1][0][0].to
 assert done[1][0][0].versions == (4, 4)
 
 def walked():
-    walk = engine.walk.begun()
-    walk.against(found.stream)
-    walk.to_the_end()
-    logprobs, distances = walk.found()
+    engine.walk.against(found.stream)
+    engine.walk.to_the_end()
+    logprobs, distances = engine.walk.found()
     return logprobs, distances.tolist()
 
 logprobs, distances = walked()
@@ -120,13 +119,14 @@ asyncio.run(engine.publish(other))
 (head,) = (part for part in other.parts if part.name == "head")
 assert torch.equal(engine.graphs.served.head.data, head.tensors["lm_head.weight"])
 unchecked = publish.publish(build(C, 1), 4, "fp32", settings=publish.PublishSettings(checks=()))
-broken = replace(unchecked, parts=unchecked.parts[:-2])  # neither the head nor the MTP module
-try:
-    asyncio.run(OnKernels(C, tokenizer).publish(broken))
-except publish.PublishError as error:
-    assert "norm.weight' is missing" in str(error), error
-else:
-    raise AssertionError("weights without a head were taken")
+for whole, receiver in ((unchecked, OnKernels(C, tokenizer)), (published, OnKernels(C, tokenizer)), (other, engine)):
+    broken = replace(whole, parts=[part for part in whole.parts if part.name not in ("head", "mtp")])
+    try:
+        asyncio.run(receiver.publish(broken))
+    except publish.PublishError as error:
+        assert "norm.weight' is missing" in str(error), error
+    else:
+        raise AssertionError("weights without a head were taken")
 *parts, proof = published.parts
 wrong = Part.of("proof", {**proof.tensors, "logprobs": proof.tensors["logprobs"] - 1.5})
 crossed = replace(published, parts=[*parts, wrong])
