@@ -22,18 +22,19 @@ KEPT = 2
 
 
 class Recorder:
-    """Where graphs are recorded that never run beside each other: what they need in between is the same memory. Where
-    they are ``urgent``, what they launch goes before what runs beside it."""
+    """Where graphs are recorded, on this stream, that never run beside each other: what they need in between is the
+    same memory."""
 
-    def __init__(self, device: torch.device, *, urgent: bool) -> None:
-        self.stream = torch.cuda.Stream(device, priority=-int(urgent))
+    def __init__(self, device: torch.device, stream: torch.cuda.Stream) -> None:
+        self.stream = stream
         self.pool: Any = torch.cuda.graph_pool_handle()
         self.first = self.record(lambda: torch.zeros(1, device=device))  # as long as there is one, the memory stays
 
     @staticmethod
-    def on(device: torch.device, *, urgent: bool = True) -> Recorder | None:
-        """Where there is a GPU."""
-        return Recorder(device, urgent=urgent) if device.type == "cuda" else None
+    def on(device: torch.device, *, moving: bool = False) -> Recorder | None:
+        """Where there is a GPU. Graphs that are ``moving`` weights leave as many multiprocessors alone as others do."""
+        stream = (movers_stream(device) if moving else None) or another_stream(device, urgent=False)
+        return None if stream is None else Recorder(device, stream)
 
     def record(self, work: Callable[[], object]) -> Callable[[], None]:
         """What launches again what ``work`` launches, with the same arguments. As `torch.cuda.graph`, which also
@@ -164,10 +165,25 @@ def another_stream(device: torch.device, *, urgent: bool) -> torch.cuda.Stream |
 
 @functools.lru_cache(maxsize=8)
 def moving_stream(device: torch.device) -> torch.cuda.Stream | None:
+    return movers_stream(device)
+
+
+def movers_stream(device: torch.device) -> torch.cuda.Stream | None:
     """One for what moves weights: it leaves a seventh of the multiprocessors alone, which it does not need, so that a
     prompt that follows the weights finds room there at once. (Elsewhere what multiplies waits until the programs of a
     multiprocessor have ended: its shared memory is taken from the cache that their reads wait in.) None where there is
     no GPU, or no way to part it."""
+    context = movers_share(device)
+    if context is None:
+        return None
+    stream: Any = torch.cuda.ExternalStream(context.Stream().cuda_stream, device)
+    stream.context = context  # with which it would end
+    return stream  # type: ignore[no-any-return]
+
+
+@functools.lru_cache(maxsize=8)
+def movers_share(device: torch.device) -> Any:
+    """Six sevenths of the multiprocessors (`torch.cuda.green_contexts`), or None."""
     if device.type != "cuda":
         return None
     from torch.cuda import green_contexts
@@ -176,9 +192,6 @@ def moving_stream(device: torch.device) -> torch.cuda.Stream | None:
         return None
     most = torch.cuda.get_device_properties(device).multi_processor_count * 6 // 7
     try:
-        context: Any = green_contexts.GreenContext.create(num_sms=most // PARTED * PARTED, device_id=device.index)
+        return green_contexts.GreenContext.create(num_sms=most // PARTED * PARTED, device_id=device.index)
     except RuntimeError:
         return None
-    stream: Any = torch.cuda.ExternalStream(context.Stream().cuda_stream, device)
-    stream.context = context  # with which it would end
-    return stream  # type: ignore[no-any-return]

@@ -117,7 +117,7 @@ class Served:
         self.drafter: Drafter | None = None
         self.taking: dict[str, Replayed] = {}
         self.taken: set[str] = set()
-        self.recorder, self.stream = Recorder.on(device), another_stream(device, urgent=True)
+        self.recorder, self.stream = Recorder.on(self.device, moving=True), another_stream(device, urgent=True)
         self.landings = [torch.empty(0, dtype=torch.uint8)] * 2
 
     def load(self, parts: Iterable[Part]) -> None:
@@ -166,23 +166,23 @@ class Served:
         words = [w for w in words if kind or w.target is not None]
         transfer = Transfer.of(words) if words else None
 
-        def remake(part: Part) -> tuple[Tensor, ...]:
-            moves = self._moves(part.name, part.tensors)
-            for i in left:
-                moves[i].target.copy_(moves[i].source)
-            return ()
-
-        remaking = Replayed(lambda _: remake, self.recorder)
-
-        def take(part: Part, kind: Kind | None) -> tuple[Tensor]:
+        def move(part: Part) -> tuple[Tensor]:
             here = None
             if left:
                 with beside(self.stream) as here:
-                    remaking(None, part)
-            found = torch.empty(0, 2, dtype=torch.int64) if transfer is None else transfer.run(sums=kind is not None)
+                    moves = self._moves(part.name, part.tensors)
+                    for i in left:
+                        moves[i].target.copy_(moves[i].source)
+            sums = kind is not None
+            found = torch.empty(0, 2, dtype=torch.int64) if transfer is None else transfer.launch(sums=sums)
             if left:
                 behind(self.stream, here)
             return (found,)
+
+        moving = Replayed(lambda _: move, self.recorder)
+
+        def take(part: Part, kind: Kind | None) -> tuple[Tensor, ...]:
+            return moving(transfer.turn() if transfer and kind else 0, part)
 
         return take
 

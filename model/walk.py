@@ -41,7 +41,7 @@ class Prompt:
             self.pools[:, 0, 0] = torch.arange(served.width, device=device) * 7919 % 65 / 32 - 1  # as BF16 has them
         layers = c.num_hidden_layers
         self.counts = torch.zeros(layers, served.choices, dtype=torch.int32, device=device)
-        self.recorder, self.stream = Recorder.on(device, urgent=False), another_stream(device, urgent=False)
+        self.recorder, self.stream = Recorder.on(device), another_stream(device, urgent=False)
 
     def streams(self) -> Tensor:
         """Room for the residual stream of each token in front of and behind each layer, [layers + 1, n - 1, H]."""

@@ -103,7 +103,7 @@ class Transfer:
     """What one part of the weights takes: words as they are, words to be cast, and blocks. Tensors come in the order in
     which they arrive: the words' first, then each block's data and scales. ``digests`` are two int64 [tensors, 2], of
     sums and sizes, which take turns: while programs add up the first one's sums, they clear the other's for the next
-    run, which saves a launch. (Hence a run cannot be part of a CUDA graph.)"""
+    run, which saves a launch. (Hence a CUDA graph holds a `launch` for one of them.)"""
 
     launches: list[Launch]
     digests: list[Tensor]
@@ -126,7 +126,15 @@ class Transfer:
     def run(self, *, sums: bool = True) -> Tensor:
         """Digests int64 [tensors, 2] of the kind "sum", which stay until the next run, or [0, 2] without ``sums``."""
         if sums:
-            self.digests.reverse()
+            self.turn()
+        return self.launch(sums=sums)
+
+    def turn(self) -> int:
+        """In front of each `launch` with sums. Names the digests that it will find."""
+        self.digests.reverse()
+        return self.digests[0].data_ptr()
+
+    def launch(self, *, sums: bool = True) -> Tensor:
         found, cleared = self.digests
         for kernel, grid, programs, constants in self.launches:
             kernel[grid](programs, self.factors, found, cleared, ROW=ROW, SUMS=sums, **constants, num_warps=4)

@@ -88,7 +88,7 @@ def test_every_publish_is_of_the_weights_as_they_are(pair: Pair, precision: Prec
     had others."""
     model, engine = pair
     places = set()
-    for version in range(5):
+    for version in range(6):
         train(model)
         parts = publish_to(engine, model, precision, version).parts
         found = of_the_model(parts)
@@ -172,7 +172,7 @@ def test_weights_from_host_memory_arrive_as_well(pair: Pair, precision: Precisio
     """As through the object store."""
     model, engine = pair
     new = NativeEngine(model.c, tiny_tokenizer(), device="cuda")
-    for version in range(4):
+    for version in range(9):
         train(model)
         weights = publish.publish(
             model, version, precision, lambda parts: [part.to(torch.device("cpu")) for part in parts]
@@ -195,7 +195,8 @@ def test_weights_of_a_trainer_without_kernels_are_taken_and_checked(pair: Pair, 
 
 
 def test_what_moves_weights_leaves_multiprocessors_alone() -> None:
-    from model.replayed import moving, moving_stream
+    """Launched or recorded, which may be at the same time and hence on other streams."""
+    from model.replayed import Recorder, moving, moving_stream
     from tests.model.kernels.places import places
 
     device = torch.empty(0, device="cuda").device
@@ -205,3 +206,13 @@ def test_what_moves_weights_leaves_multiprocessors_alone() -> None:
     assert len(places(device).unique()) == every
     with moving(device):
         assert len(places(device).unique()) <= every * 6 // 7
+    recorder, seen = Recorder.on(device, moving=True), torch.empty(0)
+    assert recorder is not None
+    assert recorder.stream != moving_stream(device)
+
+    def look() -> None:
+        nonlocal seen
+        seen = places(device)
+
+    recorder.record(look)()
+    assert len(seen.unique()) <= every * 6 // 7
