@@ -160,15 +160,9 @@ Loads = dict[str, dict[str, float]]
 
 
 def rollouts() -> tuple[dict[str, Any], dict[str, Loads]]:
-    """The native engine's run, and vLLM's loads by precision: the second is of a run of its own."""
-    (run,), (beside,) = recorded("rollout-h100.json"), recorded("rollout-h100-vllm-*.json")
-    vllm: dict[str, Loads] = {
-        name: engine["loads"]
-        for each in (run, beside)
-        for name, engine in each["engines"].items()
-        if name.startswith("vLLM")
-    }
-    return run, vllm
+    """A run, and vLLM's loads in it by precision."""
+    (run,) = recorded("rollout-*.json")
+    return run, {name: engine["loads"] for name, engine in run["engines"].items() if name.startswith("vLLM")}
 
 
 def test_the_benchmarks_page_has_the_rollouts() -> None:
