@@ -211,6 +211,10 @@ def test_the_readme_has_the_speeds_on_a_gpu() -> None:
 
 def test_the_benchmarks_page_has_grpo_on_a_gpu() -> None:
     text = (ROOT / "docs" / "benchmarks.md").read_text()
+    (quickstart,) = recorded("gpu-quickstart-*.json")
+    for when, name in enumerate(("before", "after 100 steps")):
+        figures = (f"{quickstart['accuracy'][kind][when]:.1%}" for kind in sorted(quickstart["accuracy"]))
+        assert f"| {name} | {' | '.join(figures)} |" in text
     (run,) = recorded("grpo-*.json")
     for name, row in run["runs"].items():
         for step, found in row["accuracy"].items():
