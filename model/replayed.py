@@ -33,7 +33,7 @@ class Recorder:
     @staticmethod
     def on(device: torch.device, *, moving: bool = False) -> Recorder | None:
         """Where there is a GPU. Graphs that are ``moving`` weights leave as many multiprocessors alone as others do."""
-        stream = (movers_stream(device) if moving else None) or another_stream(device, urgent=False)
+        stream = (another_moving_stream(device) if moving else None) or another_stream(device, urgent=False)
         return None if stream is None else Recorder(device, stream)
 
     def record(self, work: Callable[[], object]) -> Callable[[], None]:
@@ -165,15 +165,16 @@ def another_stream(device: torch.device, *, urgent: bool) -> torch.cuda.Stream |
 
 @functools.lru_cache(maxsize=8)
 def moving_stream(device: torch.device) -> torch.cuda.Stream | None:
-    return movers_stream(device)
+    """The one for all that is not recorded."""
+    return another_moving_stream(device)
 
 
-def movers_stream(device: torch.device) -> torch.cuda.Stream | None:
+def another_moving_stream(device: torch.device) -> torch.cuda.Stream | None:
     """One for what moves weights: it leaves a seventh of the multiprocessors alone, which it does not need, so that a
     prompt that follows the weights finds room there at once. (Elsewhere what multiplies waits until the programs of a
     multiprocessor have ended: its shared memory is taken from the cache that their reads wait in.) None where there is
     no GPU, or no way to part it."""
-    context = movers_share(device)
+    context = movers(device)
     if context is None:
         return None
     stream: Any = torch.cuda.ExternalStream(context.Stream().cuda_stream, device)
@@ -182,8 +183,8 @@ def movers_stream(device: torch.device) -> torch.cuda.Stream | None:
 
 
 @functools.lru_cache(maxsize=8)
-def movers_share(device: torch.device) -> Any:
-    """Six sevenths of the multiprocessors (`torch.cuda.green_contexts`), or None."""
+def movers(device: torch.device) -> Any:
+    """The multiprocessors for it, as a CUDA green context, or None."""
     if device.type != "cuda":
         return None
     from torch.cuda import green_contexts
