@@ -83,7 +83,7 @@ def chain_rows() -> list[str]:
     for run in recorded("chain-*.json"):
         for name, suites in run["checkpoints"].items():
             cells = [interval(row["mean"]) for suite in suites.values() for row in suite.values()]
-            rows.append(f"| {name} | {' | '.join(cells)} |")
+            rows.append(f"| {run['seed']} | {name} | {' | '.join(cells)} |")
         pairs = run["reward_model"]["pairs"]
         low, high = pairs["interval"]
         rows.append(f"{pairs['accuracy']:.1%} of {pairs['count']} held-out pairs ({low:.1%} to {high:.1%})")
