@@ -61,7 +61,6 @@ def begun(run: RunTable, threads: int | None, *, resume: bool) -> Iterator[None]
     import torch
 
     with config.begun(run, resume=resume):
-        memory.keep_freed()
         torch.set_num_threads(threads or torch.get_num_threads())
         yield
 
@@ -76,6 +75,7 @@ def train(
     from jobs import trackers
     from rl.journal import Journal, Progress, write_checkpoint
 
+    memory.keep_freed()  # and not before: threads that encode texts would wait for each other to allocate
     journal = Journal(course.run.dir, course.run.keep_checkpoints, f"{course.items} samples")
     with journal.resuming() as (folder, progress):
         if folder is not None:

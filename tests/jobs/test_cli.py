@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import torch
 from jobs import serve_model, serve_rewards, serve_sandbox
 from jobs.cli import COMMANDS
 from jobs.view import command as view
+from model.tokenizer import Tokenizer
 from rl.journal import read_load
 from tests.jobs.conftest import Done, Workspace, Zeroth, assert_refused
 
@@ -205,6 +207,23 @@ def test_pretrain_makes_a_checkpoint_and_resumes_to_the_same_weights(workspace: 
     assert (workspace.run / "checkpoints" / "step-6" / "model.safetensors").read_bytes() == whole
     steps = [json.loads(line)["step"] for line in (workspace.run / "metrics.jsonl").read_text().splitlines()]
     assert steps == [1, 2, 3, 4, 5, 6]
+
+
+def test_pretrain_encodes_its_texts_before_one_arena_is_left_to_all_threads(
+    workspace: Workspace, zeroth: Zeroth, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The threads that encode would wait for each other: 18 s instead of 8 for 192,000 documents, with two."""
+    happened: list[str] = []
+    encode = Tokenizer.encode_batch
+
+    def encoded(self: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+        happened.append("encoded")
+        return encode(self, texts)
+
+    monkeypatch.setattr(Tokenizer, "encode_batch", encoded)
+    monkeypatch.setattr("jobs.memory.keep_freed", lambda: happened.append("kept"))
+    assert pretrain(zeroth, workspace).returncode == 0
+    assert happened == ["encoded", "kept"]
 
 
 def test_pretrain_trains_multi_token_prediction(workspace: Workspace, zeroth: Zeroth) -> None:
