@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -121,13 +122,21 @@ def cap_rows() -> list[str]:
 
 
 def test_the_cap_stops_what_goes_on_without_it() -> None:
-    """What the page says of every seed."""
-    (result,) = recorded("cap-2cores.json")
-    free, capped = result["summary"].values()
-    for with_cap, without in zip(capped, free, strict=True):
+    """What the page says of every seed, of an earlier chain and of today's."""
+    (earlier,), (today,) = recorded("earlier-cap-2cores.json"), recorded("cap-2cores.json")
+    for with_cap, without in seeds_of(earlier):
+        assert with_cap["end"] > max(with_cap["start"] + 0.1, with_cap["best"] - 0.15)
+        assert without["end"] < without["start"] - 0.4
+    for with_cap, without in seeds_of(today):
         assert 0.08 <= round(with_cap["best"] - with_cap["end"], 2) <= 0.16
         assert with_cap["end"] > with_cap["start"] + 0.2
         assert without["end"] < without["start"] - 0.4
+
+
+def seeds_of(result: dict[str, Any]) -> Iterator[tuple[dict[str, float], dict[str, float]]]:
+    """Each seed's run with a cap, and the one without."""
+    free, capped = result["summary"].values()
+    yield from zip(capped, free, strict=True)
 
 
 def test_the_reward_models_page_has_its_runs() -> None:
